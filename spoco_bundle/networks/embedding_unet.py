@@ -1,0 +1,161 @@
+"""U-Net that gives every voxel an embedding vector."""
+
+from collections.abc import Sequence
+from typing import Union
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+
+# TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
+
+
+class EmbeddingUNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, Çiçek et al. 2016) with a linear head, in 2D or 3D.
+
+    Each level is two convolutions with normalisation and activation. Downsampling is a strided convolution; upsampling
+    is by nearest neighbour followed by a convolution, because transposed convolutions print a checkerboard into the
+    embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
+
+    The network is translation-equivariant on the grid of its total stride: coordinates are never added inside it. What
+    has to travel with the weights for that later step are two buffers: ``coordinate_scale`` (physical units; 0 while
+    unset) and ``training_spacing`` (physical units per axis in z, y, x; 0 while unset).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        out_channels: channels of the output: embedding channels, plus one for the objectness logit where it is used.
+        channels: feature channels per level, from the full resolution down.
+        strides: stride of each step down, one per level after the first; an int or one int per axis (z, y, x).
+        kernel_sizes: odd kernel size of each level; an int or one int per axis.
+        norm: normalisation of MONAI's ``Convolution``: "batch", "instance", ("group", {...}) or None.
+        act: activation of MONAI's ``Convolution``.
+        dropout: dropout probability after each convolution, in [0, 1).
+
+    Raises:
+        ValueError: if the lengths of channels, strides and kernel_sizes do not fit together or a kernel is even.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 17,
+        channels: Sequence[int] = (16, 32, 64, 128),
+        strides: Sequence[Union[int, Sequence[int]]] = ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        kernel_sizes: Sequence[Union[int, Sequence[int]]] = ((1, 3, 3), 3, 3, 3),
+        norm: Union[str, tuple, None] = "batch",
+        act: Union[str, tuple] = "relu",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        levels = len(channels)
+        if len(strides) != levels - 1 or len(kernel_sizes) != levels:
+            raise ValueError(
+                f"{levels} channels ask for {levels - 1} strides and {levels} kernel_sizes, "
+                f"got {len(strides)} and {len(kernel_sizes)}"
+            )
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        step = [_per_axis(s, spatial_dims) for s in strides]
+        kernel = [_per_axis(k, spatial_dims) for k in kernel_sizes]
+        if any(k % 2 == 0 for axes in kernel for k in axes):
+            raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}")
+        #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
+        self.total_stride = tuple(_product([s[axis] for s in step]) for axis in range(spatial_dims))
+        #: voxels per axis beyond which an input voxel cannot reach an output voxel
+        self.receptive_radius = _receptive_radius(step, kernel)
+
+        def conv(cin: int, cout: int, level: int, stride: Sequence[int] = (1,) * spatial_dims) -> nn.Module:
+            return Convolution(
+                spatial_dims,
+                cin,
+                cout,
+                strides=stride,
+                kernel_size=kernel[level],
+                act=act,
+                norm=norm,
+                dropout=dropout or None,
+                bias=norm is None,
+            )
+
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.fuse = nn.ModuleList()
+        for level, width in enumerate(channels):
+            first = (
+                conv(in_channels, width, level)
+                if level == 0
+                else conv(channels[level - 1], width, level, step[level - 1])
+            )
+            self.down.append(nn.Sequential(first, conv(width, width, level)))
+        for level in range(levels - 2, -1, -1):
+            self.up.append(nn.Upsample(scale_factor=tuple(float(s) for s in step[level]), mode="nearest"))
+            self.fuse.append(
+                nn.Sequential(
+                    conv(channels[level + 1] + channels[level], channels[level], level),
+                    conv(channels[level], channels[level], level),
+                )
+            )
+        head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+        self.head = head(channels[0], out_channels, kernel_size=1)
+        self.register_buffer("coordinate_scale", torch.zeros(()))
+        self.register_buffer("training_spacing", torch.zeros(spatial_dims))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Embeds an image.
+
+        Args:
+            image: (B, in_channels, *spatial), any size.
+
+        Returns:
+            (B, out_channels, *spatial), unbounded.
+        """
+        skips: list[torch.Tensor] = []
+        x = image
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        level = len(skips) - 1
+        for upsample, fuse in zip(self.up, self.fuse):
+            level -= 1
+            skip = skips[level]
+            x = upsample(x)
+            # an odd size was rounded up on the way down; cropping keeps both grids aligned
+            for axis in range(2, skip.dim()):
+                x = x.narrow(axis, 0, skip.size(axis))
+            x = fuse(torch.cat([skip, x], dim=1))
+        return self.head(x)
+
+
+def _per_axis(value: Union[int, Sequence[int]], spatial_dims: int) -> tuple[int, ...]:
+    axes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    if len(axes) != spatial_dims:
+        raise ValueError(f"expected one int or {spatial_dims} ints per level, got {value}")
+    return axes
+
+
+def _product(values: Sequence[int]) -> int:
+    product = 1
+    for value in values:
+        product *= value
+    return product
+
+
+def _receptive_radius(step: Sequence[Sequence[int]], kernel: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Sums the reach of every convolution on the longest path, in voxels of the input."""
+    radius = []
+    for axis in range(len(kernel[0])):
+        scale, reach = 1, 0
+        for level, size in enumerate(kernel):
+            half = size[axis] // 2
+            if level == 0:
+                reach += 4 * half  # two convolutions down, two up
+                continue
+            reach += half * scale  # the strided convolution reads the finer grid
+            scale *= step[level - 1][axis]
+            up = 2 if level < len(kernel) - 1 else 0
+            reach += (1 + up) * half * scale + scale - 1  # nearest upsampling shifts by at most scale - 1
+        radius.append(reach)
+    return tuple(radius)
