@@ -1,0 +1,78 @@
+"""What a truth in which only some objects are annotated can say about a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spoco_bundle.metrics.contingency import ContingencyTable
+from spoco_bundle.metrics.matching import match, threshold_name
+from spoco_bundle.metrics.partition import best_dice, error_counts
+
+__all__ = ["partly_labelled_scores"]
+
+
+def partly_labelled_scores(
+    table: ContingencyTable, iou_thresholds: Sequence[float], size_tolerance: float = 4.0
+) -> dict[str, float]:
+    """Scores that an incomplete truth supports: predicted objects in unlabelled space are never false positives.
+
+    An annotated object is annotated as a whole, so a prediction that leaks out of it loses IoU and Dice. A predicted
+    object can be *judged* where more than half of its voxels lie on annotated objects or known background.
+
+    - `tp_*`, `fn_*`, `recall_*` at each IoU threshold, over the annotated objects.
+    - `merges`, `splits`, `misses` of annotated objects (see `error_counts`); `false_objects`: predicted objects with
+      more than half of their voxels on known background.
+    - `annotated_dice`: mean over annotated objects of the best Dice with a predicted one; `judged_dice`: mean over
+      judged predictions of the best Dice with an annotated one, so that fragments and false objects cost;
+      `annotated_sbd`: the lower of both, or `annotated_dice` where nothing can be judged.
+    - `plausible_objects`, `plausible_volume`: the share of the predicted objects, and of their voxels, in objects
+      as large as annotated ones: between the 5th percentile of the annotated sizes divided by `size_tolerance` and
+      the 95th multiplied by it. Specks lower the first, a giant the second. 1 where nothing is predicted.
+    - `partly_labelled_score` = `annotated_sbd` * sqrt(`plausible_objects` * `plausible_volume`), in [0, 1]: one
+      number to select models by.
+
+    Without annotated objects the truth says nothing: recall, the Dice values, the plausible shares and the score are
+    NaN (`pool_scores` leaves such images out of its means).
+
+    Args:
+        table: contingency table of truth and prediction.
+        iou_thresholds: thresholds in (0, 1].
+        size_tolerance: factor, at least 1, by which an unlabelled object may be smaller or larger than annotated ones.
+    """
+    scores: dict[str, float] = {}
+    for threshold in iou_thresholds:
+        tp = len(match(table, threshold)[0])
+        name = threshold_name(threshold)
+        scores[f"tp_{name}"] = float(tp)
+        scores[f"fn_{name}"] = float(table.true_objects - tp)
+        scores[f"recall_{name}"] = tp / table.true_objects if table.true_objects else float("nan")
+
+    known_background = table.known_background[1:]
+    sizes = table.prediction_sizes[1:]
+    outside = table.overlap_with_nothing()[1]
+    scores.update(error_counts(table))
+    scores["false_objects"] = float(np.sum(2 * known_background > sizes))
+
+    if table.true_objects == 0:
+        names = ("annotated_dice", "judged_dice", "annotated_sbd", "plausible_objects", "plausible_volume")
+        return scores | dict.fromkeys((*names, "partly_labelled_score"), float("nan"))
+
+    of_truth, of_prediction = best_dice(table)
+    judged = 2 * (sizes - outside + known_background) > sizes
+    annotated_dice = float(of_truth.mean())
+    judged_dice = float(of_prediction[judged].mean()) if judged.any() else annotated_dice
+    smallest, largest = np.percentile(table.truth_sizes[1:], [5, 95]) * [1 / size_tolerance, size_tolerance]
+    plausible = (sizes >= smallest) & (sizes <= largest)
+    plausible_objects = float(plausible.mean()) if len(sizes) else 1.0
+    plausible_volume = float(sizes[plausible].sum() / sizes.sum()) if len(sizes) else 1.0
+    sbd = min(annotated_dice, judged_dice)
+    return scores | {
+        "annotated_dice": annotated_dice,
+        "judged_dice": judged_dice,
+        "annotated_sbd": sbd,
+        "plausible_objects": plausible_objects,
+        "plausible_volume": plausible_volume,
+        "partly_labelled_score": sbd * float(np.sqrt(plausible_objects * plausible_volume)),
+    }
