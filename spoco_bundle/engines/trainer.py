@@ -1,0 +1,134 @@
+"""One training iteration of SPOCO: student, teacher, coordinates, loss, step, moving average."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch.nn.parallel import DistributedDataParallel
+
+from spoco_bundle.embedding_space import add_coordinates
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.networks import MomentumTeacher
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class SpocoTrainer(SupervisedTrainer):
+    """Supervised trainer with a momentum teacher (Wolny et al. 2022, section 3).
+
+    An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another intensity
+    augmentation), ``label`` (B, 1, *spatial), ``spacing`` (B, D) in physical units and ``sample_seed`` (B,). It leaves in
+    ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and
+    ``loss_terms`` (name to float).
+
+    Semi-convolutional embeddings (``coordinate_channels`` > 0) get their coordinates here, after the network and after all
+    spatial augmentation, over the physical ``coordinate_scale`` that the network carries as a buffer.
+
+    Args:
+        teacher: momentum teacher of the student, on the same device.
+        coordinate_channels: number of leading embedding channels that get coordinates: 0 or the spatial dimensions.
+        precision: "float32", "bfloat16" or "float16"; the network runs under autocast for the latter two (on any device),
+            the loss always in float32.
+        max_grad_norm: the gradient is scaled down to this L2 norm where it is longer; None to leave it alone.
+        seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an uninterrupted one.
+        **kwargs: arguments of MONAI's ``SupervisedTrainer``; ``loss_function`` is a ``SpocoLoss``.
+
+    Raises:
+        SpocoError: if precision is unknown, or a loss value is not finite (the message names the images).
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: MomentumTeacher,
+        coordinate_channels: int = 0,
+        precision: str = "float32",
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        if precision not in PRECISIONS:
+            raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        super().__init__(decollate=False, **kwargs)
+        self.teacher = teacher
+        self.coordinate_channels = coordinate_channels
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self.dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=precision == "float16")
+
+    @property
+    def student(self) -> torch.nn.Module:
+        """The student without the wrapper of distributed training."""
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    def _iteration(self, engine: SpocoTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        """Runs one optimisation step on a batch.
+
+        Args:
+            engine: this trainer.
+            batchdata: collated samples as described for the class.
+
+        Returns:
+            The output dictionary described for the class.
+        """
+        device = self.state.device
+        torch.manual_seed((self.seed << 32) + self.state.iteration)
+        image, label, teacher_view, spacing = (
+            _plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
+            for key in (Keys.IMAGE, Keys.LABEL, "teacher_view", "spacing")
+        )
+        seeds = batchdata["sample_seed"]
+        output = self.state.output = {Keys.IMAGE: image, Keys.LABEL: label}
+
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            student_raw = self.inferer(image, self.network)
+            with torch.no_grad():
+                teacher_raw = self.teacher(teacher_view) if self.loss_function.consistency_weight > 0 else None
+        output[Keys.PRED] = student_raw.detach()
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+        student = self._place(student_raw.float(), spacing)
+        teacher = None if teacher_raw is None else self._place(teacher_raw.float(), spacing)
+        terms = self.loss_function(student, label, teacher, seeds=seeds)
+        loss = output[Keys.LOSS] = terms["loss"]
+        output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
+        if not torch.isfinite(loss):
+            raise SpocoError(
+                f"loss: {float(loss)} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at these images, "
+                "lower the learning rate, or set precision to float32"
+            )
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+        self.scaler.scale(loss).backward()
+        if self.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.teacher.update_parameters(self.student)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _place(self, embeddings: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
+        """Adds coordinates where the embeddings are semi-convolutional."""
+        if self.coordinate_channels == 0:
+            return embeddings
+        return add_coordinates(embeddings, spacing, float(self.student.coordinate_scale))
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Drops MONAI's metadata: its bookkeeping costs time in every operation of the loss."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+
+
+def _file_names(batchdata: dict[str, Any]) -> str:
+    names = getattr(batchdata[Keys.IMAGE], "meta", {}).get("filename_or_obj", "images of unknown name")
+    return ", ".join(map(str, names)) if isinstance(names, (list, tuple)) else str(names)

@@ -1,0 +1,115 @@
+"""What must be settled before the first iteration: weights to start from, spacing and coordinate scale."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from spoco_bundle.data.object_size import equivalent_radii
+from spoco_bundle.data.volumes import voxel_spacing
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.networks import MomentumTeacher, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+class LoadWeights:
+    """Loads a weights file into the network when the engine starts, and copies it to the teacher if there is one.
+
+    Args:
+        path: flat state dict, see :func:`spoco_bundle.networks.load_weights`.
+        network: the network to fill.
+        teacher: momentum teacher that shall start from the same weights.
+
+    Raises:
+        SpocoError: when the engine starts, if the file is missing, damaged or made for another network.
+    """
+
+    def __init__(self, path: str, network: nn.Module, teacher: MomentumTeacher | None = None):
+        self.path = path
+        self.network = network
+        self.teacher = teacher
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the loading at the start of the engine."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Loads the weights."""
+        load_weights(self.network, self.path)
+        if self.teacher is not None:
+            self.teacher.copy_from(self.network)
+        logger.info("weights from %s", self.path)
+
+
+class CoordinateScale:
+    """Writes the training spacing and the coordinate scale into the buffers of student and teacher.
+
+    The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or disc
+    with the object's volume). Where the volumes have different spacings the median per axis is kept.
+
+    Args:
+        network: the student, with the buffers of ``EmbeddingUNet``.
+        teacher: its momentum teacher.
+        samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far as
+            ``max_volumes``.
+        spatial_dims: 2 or 3.
+        scale: coordinate scale in physical units, or None to estimate it. A fine-tuned network keeps its own.
+        radii: scale in units of the median radius, where it is estimated.
+        max_volumes: volumes looked at.
+
+    Raises:
+        SpocoError: when the engine starts, if no volume holds an annotated object to estimate from.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: MomentumTeacher,
+        samples: Iterable[dict[str, Any]],
+        spatial_dims: int,
+        scale: float | None = None,
+        radii: float = 1.0,
+        max_volumes: int = 16,
+    ):
+        self.network = network
+        self.teacher = teacher
+        self.samples = samples
+        self.spatial_dims = spatial_dims
+        self.scale = scale
+        self.radii = radii
+        self.max_volumes = max_volumes
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the estimate at the start of the engine."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Fills the buffers."""
+        spacings, radii = [], []
+        for _, sample in zip(range(self.max_volumes), self.samples):
+            spacing = voxel_spacing(sample["image"], self.spatial_dims)
+            spacings.append(spacing)
+            radii.append(equivalent_radii(np.asarray(sample["label"][0]), spacing))
+        kept = float(self.network.coordinate_scale)
+        if self.scale is not None:
+            scale = self.scale
+        elif kept > 0:
+            scale = kept
+        else:
+            found = np.concatenate(radii) if radii else np.zeros(0)
+            if found.size == 0:
+                raise SpocoError(
+                    "coordinate_scale: no annotated object to estimate it from; annotate some or set coordinate_scale"
+                )
+            scale = self.radii * float(np.median(found))
+        for network in (self.network, self.teacher.module):
+            network.coordinate_scale.fill_(scale)
+            network.training_spacing.copy_(torch.as_tensor(np.median(spacings, axis=0)))
+        logger.info("coordinate scale %.3g, spacing %s", scale, tuple(np.median(spacings, axis=0).round(4)))

@@ -1,0 +1,50 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.networks import load_weights
+
+
+def test_loads_flat_and_nested_state_dicts(tmp_path):
+    source = nn.Linear(3, 2)
+    for content in (source.state_dict(), {"model": source.state_dict()}):
+        torch.save(content, tmp_path / "model.pt")
+        target = load_weights(nn.Linear(3, 2), tmp_path / "model.pt")
+        assert torch.equal(target.weight, source.weight)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def broken_files():
+    good = nn.Linear(3, 2).state_dict()
+    yield "another architecture", {**good, "extra": torch.zeros(1)}
+    yield "missing keys", {"weight": good["weight"]}
+    yield "another shape", {**good, "bias": torch.zeros(7)}
+    yield "not a state dict", [1, 2, 3]
+
+
+@pytest.mark.parametrize("name, content", list(broken_files()))
+def test_what_does_not_fit_is_refused_by_name(tmp_path, name, content):
+    file = tmp_path / "model.pt"
+    torch.save(content, file)
+    with pytest.raises(SpocoError, match="model.pt"):
+        load_weights(nn.Linear(3, 2), file)
+
+
+def test_truncated_missing_and_dangerous_files_are_refused(tmp_path, capsys):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "whole.pt")
+    data = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    torch.save({"a": Evil()}, tmp_path / "evil_zip.pt")
+    for name in ("half.pt", "empty.pt", "evil.pt", "evil_zip.pt", "absent.pt"):
+        with pytest.raises(SpocoError, match=name):
+            load_weights(nn.Linear(3, 2), tmp_path / name)
+    assert "must not run" not in capsys.readouterr().out
