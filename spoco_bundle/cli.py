@@ -1,0 +1,136 @@
+"""The user's door: every command runs a config."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fire
+from fire.decorators import SetParseFns
+
+from spoco_bundle.bundle import MODEL_CONFIG, find_config, run_configs, write_model_config
+from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.errors import SpocoError
+
+
+class Spoco:
+    """Find every object in your images after annotating only a few of them.
+
+    Start with `spoco demo`. Then put your images and labels into a folder (train/NAME_raw.tif with train/NAME_label.tif,
+    the same under val/), run `spoco train FOLDER`, and `spoco predict IMAGE`.
+    """
+
+    @SetParseFns(output=str)
+    def demo(self, output: str = "demo", seed: int = 0) -> None:
+        """Try everything on an artificial sample: train, segment, score, and draw a picture. Takes about five minutes.
+
+        Args:
+            output: folder for the sample, the model and the results.
+            seed: another number makes another sample.
+        """
+        folder = Path(output)
+        data = folder / "data"
+        print(f"1/4 making an artificial sample of crowded nuclei in {data}", flush=True)
+        make_synthetic_sample(data, seed=seed)
+        print("2/4 training from 25% of the annotated nuclei", flush=True)
+        self.train(str(data), output=str(folder / "model"), config="demo", seed=seed, keep_seed=seed)
+        print("3/4 segmenting the held-out volumes", flush=True)
+        self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"), image_suffix="_raw")
+        print("4/4 comparing with the truth", flush=True)
+        self.evaluate(str(data), output=str(folder / "results"), model=str(folder / "model"))
+
+    @SetParseFns(dataset_dir=str, output=str, config=str)
+    def train(
+        self, dataset_dir: str, output: str = "model", config: str = "", resume: bool = False, **overrides: Any
+    ) -> None:
+        """Train on a folder of images with a few annotated objects each.
+
+        Args:
+            dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif (also .nii.gz), the same under val/; or a
+                MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
+            output: folder for the model; `spoco predict --model` takes it.
+            config: extra settings on top of the defaults: 2d, nonspatial, or a JSON file; several with commas between.
+            resume: go on where an interrupted training in the same output folder stopped.
+            **overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
+        """
+        files = [find_config("train"), *_overlays(config)]
+        overrides = {"dataset_dir": dataset_dir, "ckpt_dir": output, "output_dir": output, **overrides}
+        if resume:
+            overrides["resume"] = "last"
+        write_model_config(files, overrides, output)
+        run_configs(files, overrides, "train")
+        print(f"model in {Path(output) / 'model.pt'}")
+
+    @SetParseFns(input=str, output=str, model=str, config=str)
+    def predict(
+        self, input: str, output: str = "results", model: str = "", config: str = "", **overrides: Any
+    ) -> None:
+        """Segment one image or a folder of images.
+
+        Args:
+            input: an image, a folder, or a pattern such as "scans/*.tif".
+            output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes).
+            model: folder that `spoco train` wrote; by default the model that comes with the bundle.
+            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            **overrides: any id of configs/inference.json.
+        """
+        files = [find_config("inference"), *_model_overlay(model), *_overlays(config)]
+        overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
+        run_configs(files, overrides, "infer")
+        print(f"results in {Path(output)}")
+
+    @SetParseFns(dataset_dir=str, output=str, model=str, config=str)
+    def evaluate(
+        self, dataset_dir: str, output: str = "results", model: str = "", config: str = "", **overrides: Any
+    ) -> None:
+        """Score a model on the images of a folder's val/ part.
+
+        Args:
+            dataset_dir: folder with val/NAME_raw.tif and val/NAME_label.tif, as for training.
+            output: folder for scores.json, scores.csv and a picture of each image.
+            model: folder that `spoco train` wrote; by default the model that comes with the bundle.
+            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            **overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
+                itself holds only some of the objects.
+        """
+        files = [find_config("train"), *_model_overlay(model), find_config("evaluate"), *_overlays(config)]
+        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
+        run_configs(files, overrides, "train")
+        print(f"scores and pictures in {Path(output)}")
+
+
+def _overlays(config: str) -> list[Path]:
+    return [find_config(name.strip()) for name in config.split(",") if name.strip()]
+
+
+def _model_overlay(model: str) -> list[Path]:
+    file = Path(model or ".") / MODEL_CONFIG
+    return [file] if model and file.is_file() else []
+
+
+def _weights(model: str) -> dict[str, str]:
+    if not model:
+        return {}
+    if not (Path(model) / "model.pt").is_file():
+        raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
+    return {"ckpt_dir": model}
+
+
+def main() -> None:
+    """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    for noisy in ("ignite", "monai", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        fire.Fire(Spoco, name="spoco")
+    except SpocoError as error:
+        print(f"spoco: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
