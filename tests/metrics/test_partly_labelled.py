@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.metrics import instance_scores, pool_scores
+
+
+def score(truth, prediction, **arguments):
+    return instance_scores(truth, prediction, partly_labelled=True, **arguments)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """All objects of a small volume (24 balls, a background between them), and the few of them that are annotated."""
+    every = np.zeros((16, 48, 72), dtype=np.int32)
+    z, y, x = np.indices(every.shape)
+    centres = [(8, 6 + 12 * i, 6 + 12 * j) for i in range(4) for j in range(6)]
+    for label, centre in enumerate(centres, start=1):
+        radius = 4 + label % 3
+        every[(z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < radius**2] = label
+    annotated = np.where(np.isin(every, [3, 8, 13, 19, 22]), every, 0)
+    return every, annotated
+
+
+def test_unlabelled_objects_are_no_false_positives(cells):
+    every, annotated = cells
+    perfect = score(annotated, every)
+    assert perfect["partly_labelled_score"] == perfect["annotated_sbd"] == perfect["recall_95"] == 1
+    assert perfect["false_objects"] == perfect["merges"] == perfect["splits"] == perfect["misses"] == 0
+    assert (perfect["objects"], perfect["true_objects"]) == (24, 5)
+    assert perfect["covered_fraction"] == pytest.approx((every > 0).mean())
+    assert not any(key.startswith(("fp_", "precision_", "ap_", "pq_", "voi")) for key in perfect)
+
+
+def test_finding_only_the_annotated_objects_is_not_punished(cells):
+    _, annotated = cells
+    assert score(annotated, annotated)["partly_labelled_score"] == 1
+
+
+def one_giant(every):
+    return np.ones_like(every)
+
+
+def giant_background_beside_good_objects(every):
+    return np.where(every > 0, every, every.max() + 1)
+
+
+def fragments_everywhere(every):
+    blocks = np.indices(every.shape) // 3
+    return 1 + (blocks[0] * 100 + blocks[1]) * 100 + blocks[2]
+
+
+def specks_in_unlabelled_space_beside_good_objects(every):
+    generator = np.random.default_rng(0)
+    prediction = every.copy()
+    free = np.flatnonzero(every == 0)
+    specks = generator.choice(free, 500, replace=False)
+    prediction.ravel()[specks] = 1000 + np.arange(500)
+    return prediction
+
+
+def everything_foreground(every):
+    nearest = distance_transform_edt(every == 0, return_distances=False, return_indices=True)
+    return every[tuple(nearest)]
+
+
+def merged_in_pairs(every):
+    return (every + 1) // 2
+
+
+def nothing(every):
+    return np.zeros_like(every)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "highest"),
+    [
+        (one_giant, 0.05),
+        (giant_background_beside_good_objects, 0.6),
+        (fragments_everywhere, 0.05),
+        (specks_in_unlabelled_space_beside_good_objects, 0.3),
+        (everything_foreground, 0.6),
+        (merged_in_pairs, 0.7),
+        (nothing, 0.0),
+    ],
+)
+def test_over_prediction_lowers_the_score(cells, spoil, highest):
+    every, annotated = cells
+    assert score(annotated, spoil(every))["partly_labelled_score"] <= highest
+
+
+def test_larger_errors_cost_more(cells):
+    every, annotated = cells
+    depth = distance_transform_edt(every > 0)
+    scores = [score(annotated, np.where(depth > peel, every, 0))["partly_labelled_score"] for peel in (0, 1, 2, 3)]
+    assert scores[0] == 1 and scores[1] > 0.65  # a peeled voxel is a third of these small volumes
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_errors_in_annotated_objects_are_counted(cells):
+    every, annotated = cells
+    split = np.where((every == 8) & (np.indices(every.shape)[2] % 12 < 6), 99, every)
+    scores = score(annotated, split)
+    assert (scores["splits"], scores["merges"], scores["misses"]) == (1, 0, 0)
+    assert scores["judged_dice"] < 1
+
+    merged = np.where(np.isin(every, [8, 13]), 8, every)
+    scores = score(annotated, merged)
+    assert (scores["splits"], scores["merges"], scores["fn_50"]) == (0, 1, 1)  # the larger of the two is still matched
+    assert scores["recall_50"] == pytest.approx(4 / 5)
+
+    scores = score(annotated, np.where(every == 3, 0, every))
+    assert (scores["misses"], scores["fn_50"], scores["annotated_dice"]) == (1, 1, pytest.approx(4 / 5))
+
+
+def test_prediction_on_known_background_is_false(cells):
+    every, annotated = cells
+    truth = annotated.copy()
+    truth[:2] = -1
+    prediction = every.copy()
+    prediction[:2, :10, :10] = 500
+    with_background = score(truth, prediction, background_label=-1)
+    assert with_background["false_objects"] == 1
+    assert with_background["judged_dice"] == pytest.approx(5 / 6)
+    assert score(np.maximum(truth, 0), prediction)["false_objects"] == 0
+
+
+def test_ignored_voxels_count_nowhere(cells):
+    every, annotated = cells
+    truth, prediction = annotated.copy(), every.copy()
+    truth[:, :, 60:] = 255
+    prediction[:, :, 60:] = 700
+    assert score(truth, prediction, ignore_label=255)["partly_labelled_score"] == 1
+
+
+def test_a_truth_without_objects_says_nothing(cells):
+    every, annotated = cells
+    silent = score(np.zeros_like(every), every)
+    assert silent["objects"] == 24
+    assert all(math.isnan(silent[key]) for key in ("partly_labelled_score", "annotated_sbd", "recall_50"))
+
+    telling = score(annotated, np.where(every == 3, 0, every))
+    pooled = pool_scores([silent, telling])
+    assert pooled["partly_labelled_score"] == telling["partly_labelled_score"]
+    assert pooled["recall_50"] == pytest.approx(4 / 5)
+    assert pooled["objects"] == 24 + 23
+    with pytest.raises(SpocoError, match="annotate at least one"):
+        pool_scores([silent, silent])
+
+
+def test_pooled_recall_counts_objects_not_images():
+    truth = np.zeros((4, 40), dtype=int)
+    truth[:, :10], truth[:, 10:20], truth[:, 20:30] = 1, 2, 3
+    one = np.where(truth == 1, 1, 0)
+    pooled = pool_scores([score(truth, one), score(one, one)])
+    assert pooled["recall_50"] == pytest.approx(2 / 4)
+    assert pooled["annotated_dice"] == pytest.approx((1 / 3 + 1) / 2)
