@@ -1,0 +1,101 @@
+"""The consistency term: student and teacher must select the same masks where nothing is annotated.
+
+Anchors are drawn in the unlabelled region until it is covered; each selects a soft mask in the student's embedding and
+one in the teacher's (Wolny et al., CVPR 2022):
+
+    consistency = 1 - 2 sum p_f p_g / (sum p_f^2 + sum p_g^2),   p(v) = exp(-|e_v - e_anchor|^2 / s)
+
+Sums run over all voxels that are not ignored, pooled over the anchors or averaged over them. In the published code the
+weight of this term never reaches the loss and its Dice sums over the wrong axis; this file follows the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spoco_bundle.embedding_space import squared_distances
+
+__all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
+
+SAMPLINGS = ("uniform", "density")
+
+
+def draw_anchors(
+    unlabelled: Tensor,
+    voxels: int,
+    radius: float,
+    max_anchors: int = 20,
+    uncovered_fraction: float = 0.05,
+    sampling: str = "uniform",
+    candidates: int = 4096,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw anchors in the unlabelled region, each outside the reach of those before it, until the region is covered.
+
+    A voxel is covered when it lies within `radius` of an anchor in the embedding space. Drawing stops when less than
+    `uncovered_fraction` of the crop's voxels remain unlabelled and uncovered. Anchors come from a uniform subset of
+    `candidates` unlabelled voxels, and coverage is measured on it: of the whole region if it is no larger.
+
+    With coordinates in the embedding a few small balls never cover the region, and uniform anchors fall mostly on the
+    background, whose voxels keep their spread in space and select nothing of interest. `sampling="density"` draws a
+    candidate in proportion to the number of candidates within `radius` of it, so that anchors fall where voxels have
+    collapsed to a point: objects that nobody annotated.
+
+    Args:
+        unlabelled: (U, E) the student's embeddings of the unlabelled voxels.
+        voxels: number of voxels of the crop, ignored ones left out.
+        radius: reach of an anchor, `delta_var`.
+        max_anchors: most anchors to draw.
+        uncovered_fraction: drawing stops below this fraction, in [0, 1].
+        sampling: "uniform" or "density".
+        candidates: size of the subset, at least `max_anchors`.
+        generator: source of randomness on the CPU; torch's global one by default.
+
+    Returns:
+        (A,) rows of `unlabelled`, A at most `max_anchors`; empty if the region is already below the fraction.
+    """
+    total = len(unlabelled)
+    device = unlabelled.device
+    if total == 0 or total < uncovered_fraction * voxels:
+        return torch.zeros(0, dtype=torch.long, device=device)
+    if total <= candidates:
+        subset = torch.randperm(total, generator=generator)
+    else:
+        subset = torch.randint(total, (candidates,), generator=generator)
+    priority = -torch.empty(len(subset), dtype=torch.float64).exponential_(generator=generator).log()
+    subset, priority = subset.to(device), priority.to(device)
+    points = unlabelled.detach()[subset]
+    if sampling == "density":
+        # the largest of Gumbel variables shifted by ln(weight) is a draw in proportion to the weight
+        priority = priority + (squared_distances(points, points) <= radius**2).sum(1).log()
+    stop = uncovered_fraction * voxels * len(subset) / total
+    uncovered = torch.ones(len(subset), dtype=torch.bool, device=device)
+    drawn, wanted = [], []
+    for _ in range(max_anchors):
+        # no value is read back in this loop, so that a GPU never waits for the host
+        left = uncovered.sum()
+        wanted.append((left > 0) & (left >= stop))
+        anchor = torch.where(uncovered, priority, -torch.inf).argmax()
+        drawn.append(subset[anchor])
+        near = (points - points[anchor]).square().sum(1) <= radius**2
+        uncovered = uncovered & ~near
+    return torch.stack(drawn)[torch.stack(wanted)]
+
+
+def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Sums of the soft masks that student and teacher select from the same voxels.
+
+    Args:
+        student: (V, E) the student's embeddings.
+        teacher: (V, E) the teacher's embeddings; no gradient goes there.
+        anchors: (A,) rows that are the anchors.
+        scale: scale s of the kernel.
+
+    Returns:
+        (A,) sums of p_f p_g and (A,) sums of p_f^2 + p_g^2, for `dice`.
+    """
+    teacher = teacher.detach()
+    soft_f = torch.exp(squared_distances(student[anchors], student) / -scale)
+    soft_g = torch.exp(squared_distances(teacher[anchors], teacher) / -scale)
+    return (soft_f * soft_g).sum(1), soft_f.square().sum(1) + soft_g.square().sum(1)

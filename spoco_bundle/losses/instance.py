@@ -1,0 +1,146 @@
+"""The instance term: differentiable selection of single objects (Wolny et al., CVPR 2022).
+
+An anchor embedding a_k, the object's mean or one of its voxels, selects the soft mask p_k(v) = exp(-|e_v - a_k|^2 / s),
+which is compared with the annotated mask t_k over all voxels that are not ignored. Three comparisons:
+
+    dice      1 - 2 sum p t / (sum p^2 + sum t^2), pooled over the objects of a crop or averaged over them
+    bce       - mean over objects and voxels of t ln p + (1 - t) ln(1 - p)
+    affinity  Dice between p(v) p(v + o) and t(v) t(v + o), pairs of voxels that belong to one object, over offsets o
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from spoco_bundle.embedding_space import squared_distances
+
+__all__ = ["affinity_dice", "binary_cross_entropy", "dice", "sample_members", "segment_sums"]
+
+
+def segment_sums(values: Tensor, owner: Tensor, objects: int) -> Tensor:
+    """Sums of voxel values per object.
+
+    Args:
+        values: (M,) one value per voxel.
+        owner: (M,) object of each voxel, below `objects`.
+        objects: number of objects.
+
+    Returns:
+        (objects,) sums.
+    """
+    return values.new_zeros(objects).index_add(0, owner, values)
+
+
+def dice(overlap: Tensor, squares: Tensor, pooled: bool = True) -> Tensor:
+    """Dice loss `1 - 2 sum p q / (sum p^2 + sum q^2)`.
+
+    Args:
+        overlap: (K,) sums of p q, one per pair of masks.
+        squares: (K,) sums of p^2 + q^2.
+        pooled: add numerators and denominators over the pairs before the division, or else average the quotients.
+
+    Returns:
+        Scalar in [0, 1]; 0 for K = 0.
+    """
+    if len(overlap) == 0:
+        return overlap.sum()
+    if pooled:
+        overlap, squares = overlap.sum(), squares.sum()
+    return (1 - 2 * overlap / squares).mean()
+
+
+def binary_cross_entropy(member_powers: Tensor, misses: Tensor, voxels: int) -> Tensor:
+    """Binary cross entropy of soft masks against annotated masks.
+
+    Args:
+        member_powers: (K,) sums of `-ln p = d^2 / s` over each object's own voxels.
+        misses: (K,) sums of `-ln(1 - p)` over all other voxels, see `others_sums`.
+        voxels: number of voxels that are not ignored.
+
+    Returns:
+        Scalar, at least 0.
+    """
+    return (member_powers + misses).mean() / voxels
+
+
+def sample_members(counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one voxel of every object uniformly.
+
+    Args:
+        counts: (K,) voxels per object, at least 1.
+        generator: source of randomness on the CPU; torch's global one by default.
+
+    Returns:
+        (K,) positions among the objects' voxels laid out object after object.
+    """
+    uniform = torch.rand(len(counts), generator=generator, dtype=torch.float64).to(counts.device)
+    starts = counts.cumsum(0) - counts
+    return starts + torch.minimum((uniform * counts).long(), counts - 1)
+
+
+def _shifted(volume: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Views (..., *overlap) of a volume (..., *spatial) at v and at v + offset, for all v where both lie inside."""
+    here, there = volume, volume
+    first = volume.dim() - len(offset)
+    for axis, step in enumerate(offset, start=first):
+        length = max(volume.shape[axis] - abs(step), 0)
+        here = here.narrow(axis, min(max(-step, 0), volume.shape[axis] - length), length)
+        there = there.narrow(axis, min(max(step, 0), volume.shape[axis] - length), length)
+    return here, there
+
+
+def _affinity_sums(
+    anchors: Tensor, objects: Tensor, embeddings: Tensor, owner: Tensor, scale: float, offsets: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    shape = owner.shape
+    soft = torch.exp(squared_distances(anchors, embeddings.flatten(1).T) / -scale).reshape(-1, *shape)
+    hard = (owner == objects.reshape(-1, *[1] * len(shape))).to(soft.dtype)
+    # a pair with an ignored end counts nowhere
+    soft = soft * (owner >= -1)
+    overlap, squares = soft.new_zeros(len(anchors)), soft.new_zeros(len(anchors))
+    for offset in offsets:
+        soft_here, soft_there = _shifted(soft, offset)
+        hard_here, hard_there = _shifted(hard, offset)
+        soft_pair, hard_pair = (soft_here * soft_there).flatten(1), (hard_here * hard_there).flatten(1)
+        overlap = overlap + (soft_pair * hard_pair).sum(1)
+        squares = squares + soft_pair.square().sum(1) + hard_pair.sum(1)
+    return overlap, squares
+
+
+def affinity_dice(
+    embeddings: Tensor,
+    owner: Tensor,
+    anchors: Tensor,
+    scale: float,
+    offsets: Sequence[Sequence[int]],
+    pooled: bool = True,
+    block: int = 8,
+) -> Tensor:
+    """Dice loss between soft and annotated affinities.
+
+    The affinity of voxels v and v + o to an object is p(v) p(v + o): both belong to it. Soft masks are made for `block`
+    objects at a time and made again in the backward pass.
+
+    Args:
+        embeddings: (E, *spatial) float32 or float64.
+        owner: (*spatial) object of every voxel, -1 where there is none, -2 where a voxel counts nowhere.
+        anchors: (K, E) one anchor embedding per object.
+        scale: scale s of the kernel.
+        offsets: the o, each with one integer per spatial axis.
+        pooled: as in `dice`.
+        block: objects at a time.
+
+    Returns:
+        Scalar in [0, 1]; an object without any pair of voxels in one offset's reach counts by its soft pairs alone.
+    """
+    objects = torch.arange(len(anchors), device=anchors.device)
+    sums = [
+        checkpoint(_affinity_sums, part, ids, embeddings, owner, scale, offsets, use_reentrant=False)
+        for part, ids in zip(anchors.split(block), objects.split(block), strict=True)
+    ]
+    overlap, squares = (torch.cat(parts) for parts in zip(*sums, strict=True))
+    return dice(overlap, squares.clamp_min(torch.finfo(squares.dtype).tiny), pooled)

@@ -1,0 +1,120 @@
+"""The voxels of one crop, sorted by what their labels say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spoco_bundle.errors import SpocoError
+
+__all__ = ["SortedCrop", "sort_crop", "take_rows"]
+
+
+@dataclass(frozen=True)
+class SortedCrop:
+    """The order in which the loss walks through the voxels of one crop; ignored voxels are left out.
+
+    Rows come as `[unlabelled | background | cluster 0 | cluster 1 | ...]`. A cluster is an annotated object, or, under
+    dense supervision, the background, which is cluster 0 then.
+
+    Attributes:
+        order: (V,) index of each row's voxel in the flattened crop.
+        owner: (V - outside,) cluster of each row from `outside` on, ascending.
+        counts: (C,) voxels of each cluster, at least 1.
+        unlabelled: number of rows without a label.
+        outside: number of rows that belong to no cluster, unlabelled or known background.
+        background_clusters: 1 if cluster 0 is the background, else 0.
+    """
+
+    order: Tensor
+    owner: Tensor
+    counts: Tensor
+    unlabelled: int
+    outside: int
+    background_clusters: int
+
+    @property
+    def first_member(self) -> int:
+        """The first row that belongs to an object."""
+        return self.outside + (int(self.counts[0]) if self.background_clusters else 0)
+
+
+def sort_crop(
+    labels: Tensor, dense: bool = False, background_label: int | None = None, ignore_label: int | None = None
+) -> SortedCrop:
+    """Sort the voxels of one crop by label.
+
+    Args:
+        labels: (*spatial) integers below 2^31; 0 is unlabelled (background if `dense`), other ids are arbitrary.
+        dense: whether 0 is the background, a cluster of its own.
+        background_label: id of voxels known to belong to no object.
+        ignore_label: id of voxels that count nowhere.
+
+    Returns:
+        The sorted crop.
+
+    Raises:
+        SpocoError: when a label is negative and neither `background_label` nor `ignore_label`.
+    """
+    # int32 because its sort is several times faster than that of int64
+    values, order = torch.sort(labels.reshape(-1).to(torch.int32), stable=True)
+    ids, counts = torch.unique_consecutive(values, return_counts=True)
+    sizes = counts.tolist()
+    unlabelled, background, objects = [], [], []
+    background_clusters = 0
+    for label, rows in zip(ids.tolist(), order.split(sizes), strict=True):
+        if label == ignore_label:
+            continue
+        if label == background_label:
+            background.append(rows)
+        elif label == 0 and dense:
+            objects.insert(0, rows)
+            background_clusters = 1
+        elif label == 0:
+            unlabelled.append(rows)
+        elif label < 0:
+            raise SpocoError(f"labels hold the negative id {label}; use ids above 0, or name it as ignore_label")
+        else:
+            objects.append(rows)
+    parts = [*unlabelled, *background, *objects]
+    counts = torch.tensor([len(rows) for rows in objects], dtype=torch.int64, device=labels.device)
+    return SortedCrop(
+        order=torch.cat(parts) if parts else order[:0],
+        owner=torch.repeat_interleave(counts),
+        counts=counts,
+        unlabelled=sum(map(len, unlabelled)),
+        outside=sum(map(len, unlabelled)) + sum(map(len, background)),
+        background_clusters=background_clusters,
+    )
+
+
+class _TakeRows(torch.autograd.Function):
+    """Gather distinct voxels; unlike that of plain indexing, the backward pass need not accumulate."""
+
+    @staticmethod
+    def forward(ctx, embeddings: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.voxels, ctx.dtype = embeddings.shape[1], embeddings.dtype
+        dtype = torch.promote_types(embeddings.dtype, torch.float32)
+        return embeddings.T.contiguous().index_select(0, order).to(dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        rows = grad.new_zeros(ctx.voxels, grad.shape[1], dtype=ctx.dtype)
+        return rows.index_copy_(0, order, grad.to(ctx.dtype)).T, None
+
+
+def take_rows(embeddings: Tensor, crop: SortedCrop) -> Tensor:
+    """Embeddings of one crop in the sorted order.
+
+    Args:
+        embeddings: (E, *spatial).
+        crop: the sorted crop, V rows.
+
+    Returns:
+        (V, E) float32 (float64 for float64 input), differentiable.
+    """
+    return _TakeRows.apply(embeddings.flatten(1), crop.order)

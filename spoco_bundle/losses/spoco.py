@@ -1,0 +1,326 @@
+"""The SPOCO loss: the weighted sum of all terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spoco_bundle.embedding_space import full_precision, kernel_scale
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.losses.consistency import SAMPLINGS, consistency_sums, draw_anchors
+from spoco_bundle.losses.discriminative import cluster_means, pull, push, regularizer, unlabeled_push
+from spoco_bundle.losses.instance import affinity_dice, binary_cross_entropy, dice, sample_members, segment_sums
+from spoco_bundle.losses.objectness import OBJECTNESS_LOSSES, objectness_loss, objectness_target
+from spoco_bundle.losses.others import others_sums
+from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
+
+__all__ = ["SpocoLoss"]
+
+TERMS = ("pull", "push", "regularizer", "instance", "unlabeled_push", "consistency")
+CHOICES = {
+    "supervision": ("sparse", "dense"),
+    "instance_loss": ("dice", "bce", "affinity"),
+    "instance_reduction": ("pooled", "instance"),
+    "consistency_reduction": ("pooled", "instance"),
+    "anchor": ("mean", "voxel"),
+    "anchor_sampling": (None, *SAMPLINGS),
+    "objectness_loss": OBJECTNESS_LOSSES,
+}
+
+
+class SpocoLoss(nn.Module):
+    """Loss for pixel embeddings under sparse object-level supervision (Wolny et al., CVPR 2022).
+
+    Terms are computed per crop and averaged over the batch; a crop that lacks what a term needs contributes 0 to it,
+    with a gradient of 0. Distances are float32 under any autocast.
+
+    Supervision. "sparse": label 0 means unknown; unlabelled voxels are pushed away from every object and take part in
+    the consistency term. "dense": label 0 is the background, a cluster of its own in pull, push and regularizer, with
+    neither unlabelled push nor consistency. It is no object: it has no soft mask of its own, and its voxels are
+    non-members in the masks of the objects. As coordinates would spread that cluster over space, dense supervision goes
+    with non-spatial embeddings only; with coordinates use `supervision="sparse", background_label=0`.
+
+    Args:
+        delta_var: pull ends within this distance of an object's mean.
+        delta_dist: means are pushed twice this far apart, voxels outside all objects this far from every mean.
+        kernel_threshold: value of the soft mask at distance `delta_var`, in (0, 1).
+        coordinate_channels: number of leading embedding channels that carry coordinates. The regularizer leaves them
+            out, and consistency anchors are drawn by density, see `draw_anchors`.
+        supervision: "sparse" or "dense".
+        background_label: id of voxels known to belong to no object (sparse supervision only). Objects push them away
+            like unlabelled voxels, they are non-members in the instance term, and never consistency anchors. May be 0.
+        ignore_label: id of voxels that count nowhere.
+        pull_weight: weight of the pull term; a term of weight 0 is not computed and reads 0, here and below.
+        push_weight: weight of the push term.
+        regularizer_weight: weight of the regularizer.
+        instance_weight: weight of the instance term.
+        unlabeled_push_weight: weight of the unlabelled push.
+        consistency_weight: weight of the consistency term.
+        instance_loss: "dice", "bce" or "affinity".
+        instance_reduction: Dice "pooled" over the objects of a crop or averaged per "instance".
+        anchor: each object's soft mask is selected by its "mean" or by one "voxel" of it, drawn anew each time.
+        affinity_offsets: voxel offsets of the affinity Dice, one integer per axis each; unit steps by default.
+        max_anchors: most consistency anchors per crop.
+        uncovered_fraction: anchors are drawn until less than this fraction of the crop is unlabelled and uncovered.
+        anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
+        consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
+        objectness: the last channel of the embeddings is an objectness logit.
+        objectness_weight: weight of the objectness term.
+        objectness_loss: "bce" or "smooth_l1".
+        objectness_shell: width in voxels of the shell of target 0 around annotated objects.
+
+    Raises:
+        SpocoError: when an argument is out of its range, or two of them contradict each other.
+    """
+
+    def __init__(
+        self,
+        delta_var: float = 0.5,
+        delta_dist: float = 2.0,
+        kernel_threshold: float = 0.5,
+        coordinate_channels: int = 0,
+        *,
+        supervision: str = "sparse",
+        background_label: int | None = None,
+        ignore_label: int | None = None,
+        pull_weight: float = 1.0,
+        push_weight: float = 1.0,
+        regularizer_weight: float = 0.001,
+        instance_weight: float = 1.0,
+        unlabeled_push_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        instance_loss: str = "dice",
+        instance_reduction: str = "pooled",
+        anchor: str = "mean",
+        affinity_offsets: Sequence[Sequence[int]] | None = None,
+        max_anchors: int = 20,
+        uncovered_fraction: float = 0.05,
+        anchor_sampling: str | None = None,
+        consistency_reduction: str = "pooled",
+        objectness: bool = False,
+        objectness_weight: float = 1.0,
+        objectness_loss: str = "bce",
+        objectness_shell: int = 1,
+    ) -> None:
+        super().__init__()
+        self.delta_var = delta_var
+        self.delta_dist = delta_dist
+        self.scale = kernel_scale(delta_var, kernel_threshold)
+        self.coordinate_channels = coordinate_channels
+        self.supervision = supervision
+        self.background_label = background_label
+        self.ignore_label = ignore_label
+        self.weights = {
+            "pull": pull_weight,
+            "push": push_weight,
+            "regularizer": regularizer_weight,
+            "instance": instance_weight,
+            "unlabeled_push": unlabeled_push_weight,
+            "consistency": consistency_weight,
+        }
+        if objectness:
+            self.weights["objectness"] = objectness_weight
+        self.instance_loss = instance_loss
+        self.instance_reduction = instance_reduction
+        self.anchor = anchor
+        self.affinity_offsets = affinity_offsets
+        self.max_anchors = max_anchors
+        self.uncovered_fraction = uncovered_fraction
+        self.anchor_sampling = anchor_sampling
+        self.consistency_reduction = consistency_reduction
+        self.objectness = objectness
+        self.objectness_loss = objectness_loss
+        self.objectness_shell = objectness_shell
+        self._check()
+
+    def _check(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SpocoError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
+        for name, weight in self.weights.items():
+            if weight < 0:
+                raise SpocoError(f"{name}_weight is {weight}; give a number of at least 0")
+        if not self.delta_dist > 0:
+            raise SpocoError(f"delta_dist is {self.delta_dist}; give a number above 0 (published: 2.0)")
+        if self.supervision == "dense" and self.background_label is not None:
+            raise SpocoError(
+                f"background_label is {self.background_label} under dense supervision, where 0 is the background; "
+                "leave background_label out, or use supervision='sparse'"
+            )
+        if self.supervision == "dense" and self.coordinate_channels:
+            raise SpocoError(
+                "dense supervision makes the background one cluster, which coordinates spread over space; "
+                "use supervision='sparse' with background_label=0, or coordinate_channels=0"
+            )
+        if self.background_label is not None and self.background_label == self.ignore_label:
+            raise SpocoError(f"background_label and ignore_label are both {self.ignore_label}; give two different ids")
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        teacher_embeddings: Tensor | None = None,
+        seeds: Tensor | Sequence[int] | None = None,
+        spacing: Tensor | Sequence[float] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute all terms.
+
+        Args:
+            embeddings: (B, E, *spatial), or (B, E + 1, *spatial) with the objectness logit last; 2D or 3D.
+            labels: (B, 1, *spatial) or (B, *spatial) integers, ids arbitrary.
+            teacher_embeddings: shape of `embeddings`, no gradient goes there; without it the consistency term is 0.
+            seeds: (B,) integers that key the random draws per crop; without them torch's global generator is used.
+            spacing: voxel size per axis for the objectness target, D floats or (B, D); 1 by default.
+
+        Returns:
+            Scalars: `loss`, the weighted sum, and the unweighted terms `pull`, `push`, `regularizer`, `instance`,
+            `unlabeled_push`, `consistency`, and `objectness` if it is on. All are differentiable.
+
+        Raises:
+            SpocoError: when shapes do not fit, there are fewer channels than coordinates, or a label is negative.
+        """
+        embeddings, labels = _plain(embeddings), _plain(labels)
+        if labels.dim() == embeddings.dim():
+            labels = labels[:, 0]
+        if labels.shape != embeddings.shape[:1] + embeddings.shape[2:]:
+            raise SpocoError(
+                f"labels have shape {tuple(labels.shape)} and embeddings {tuple(embeddings.shape)}; "
+                "batch and spatial shape have to agree"
+            )
+        if teacher_embeddings is not None:
+            teacher_embeddings = _plain(teacher_embeddings).detach()
+            if teacher_embeddings.shape != embeddings.shape:
+                raise SpocoError(
+                    f"teacher_embeddings have shape {tuple(teacher_embeddings.shape)}, embeddings "
+                    f"{tuple(embeddings.shape)}; the two views of a crop have to agree"
+                )
+        channels = embeddings.shape[1] - self.objectness
+        if channels < max(self.coordinate_channels, 1):
+            raise SpocoError(
+                f"{channels} embedding channels are too few for {self.coordinate_channels} coordinate channels; "
+                "use more channels"
+            )
+        batch = len(embeddings)
+        sums: dict[str, Tensor] = dict.fromkeys(self.weights, 0)  # type: ignore[arg-type]
+        for item in range(batch):
+            generator = None if seeds is None else torch.Generator().manual_seed(int(seeds[item]))
+            teacher = None if teacher_embeddings is None else teacher_embeddings[item, :channels]
+            with full_precision(embeddings.device):
+                terms = self._embedding_terms(embeddings[item, :channels], labels[item], teacher, generator)
+                if self.objectness and not self.weights["objectness"]:
+                    terms["objectness"] = 0 * embeddings[item, channels].float().sum()
+                elif self.objectness:
+                    steps = None if spacing is None else torch.as_tensor(spacing).expand(batch, -1)[item].tolist()
+                    terms["objectness"] = self._objectness_term(embeddings[item, channels], labels[item], steps)
+            sums = {name: total + terms[name] for name, total in sums.items()}
+        result = {name: total / batch for name, total in sums.items()}
+        result["loss"] = torch.stack([self.weights[name] * term for name, term in result.items()]).sum()
+        return result
+
+    def _embedding_terms(
+        self, embeddings: Tensor, labels: Tensor, teacher: Tensor | None, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels (*spatial)."""
+        crop = sort_crop(labels, self.supervision == "dense", self.background_label, self.ignore_label)
+        rows = take_rows(embeddings, crop)
+        nothing = 0 * rows.sum()
+        terms = dict.fromkeys(TERMS, nothing)
+        wanted = {name for name in TERMS if self.weights[name] > 0}
+        if len(crop.counts):
+            means = cluster_means(rows[crop.outside :], crop.counts)
+            sq_dist = (rows[crop.outside :] - means[crop.owner]).square().sum(1)
+            if "pull" in wanted:
+                terms["pull"] = pull(sq_dist, crop.owner, crop.counts, self.delta_var)
+            if "push" in wanted:
+                terms["push"] = push(means, self.delta_dist)
+            if "regularizer" in wanted:
+                terms["regularizer"] = regularizer(means, self.coordinate_channels)
+            if len(crop.counts) > crop.background_clusters and wanted & {"instance", "unlabeled_push"}:
+                terms |= self._object_terms(embeddings, rows, crop, means, sq_dist, wanted, generator)
+        if teacher is not None and self.supervision == "sparse" and "consistency" in wanted:
+            terms["consistency"] = nothing + self._consistency_term(rows, teacher, crop, generator)
+        return terms
+
+    def _object_terms(
+        self,
+        embeddings: Tensor,
+        rows: Tensor,
+        crop: SortedCrop,
+        means: Tensor,
+        sq_dist: Tensor,
+        wanted: set[str],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """Instance term and unlabelled push of a crop with at least one object."""
+        members = rows[crop.first_member :]
+        owner = crop.owner[crop.first_member - crop.outside :] - crop.background_clusters
+        counts = crop.counts[crop.background_clusters :]
+        means = means[crop.background_clusters :]
+        sq_dist = sq_dist[crop.first_member - crop.outside :]
+        anchors = means
+        if self.anchor == "voxel":
+            anchors = members[sample_members(counts, generator)]
+            sq_dist = (members - anchors[owner]).square().sum(1)
+        terms = {}
+        outside = crop.outside if "unlabeled_push" in wanted else 0
+        others = others_sums(rows, anchors, owner, outside if self.anchor == "mean" else 0, self.scale, self.delta_dist)
+        if outside and self.anchor == "mean":
+            terms["unlabeled_push"] = unlabeled_push(others.hinges, outside)
+        elif outside:
+            hinges = others_sums(rows[:outside], means, owner[:0], outside, self.scale, self.delta_dist).hinges
+            terms["unlabeled_push"] = unlabeled_push(hinges, outside)
+        if "instance" in wanted:
+            pooled = self.instance_reduction == "pooled"
+            if self.instance_loss == "affinity":
+                owners = torch.full((embeddings[0].numel(),), -2, dtype=torch.int32, device=rows.device)
+                owners[crop.order] = -1
+                owners[crop.order[crop.first_member :]] = owner.int()
+                dims = embeddings.dim() - 1
+                offsets = self.affinity_offsets or torch.eye(dims, dtype=torch.int64).tolist()
+                field = embeddings.to(rows.dtype)
+                terms["instance"] = affinity_dice(
+                    field, owners.reshape(embeddings.shape[1:]), anchors, self.scale, offsets, pooled
+                )
+            elif self.instance_loss == "bce":
+                powers = segment_sums(sq_dist / self.scale, owner, len(counts))
+                terms["instance"] = binary_cross_entropy(powers, others.misses, len(rows))
+            else:
+                soft = torch.exp(sq_dist / -self.scale)
+                overlap = segment_sums(soft, owner, len(counts))
+                squares = segment_sums(soft.square(), owner, len(counts)) + others.squares + counts
+                terms["instance"] = dice(overlap, squares, pooled)
+        return terms
+
+    def _consistency_term(
+        self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
+    ) -> Tensor:
+        sampling = self.anchor_sampling or ("density" if self.coordinate_channels else "uniform")
+        anchors = draw_anchors(
+            rows[: crop.unlabelled],
+            len(rows),
+            self.delta_var,
+            self.max_anchors,
+            self.uncovered_fraction,
+            sampling,
+            generator=generator,
+        )
+        overlap, squares = consistency_sums(rows, take_rows(teacher, crop), anchors, self.scale)
+        return dice(overlap, squares, self.consistency_reduction == "pooled")
+
+    def _objectness_term(self, logits: Tensor, labels: Tensor, spacing: Sequence[float] | None) -> Tensor:
+        target = objectness_target(
+            labels,
+            spacing,
+            self.objectness_shell,
+            self.supervision == "dense",
+            self.background_label,
+            self.ignore_label,
+        )
+        return objectness_loss(logits, target, self.objectness_loss)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Drop a tensor subclass such as MONAI's MetaTensor, whose bookkeeping costs time in every operation."""
+    return tensor.as_subclass(torch.Tensor)
