@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
+from spoco_bundle.data.geometry import batch_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.networks import MomentumTeacher
@@ -21,7 +22,7 @@ class SpocoTrainer(SupervisedTrainer):
     """Supervised trainer with a momentum teacher (Wolny et al. 2022, section 3).
 
     An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another intensity
-    augmentation), ``label`` (B, 1, *spatial), ``spacing`` (B, D) in physical units and ``sample_seed`` (B,). It leaves in
+    augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines of ``image``. It leaves in
     ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and
     ``loss_terms`` (name to float).
 
@@ -78,9 +79,10 @@ class SpocoTrainer(SupervisedTrainer):
         """
         device = self.state.device
         torch.manual_seed((self.seed << 32) + self.state.iteration)
-        image, label, teacher_view, spacing = (
+        spacing = batch_spacing(batchdata[Keys.IMAGE], self.student.spatial_dims).to(device)
+        image, label, teacher_view = (
             _plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
-            for key in (Keys.IMAGE, Keys.LABEL, "teacher_view", "spacing")
+            for key in (Keys.IMAGE, Keys.LABEL, "teacher_view")
         )
         seeds = batchdata["sample_seed"]
         output = self.state.output = {Keys.IMAGE: image, Keys.LABEL: label}
@@ -90,13 +92,13 @@ class SpocoTrainer(SupervisedTrainer):
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             student_raw = self.inferer(image, self.network)
             with torch.no_grad():
-                teacher_raw = self.teacher(teacher_view) if self.loss_function.consistency_weight > 0 else None
+                teacher_raw = self.teacher(teacher_view) if self.loss_function.weights["consistency"] > 0 else None
         output[Keys.PRED] = student_raw.detach()
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
         student = self._place(student_raw.float(), spacing)
         teacher = None if teacher_raw is None else self._place(teacher_raw.float(), spacing)
-        terms = self.loss_function(student, label, teacher, seeds=seeds)
+        terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing)
         loss = output[Keys.LOSS] = terms["loss"]
         output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
         if not torch.isfinite(loss):

@@ -1,0 +1,83 @@
+"""Writes the scores of an evaluation and prints them as a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
+
+from spoco_bundle.metrics import InstanceMetric
+
+DENSE_COLUMNS = ("true_objects", "objects", "ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
+PARTLY_LABELLED_COLUMNS = (
+    "true_objects",
+    "objects",
+    "recall_50",
+    "annotated_sbd",
+    "partly_labelled_score",
+    "merges",
+    "splits",
+    "misses",
+)
+
+
+class ScoresHandler:
+    """Writes ``scores.csv`` (all scores, a row per image) and ``scores.json`` (pooled), and prints a table.
+
+    Args:
+        metric: the metric that the evaluator computes; its details are read when the evaluation is complete.
+        output_dir: folder of the files.
+        columns: scores printed; by default a choice that fits the metric.
+    """
+
+    def __init__(self, metric: InstanceMetric, output_dir: str, columns: Sequence[str] | None = None):
+        self.metric = metric
+        self.output_dir = Path(output_dir)
+        default = DENSE_COLUMNS if "sbd" in metric.keys else PARTLY_LABELLED_COLUMNS
+        self.columns = [c for c in (columns or default) if c in metric.keys]
+        self._names: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collects the images' names during the evaluation and reports at its end."""
+        engine.add_event_handler(Events.STARTED, lambda _: self._names.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Writes and prints."""
+        names = string_list_all_gather(self._names)
+        if engine.state.rank != 0:
+            return
+        rows = [{"image": name, **scores} for name, scores in zip(names, self.metric.details(), strict=True)]
+        pooled = {"images": len(rows), **self.metric.scores()}
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        beside = self.output_dir / "scores.csv.part"
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(beside, self.output_dir / "scores.csv")
+        beside = self.output_dir / "scores.json.part"
+        beside.write_text(json.dumps(pooled, indent=2) + "\n")
+        os.replace(beside, self.output_dir / "scores.json")
+        print(self._table(rows, pooled), flush=True)
+
+    def _collect(self, engine: Engine) -> None:
+        self._names.extend(Path(str(item["image"].meta["filename_or_obj"])).name for item in engine.state.batch)
+
+    def _table(self, rows: Sequence[dict], pooled: dict) -> str:
+        last = {"image": "all (pooled)", **pooled}
+        width = max(len(str(row["image"])) for row in (*rows, last))
+        lines = ["  ".join([f"{'image':<{width}}", *(f"{c:>{len(c)}}" for c in self.columns)])]
+        for row in (*rows, last):
+            lines.append("  ".join([f"{row['image']:<{width}}", *(_number(row[c]).rjust(len(c)) for c in self.columns)]))
+        return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and value > 1 else f"{value:.2f}"
