@@ -38,7 +38,7 @@ class Spoco:
         print("2/4 training from 25% of the annotated nuclei", flush=True)
         self.train(str(data), output=str(folder / "model"), config="demo", seed=seed, keep_seed=seed)
         print("3/4 segmenting the held-out volumes", flush=True)
-        self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"), image_suffix="_raw")
+        self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"))
         print("4/4 comparing with the truth", flush=True)
         self.evaluate(str(data), output=str(folder / "results"), model=str(folder / "model"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
@@ -25,6 +26,8 @@ class SpocoTrainer(SupervisedTrainer):
     augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines of ``image``. It leaves in
     ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and
     ``loss_terms`` (name to float).
+
+    The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 
     Semi-convolutional embeddings (``coordinate_channels`` > 0) get their coordinates here, after the network and after all
     spatial augmentation, over the physical ``coordinate_scale`` that the network carries as a buffer.
@@ -61,11 +64,19 @@ class SpocoTrainer(SupervisedTrainer):
         self.seed = seed
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=precision == "float16")
+        self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._position_data)
 
     @property
     def student(self) -> torch.nn.Module:
         """The student without the wrapper of distributed training."""
         return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    def _position_data(self) -> None:
+        """Tells dataset and sampler the epoch, and how many of its samples a resumed run has had already."""
+        epoch = self.state.epoch - 1
+        done = self.state.iteration - epoch * self.state.epoch_length
+        self.data_loader.dataset.set_epoch(epoch)
+        self.data_loader.sampler.set_position(epoch, done * self.data_loader.batch_size)
 
     def _iteration(self, engine: SpocoTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         """Runs one optimisation step on a batch.

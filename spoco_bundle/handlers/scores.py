@@ -24,6 +24,7 @@ PARTLY_LABELLED_COLUMNS = (
     "splits",
     "misses",
 )
+COUNTS = ("true_objects", "objects", "merges", "splits", "misses", "false_objects")
 
 
 class ScoresHandler:
@@ -75,9 +76,7 @@ class ScoresHandler:
         width = max(len(str(row["image"])) for row in (*rows, last))
         lines = ["  ".join([f"{'image':<{width}}", *(f"{c:>{len(c)}}" for c in self.columns)])]
         for row in (*rows, last):
-            lines.append("  ".join([f"{row['image']:<{width}}", *(_number(row[c]).rjust(len(c)) for c in self.columns)]))
+            numbers = (f"{row[c]:.0f}" if c in COUNTS else f"{row[c]:.2f}" for c in self.columns)
+            lines.append("  ".join([f"{row['image']:<{width}}", *(n.rjust(len(c)) for n, c in zip(numbers, self.columns))]))
         return "\n".join(lines)
 
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() and value > 1 else f"{value:.2f}"
