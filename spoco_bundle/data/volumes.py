@@ -1,0 +1,179 @@
+"""One way in and one way out for images of any format, always z, y, x inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spoco_bundle.data import itk_io, nifti, tiff
+from spoco_bundle.data.geometry import (
+    Volume,
+    batch_spacing,
+    checked_spacing,
+    rescale_affine,
+    spacing_warning,
+    voxel_spacing,
+)
+from spoco_bundle.data.label_checks import as_label_ids
+from spoco_bundle.errors import SpocoError
+
+__all__ = [
+    "Volume",
+    "batch_spacing",
+    "file_suffix",
+    "read_volume",
+    "spacing_warning",
+    "voxel_spacing",
+    "write_instances",
+]
+
+
+def file_suffix(path: str | Path) -> str:
+    """The end of a file name that tells its format, ``.nii.gz`` and ``.ome.tif`` included, as written."""
+    name = Path(path).name
+    for double in (".nii.gz", ".ome.tif", ".ome.tiff"):
+        if name.lower().endswith(double):
+            return name[-len(double) :]
+    return Path(name).suffix
+
+
+def read_volume(
+    path: str | Path,
+    kind: str = "image",
+    spatial_dims: int = 3,
+    spacing: Sequence[float] | None = None,
+    spacing_unit: str = "micrometer",
+    override_spacing: bool = False,
+    axes: str | None = None,
+) -> Volume:
+    """Reads an image or a label volume of any supported format.
+
+    NIfTI goes through nibabel, TIFF (plain, ImageJ, OME) through tifffile, everything else through ITK.
+
+    Args:
+        path: the file.
+        kind: ``"image"`` or ``"label"``. Labels come out as int32 with one channel.
+        spatial_dims: 3 for volumes, 2 for single images; a file of the other sort is refused.
+        spacing: spacing along z, y, x (or y, x) for files that state none.
+        spacing_unit: unit of ``spacing``.
+        override_spacing: take ``spacing`` even where the file states another one.
+        axes: letters that replace the axes a TIFF file states, where those are wrong (see ``tiff.read``).
+
+    Returns:
+        The volume; its array keeps the file's data type for images.
+
+    Raises:
+        SpocoError: if the file is missing, empty, damaged or of the wrong dimension; if an image holds NaN or infinite
+            voxels or one value only; if a label volume is not made of whole numbers that fit int32.
+    """
+    if kind not in ("image", "label"):
+        raise ValueError(f"kind is {kind!r}: give 'image' or 'label'")
+    if spatial_dims not in (2, 3):
+        raise SpocoError(f"spatial_dims is {spatial_dims!r}: give 2 or 3")
+    path = _existing_file(path)
+    suffix = path.name.lower()
+    if suffix.endswith(nifti.SUFFIXES):
+        volume = nifti.read(path, spatial_dims)
+    elif suffix.endswith(tiff.SUFFIXES):
+        volume = tiff.read(path, spatial_dims, axes)
+    else:
+        volume = itk_io.read(path, spatial_dims)
+    if min(volume.array.shape) == 0:
+        raise SpocoError(f"{path}: shape {volume.array.shape} holds no voxel: export the file again")
+    if spacing is not None and (volume.spacing is None or override_spacing):
+        volume.spacing = checked_spacing(spacing, spatial_dims)
+        volume.spacing_unit = spacing_unit
+        volume.affine = rescale_affine(volume.affine, volume.spacing)
+    if kind == "label":
+        if volume.array.shape[0] != 1:
+            raise SpocoError(
+                f"{path}: a label volume has one id per voxel, this one has {volume.array.shape[0]} channels: "
+                "save it as a single-channel image of integer ids"
+            )
+        volume.array = as_label_ids(volume.array, str(path))
+    else:
+        _check_intensities(volume.array, path)
+    return volume
+
+
+def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes: str | None = None) -> Path:
+    """Writes an instance segmentation on the grid and in the format of the image it belongs to.
+
+    uint16, or uint32 where an id is above 65,535. NIfTI keeps affine, sform and qform codes, zooms and units; TIFF
+    keeps its kind (plain, ImageJ, OME), axes, spacing and unit, except that ImageJ has no uint32: such labels become
+    OME-TIFF under the same name. The file is written beside its place and then moved into it, so that it is never
+    there by half.
+
+    Args:
+        path: file to write, with a suffix of the same family as ``like``; missing folders are made.
+        labels: (z, y, x) or (y, x) non-negative integer ids, 0 = background.
+        like: the image that was segmented, read for its header.
+        axes: as given to :func:`read_volume` for ``like``.
+
+    Returns:
+        The path written.
+
+    Raises:
+        SpocoError: if the shape is not that of ``like``, the formats differ, or the folder cannot be written.
+        ValueError: if the labels are not integers or negative.
+    """
+    path, like = Path(path), _existing_file(like)
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim not in (2, 3):
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}: give integers (z, y, x) or (y, x)")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if low < 0 or high >= 2**32:
+        raise ValueError(f"labels lie in {low}..{high}: ids must be in 0..4294967295")
+    stored = labels.astype(np.uint16 if high < 2**16 else np.uint32)
+    if _family(path) != _family(like):
+        raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _family(path) == "nifti":
+            nifti.write_labels(partial, stored, like)
+        elif _family(path) == "tiff":
+            tiff.write_labels(partial, stored, like, axes)
+        else:
+            itk_io.write_labels(partial, stored, like)
+        os.replace(partial, path)
+    except OSError as error:
+        raise SpocoError(f"{path}: cannot be written ({error.strerror or error}): choose another folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _family(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return "nifti"
+    return "tiff" if name.endswith(tiff.SUFFIXES) else "itk"
+
+
+def _existing_file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise SpocoError(f"{path}: no such file: check the path")
+    if path.is_dir():
+        raise SpocoError(f"{path}: is a folder: give an image file")
+    if path.stat().st_size == 0:
+        raise SpocoError(f"{path}: is empty (0 bytes): copy or export the file again")
+    return path
+
+
+def _check_intensities(array: np.ndarray, path: Path) -> None:
+    """Refuses images that no network can make sense of."""
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
+        raise SpocoError(f"{path}: voxels are of type {array.dtype}: save real numbers, such as uint16 or float32")
+    if np.issubdtype(array.dtype, np.floating):
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise SpocoError(
+                f"{path}: {bad} of {array.size} voxels are NaN or infinite: replace them, for instance by the minimum"
+            )
+    if array.min() == array.max():
+        raise SpocoError(f"{path}: every voxel is {array.flat[0]:g}, the image is empty: check the file or its channel")

@@ -1,0 +1,65 @@
+"""Checks on annotations as they load."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from spoco_bundle.data.label_checks import check_labels, check_same_grid
+
+
+class CheckLabelsd(MapTransform):
+    """Stops at annotations that would train nonsense; the message names the file and the remedy.
+
+    Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, image and label files that
+    both state where they lie in the world must agree to half a voxel.
+
+    Args:
+        keys: label MetaTensors (1, *spatial) with ``filename_or_obj`` in their metadata.
+        image_key: the image they belong to.
+        ignore_label: id of voxels that count nowhere; may be negative.
+        background_label: id of voxels known to belong to no object; may be negative.
+        require_objects: refuse labels without a single object.
+        allow_binary: accept one id in several separate pieces as one object.
+        check_affine: compare the affines of image and label.
+        allow_missing_keys: whether a sample without labels passes through.
+
+    Raises:
+        SpocoError: when called, at the first thing that is wrong.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        image_key: str = "image",
+        ignore_label: int | None = None,
+        background_label: int | None = None,
+        require_objects: bool = True,
+        allow_binary: bool = False,
+        check_affine: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.check_affine = check_affine
+        self.options = {
+            "ignore_label": ignore_label,
+            "background_label": background_label,
+            "require_objects": require_objects,
+            "allow_binary": allow_binary,
+        }
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns the sample as it is."""
+        sample = dict(data)
+        image = sample[self.image_key]
+        for key in self.key_iterator(sample):
+            labels = sample[key]
+            paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])
+            check_labels(image.numpy(), labels.numpy(), *paths, **self.options)
+            if self.check_affine:
+                check_same_grid(image.affine.numpy(), labels.affine.numpy(), labels.shape[1:], *paths)
+        return sample
