@@ -1,0 +1,196 @@
+"""Window inference whose result equals that of the whole volume: windows on the stride grid, halos cut off."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
+from tqdm import tqdm
+
+from spoco_bundle.errors import SpocoError
+
+
+class Window(NamedTuple):
+    """One window along one axis, in voxels: the part [start, stop) is read, the core [core_start, core_stop) written."""
+
+    start: int
+    stop: int
+    core_start: int
+    core_stop: int
+
+
+def windows_along_axis(size: int, window: int, halo: int, multiple: int) -> list[Window]:
+    """Lays windows of one size over an axis so that their cores tile it.
+
+    Starts are multiples of ``multiple``, so that a strided network sees the same grid in every window. A core keeps at
+    least ``halo`` voxels from every cut face of its window; the faces of the volume itself are no cuts.
+
+    Args:
+        size: voxels of the axis, a multiple of ``multiple``.
+        window: voxels of a window with its halos; rounded up to a multiple.
+        halo: voxels discarded on either side.
+        multiple: stride of the network along this axis.
+
+    Returns:
+        Windows in ascending order; a single one of the size of the axis where that fits into a window.
+
+    Raises:
+        SpocoError: if the halos leave no core.
+    """
+    window = -(-window // multiple) * multiple
+    if size <= window:
+        return [Window(0, size, 0, size)]
+    step = (window - 2 * halo) // multiple * multiple
+    if step < multiple:
+        raise SpocoError(
+            f"roi_size: a window of {window} voxels with a halo of {halo} on either side and a network stride of "
+            f"{multiple} leaves no core; make roi_size at least {2 * halo + multiple} there"
+        )
+    last = size - window
+    starts = [*range(0, last, step), last]
+    edges = [0, *(start + halo for start in starts[1:]), size]
+    return [Window(start, start + window, *core) for start, core in zip(starts, itertools.pairwise(edges))]
+
+
+class HaloWindowInferer(Inferer):
+    """Runs a network over a volume in windows and stitches the raw outputs, without blending them.
+
+    Embeddings of different windows must not be averaged, so every voxel comes from one window, in which it lies at
+    least a halo away from any cut. With a halo of at least the network's receptive radius, and normalisation that does
+    not look at the whole input (batch norm in evaluation mode), the result equals that of the whole volume in one pass.
+    Smaller halos trade exactness for speed. The volume is padded at its far ends to a multiple of the stride and the
+    result cropped back, in windows and in one pass alike.
+
+    Args:
+        roi_size: voxels of a window per axis, halos included; one int serves all axes.
+        halo: voxels cut off on every inner face of a window, per axis or one int.
+        stride_multiple: total stride of the network per axis, or one int; None reads ``network.total_stride``.
+        sw_batch_size: windows per call of the network.
+        whole_volume_voxels: volumes of at most that many voxels are run in one pass, whatever the window.
+        padding_mode: of the padding to the stride: "reflect", "symmetric" or "edge".
+        sw_device: where the network runs; None leaves windows on the device of the input.
+        device: where the stitched output is kept; None takes the device of the input.
+        progress: whether to show a progress bar over the windows.
+
+    Raises:
+        SpocoError: if an argument is out of range or its length does not fit the volume, if the halos leave no core,
+            or if the network does not tell its stride and none is given.
+    """
+
+    def __init__(
+        self,
+        roi_size: int | Sequence[int] = (64, 128, 128),
+        halo: int | Sequence[int] = (16, 32, 32),
+        stride_multiple: int | Sequence[int] | None = None,
+        sw_batch_size: int = 1,
+        whole_volume_voxels: int = 0,
+        padding_mode: str = "reflect",
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ):
+        if padding_mode not in ("reflect", "symmetric", "edge"):
+            raise SpocoError(f"padding_mode: expected 'reflect', 'symmetric' or 'edge', got {padding_mode!r}")
+        if sw_batch_size < 1:
+            raise SpocoError(f"sw_batch_size: expected at least 1, got {sw_batch_size}")
+        self.roi_size = roi_size
+        self.halo = halo
+        self.stride_multiple = stride_multiple
+        self.sw_batch_size = sw_batch_size
+        self.whole_volume_voxels = whole_volume_voxels
+        self.padding_mode = padding_mode
+        self.sw_device = sw_device
+        self.device = device
+        self.progress = progress
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Runs the network.
+
+        Args:
+            inputs: (B, C, *spatial), 2D or 3D, of any size.
+            network: maps (B, C, *window) to one tensor (B, E, *window).
+            args: passed on to the network.
+            kwargs: passed on to the network.
+
+        Returns:
+            (B, E, *spatial) in the dtype of the network's output; a MetaTensor where the input is one.
+        """
+        shape = inputs.shape[2:]
+        multiples = self._multiples(network, len(shape))
+        roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
+        halo = _per_axis("halo", self.halo, len(shape), least=0)
+        padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
+        sizes = padded.shape[2:]
+        if sizes.numel() <= self.whole_volume_voxels:
+            roi_size = tuple(sizes)
+        axes = [windows_along_axis(*axis) for axis in zip(sizes, roi_size, halo, multiples)]
+        tasks = list(itertools.product(range(len(inputs)), itertools.product(*axes)))
+        run_on = self.sw_device or inputs.device
+        output: torch.Tensor | None = None
+        for first in tqdm(range(0, len(tasks), self.sw_batch_size), desc="windows", disable=not self.progress):
+            chunk = tasks[first : first + self.sw_batch_size]
+            batch = torch.cat([padded[(slice(b, b + 1), slice(None), *map(_read, window))] for b, window in chunk])
+            result = _plain(network(batch.to(run_on), *args, **kwargs))
+            if output is None:
+                size = (len(inputs), result.shape[1], *shape)
+                output = torch.empty(size, dtype=result.dtype, device=self.device or inputs.device)
+            for (item, window), values in zip(chunk, result):
+                # the far padding is dropped here: a core is cut where the volume ends
+                target = output[(item, slice(None), *map(_core, window))]
+                source = values[(slice(None), *map(_core_in_window, window))]
+                target.copy_(source[(slice(None), *(slice(n) for n in target.shape[1:]))])
+        return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]
+
+    def _multiples(self, network: Callable, dims: int) -> tuple[int, ...]:
+        if self.stride_multiple is not None:
+            return _per_axis("stride_multiple", self.stride_multiple, dims, least=1)
+        inner = getattr(network, "module", network)
+        stride = getattr(inner, "total_stride", None)
+        if stride is None:
+            raise SpocoError(
+                f"stride_multiple: {type(inner).__name__} has no attribute total_stride; give the network's total "
+                "stride per axis"
+            )
+        return _per_axis("network.total_stride", stride, dims, least=1)
+
+
+def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
+    values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) != dims or min(values) < least:
+        raise SpocoError(f"{name}: expected {dims} ints of at least {least} for a {dims}D image, got {value}")
+    return values
+
+
+def _pad_to_multiple(volume: torch.Tensor, multiples: Sequence[int], mode: str) -> torch.Tensor:
+    """Pads (B, C, *spatial) at the far ends; by index, so that an axis may be shorter than its padding."""
+    volume = _plain(volume)
+    for axis, multiple in enumerate(multiples, start=2):
+        size = volume.shape[axis]
+        if size % multiple:
+            source = np.pad(np.arange(size), (0, -size % multiple), mode=mode)
+            volume = volume.index_select(axis, torch.as_tensor(source, device=volume.device))
+    return volume
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without metadata, which slicing per window would copy each time."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+
+
+def _read(window: Window) -> slice:
+    return slice(window.start, window.stop)
+
+
+def _core(window: Window) -> slice:
+    return slice(window.core_start, window.core_stop)
+
+
+def _core_in_window(window: Window) -> slice:
+    return slice(window.core_start - window.start, window.core_stop - window.start)

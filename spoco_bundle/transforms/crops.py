@@ -1,0 +1,257 @@
+"""Crops of fixed size that hold annotated objects, and what to do with the objects they cut."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import fastremap
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Randomizable, SpatialCrop, SpatialPad
+from scipy import ndimage
+
+from spoco_bundle.errors import SpocoError
+
+INSTANCES_KEY = "instances"
+
+
+def instance_table(
+    label: torch.Tensor | np.ndarray, ignore_label: int | None = None, background_label: int | None = None
+) -> torch.Tensor:
+    """Lists the annotated objects of a label volume with their sizes and bounding boxes.
+
+    Args:
+        label: (1, *spatial) integer ids; ids below 1 and the two special ids are no objects.
+        ignore_label: id of voxels that count nowhere, or None.
+        background_label: id of voxels known to belong to no object, or None.
+
+    Returns:
+        (objects, 2 + 2 D) int64, in ascending order of ids: id, voxels, first voxel per axis, last voxel + 1 per axis.
+    """
+    ids = np.asarray(label)[0]
+    special = [s for s in (ignore_label, background_label) if s is not None]
+    small, originals = fastremap.renumber(np.where((ids < 1) | np.isin(ids, special), 0, ids), preserve_zero=True)
+    voxels = np.bincount(small.ravel())
+    boxes = ndimage.find_objects(small)
+    rows = [
+        [original, voxels[new], *(s.start for s in boxes[new - 1]), *(s.stop for s in boxes[new - 1])]
+        for original, new in sorted(originals.items())
+        if new
+    ]
+    return torch.tensor(np.array(rows, dtype=np.int64).reshape(len(rows), 2 + 2 * ids.ndim))
+
+
+class IndexInstancesd(MapTransform):
+    """Stores the ``instance_table`` of a label beside it, once per volume.
+
+    Deterministic: put it last before the random transforms, so that a cache holds its result. ``CropAnnotatedd`` uses
+    it and ``RelabelAndDropFragmentsd`` takes it out again, because tables of different lengths cannot be collated.
+
+    Args:
+        keys: the label key.
+        instances_key: where the table goes.
+        ignore_label: see ``instance_table``.
+        background_label: see ``instance_table``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        instances_key: str = INSTANCES_KEY,
+        ignore_label: int | None = None,
+        background_label: int | None = None,
+    ):
+        super().__init__(keys)
+        if len(self.keys) != 1:
+            raise SpocoError(f"keys: one label key is indexed, got {self.keys}")
+        self.instances_key = instances_key
+        self.special = (ignore_label, background_label)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the sample with the table added."""
+        return {**data, self.instances_key: instance_table(data[self.keys[0]], *self.special)}
+
+
+class CropAnnotatedd(MapTransform, Randomizable):
+    """Cuts a random crop of fixed size that holds an annotated object whole, where one fits.
+
+    With ``probability_annotated`` an object is drawn, each equally likely, and the crop uniformly among those that
+    contain its bounding box; along an axis on which the object outgrows the crop, among those that contain a random
+    voxel of it. Otherwise, and where nothing is annotated, the crop is uniform in the volume. A volume smaller than the
+    crop is padded. Affines follow the crop and the padding.
+
+    The table of instances stays in the sample, its column of voxels lowered to what a crop of this size can show of an
+    object (voxels times the share of the bounding box that fits), for ``RelabelAndDropFragmentsd``.
+
+    Args:
+        keys: what to crop, each (C, *spatial) of the same spatial shape.
+        label_key: the key among them with instance ids (1, *spatial).
+        roi_size: size of the crop in voxels, per axis.
+        probability_annotated: share of the crops drawn around an object, in [0, 1].
+        pad_mode: padding of images: "symmetric" or "edge".
+        pad_label: id given to padded voxels of the label: 0 (unlabelled), or the ignore label under dense supervision.
+        instances_key: key of the table that ``IndexInstancesd`` left; computed here where it is missing.
+        ignore_label: see ``instance_table``; used only where the table is computed here.
+        background_label: as ``ignore_label``.
+
+    Raises:
+        SpocoError: if the label key is not among the keys, the probability is out of range, or roi_size does not fit
+            the number of axes.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        label_key: str = "label",
+        roi_size: Sequence[int] = (32, 64, 64),
+        probability_annotated: float = 0.9,
+        pad_mode: str = "symmetric",
+        pad_label: int = 0,
+        instances_key: str = INSTANCES_KEY,
+        ignore_label: int | None = None,
+        background_label: int | None = None,
+    ):
+        super().__init__(keys)
+        if label_key not in self.keys:
+            raise SpocoError(f"label_key: {label_key!r} is not among the keys {self.keys}")
+        if not 0 <= probability_annotated <= 1:
+            raise SpocoError(f"probability_annotated: must lie in [0, 1], got {probability_annotated}")
+        if pad_mode not in ("symmetric", "edge"):
+            raise SpocoError(f"pad_mode: expected 'symmetric' or 'edge', got {pad_mode!r}")
+        if min(roi_size) < 1:
+            raise SpocoError(f"roi_size: every axis needs at least 1 voxel, got {list(roi_size)}")
+        self.label_key = label_key
+        self.roi_size = tuple(int(size) for size in roi_size)
+        self.probability_annotated = probability_annotated
+        self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
+        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=pad_label)
+        self.instances_key = instances_key
+        self.special = (ignore_label, background_label)
+        self.start: tuple[int, ...] = ()
+
+    def randomize(self, data: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Draws the first voxel of the crop.
+
+        Args:
+            data: the label (1, *spatial) and its table of instances.
+        """
+        label, table = data
+        shape = label.shape[1:]
+        low = [0] * len(shape)
+        high = [max(size - roi, 0) for size, roi in zip(shape, self.roi_size)]
+        around_object = self.R.random_sample() < self.probability_annotated
+        if around_object and len(table):
+            instance = table[self.R.randint(len(table))].tolist()
+            first, stop = instance[2 : 2 + len(shape)], instance[2 + len(shape) :]
+            if any(b - a > roi for a, b, roi in zip(first, stop, self.roi_size)):
+                box = tuple(slice(a, b) for a, b in zip(first, stop))
+                inside = np.argwhere(np.asarray(label)[0][box] == instance[0])
+                voxel = inside[self.R.randint(len(inside))] + first
+                outgrown = [b - a > roi for a, b, roi in zip(first, stop, self.roi_size)]
+                first = [int(v) if out else a for out, v, a in zip(outgrown, voxel, first)]
+                stop = [int(v) + 1 if out else b for out, v, b in zip(outgrown, voxel, stop)]
+            low = [min(max(b - roi, 0), h) for b, roi, h in zip(stop, self.roi_size, high)]
+            high = [min(a, h) for a, h in zip(first, high)]
+        self.start = tuple(int(self.R.randint(a, b + 1)) for a, b in zip(low, high))
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the sample with every key (C, *roi_size), and the table of instances."""
+        sample = dict(data)
+        label = sample[self.label_key]
+        shape = tuple(label.shape[1:])
+        if len(shape) != len(self.roi_size):
+            raise SpocoError(f"roi_size: {list(self.roi_size)} does not fit a label of spatial shape {list(shape)}")
+        table = sample.get(self.instances_key)
+        if table is None:
+            table = instance_table(label, *self.special)
+        self.randomize((label, table))
+        cut = SpatialCrop(
+            roi_start=self.start, roi_end=[min(a + roi, n) for a, roi, n in zip(self.start, self.roi_size, shape)]
+        )
+        for key in self.key_iterator(sample):
+            if tuple(sample[key].shape[1:]) != shape:
+                raise SpocoError(
+                    f"{key}: spatial shape {list(sample[key].shape[1:])} differs from the label's {list(shape)}"
+                )
+            pad = self.pad_label if key == self.label_key else self.pad_image
+            # cloned, because a view would keep the whole volume alive and send it between processes
+            sample[key] = pad(cut(sample[key])).clone()
+        sample[self.instances_key] = self._visible(table)
+        return sample
+
+    def _visible(self, table: torch.Tensor) -> torch.Tensor:
+        dims = len(self.roi_size)
+        extent = table[:, 2 + dims :] - table[:, 2 : 2 + dims]
+        share = torch.minimum(extent, torch.tensor(self.roi_size)).double().div(extent).prod(dim=1)
+        visible = table.clone()
+        visible[:, 1] = (table[:, 1] * share).floor().long()
+        return visible
+
+
+class RelabelAndDropFragmentsd(MapTransform):
+    """Drops what a crop left of cut objects, and numbers the remaining objects 1, 2, 3, ...
+
+    A cut object has a false centre and teaches a false mean embedding. It is dropped where less than ``drop_cut_below``
+    of what the crop could show of it is inside; the table that ``CropAnnotatedd`` left in the sample says how much that
+    is, and is taken out. Without a table, nothing was cut, and ``min_voxels`` alone applies.
+
+    Args:
+        keys: the label key, (1, *spatial).
+        drop_cut_below: least share of an object's voxels inside, in [0, 1]; 0 keeps every cut object.
+        min_voxels: least number of voxels of an object.
+        dropped_label: id given to the voxels of dropped objects: 0 (unlabelled), or the ignore label under dense
+            supervision, where 0 would call them background.
+        ignore_label: id that stays as it is and is given to no object, or None.
+        background_label: as ``ignore_label``.
+        instances_key: key of the table.
+
+    Raises:
+        SpocoError: if ``drop_cut_below`` is outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        drop_cut_below: float = 0.5,
+        min_voxels: int = 1,
+        dropped_label: int = 0,
+        ignore_label: int | None = None,
+        background_label: int | None = None,
+        instances_key: str = INSTANCES_KEY,
+    ):
+        super().__init__(keys)
+        if not 0 <= drop_cut_below <= 1:
+            raise SpocoError(f"drop_cut_below: must lie in [0, 1], got {drop_cut_below}")
+        self.drop_cut_below = drop_cut_below
+        self.min_voxels = min_voxels
+        self.dropped_label = dropped_label
+        self.special = {0, ignore_label, background_label} - {None}
+        self.instances_key = instances_key
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the sample without the table; dtype, shape and metadata of the label stay."""
+        sample = dict(data)
+        table = sample.pop(self.instances_key, None)
+        whole = {} if table is None else dict(table[:, :2].tolist())
+        for key in self.key_iterator(sample):
+            sample[key] = self._relabel(sample[key], whole)
+        return sample
+
+    def _relabel(self, label: torch.Tensor, whole: dict[int, int]) -> torch.Tensor:
+        ids, inverse, counts = np.unique(np.asarray(label), return_inverse=True, return_counts=True)
+        renumbered = np.empty_like(ids)
+        number = 0
+        for position, (instance, voxels) in enumerate(zip(ids.tolist(), counts.tolist())):
+            if instance in self.special:
+                renumbered[position] = instance
+            elif voxels < max(self.min_voxels, self.drop_cut_below * whole.get(instance, voxels)):
+                renumbered[position] = self.dropped_label
+            else:
+                number += 1
+                while number in self.special:
+                    number += 1
+                renumbered[position] = number
+        result = label.clone()
+        result[...] = torch.as_tensor(renumbered[inverse.reshape(label.shape)], device=label.device)
+        return result

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, list_data_collate
+from monai.transforms import Compose
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.transforms import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
+from spoco_bundle.transforms.crops import instance_table
+
+
+def sample(shape=(12, 40, 40), boxes=None, spacing=(2.0, 0.5, 0.5)) -> dict:
+    boxes = boxes or {3: ((1, 3), (2, 6), (2, 6)), 70: ((8, 11), (30, 38), (30, 38)), 9: ((5, 7), (0, 5), (33, 40))}
+    label = torch.zeros(1, *shape, dtype=torch.int32)
+    for instance, box in boxes.items():
+        label[(0, *(slice(a, b) for a, b in box))] = instance
+    affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
+    # the image is the linear index of each voxel, so that a crop tells where it was taken
+    image = torch.arange(label.numel(), dtype=torch.float32).reshape(label.shape)
+    return {"image": MetaTensor(image, affine=affine), "label": MetaTensor(label, affine=affine)}
+
+
+def crop(data: dict, seed: int, **arguments) -> dict:
+    rule = CropAnnotatedd(roi_size=(6, 12, 12), **arguments)
+    rule.set_random_state(seed)
+    return rule(data)
+
+
+def test_table_agrees_with_a_count():
+    data = sample()
+    table = instance_table(data["label"])
+    assert table.tolist() == [
+        [3, 32, 1, 2, 2, 3, 6, 6],
+        [9, 70, 5, 0, 33, 7, 5, 40],
+        [70, 192, 8, 30, 30, 11, 38, 38],
+    ]
+    assert instance_table(data["label"], ignore_label=9, background_label=3)[:, 0].tolist() == [70]
+    assert instance_table(torch.zeros(1, 4, 4, dtype=torch.int64)).shape == (0, 6)
+    assert instance_table(torch.tensor([[[-1, 2**40]]]))[:, 0].tolist() == [2**40]
+
+
+def test_every_crop_holds_a_whole_object_and_all_objects_are_drawn():
+    data = IndexInstancesd()(sample())
+    voxels = {3: 32, 9: 70, 70: 192}
+    seen = {instance: 0 for instance in voxels}
+    for seed in range(300):
+        out = crop(data, seed, probability_annotated=1.0)
+        assert out["image"].shape == out["label"].shape == (1, 6, 12, 12)
+        whole = [i for i, count in voxels.items() if (out["label"] == i).sum() == count]
+        assert whole
+        for instance in whole:
+            seen[instance] += 1
+    assert min(seen.values()) >= 70
+
+
+def test_crops_move_around_the_object():
+    data = IndexInstancesd()(sample(boxes={1: ((5, 6), (20, 21), (20, 21))}))
+    corners = np.array([crop(data, seed, probability_annotated=1.0)["image"][0, 0, 0, 0].item() for seed in range(300)])
+    start = np.stack(np.unravel_index(corners.astype(int), (12, 40, 40)), axis=1)
+    assert (start.min(axis=0) == [0, 9, 9]).all() and (start.max(axis=0) == [5, 20, 20]).all()
+
+
+def test_image_and_label_are_cut_alike_and_the_affine_follows():
+    data = sample()
+    out = crop(data, 5)
+    first = int(out["image"][0, 0, 0, 0])
+    start = np.unravel_index(first, (12, 40, 40))
+    window = (slice(None), *(slice(a, a + n) for a, n in zip(start, (6, 12, 12))))
+    assert torch.equal(out["image"].as_tensor(), data["image"].as_tensor()[window])
+    assert torch.equal(out["label"].as_tensor(), data["label"].as_tensor()[window])
+    for key in ("image", "label"):
+        assert out[key].affine[:3, 3].tolist() == pytest.approx([s * d for s, d in zip(start, (2.0, 0.5, 0.5))])
+        assert out[key].untyped_storage().nbytes() <= 6 * 12 * 12 * 4, "a crop must not keep the volume alive"
+
+
+def test_same_seed_same_crop():
+    pipeline = Compose([IndexInstancesd(), CropAnnotatedd(roi_size=(6, 12, 12))])
+    crops = []
+    for seed in (4, 4, 5):
+        pipeline.set_random_state(seed)
+        crops.append(pipeline(sample())["image"])
+    assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
+
+
+def test_uniform_crops_reach_the_corners():
+    data = sample(shape=(7, 13, 13), boxes={1: ((3, 4), (5, 6), (5, 6))})
+    firsts = {int(crop(data, seed, probability_annotated=0.0)["image"][0, 0, 0, 0]) for seed in range(80)}
+    assert len(firsts) == 8
+
+
+def test_no_annotated_object_gives_a_uniform_crop():
+    out = crop({k: v * 0 for k, v in sample().items()}, 0, probability_annotated=1.0)
+    assert out["label"].shape == (1, 6, 12, 12) and len(out["instances"]) == 0
+
+
+def test_object_larger_than_the_crop():
+    data = IndexInstancesd()(sample(boxes={5: ((2, 4), (0, 40), (10, 12))}))
+    out = crop(data, 1, probability_annotated=1.0)
+    assert (out["label"] == 5).sum() == 2 * 12 * 2
+    assert out["instances"][0, :2].tolist() == [5, 2 * 12 * 2]
+    assert (RelabelAndDropFragmentsd(drop_cut_below=1.0)(out)["label"] == 1).sum() == 48
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 40), (3, 1, 1), (4, 40, 2)])
+def test_small_volumes_are_padded(shape):
+    data = sample(shape=shape, boxes={2: ((0, 1), (0, 1), (0, 1))})
+    out = crop(data, 0, probability_annotated=1.0, pad_label=99)
+    assert out["image"].shape == out["label"].shape == (1, 6, 12, 12)
+    assert set(out["image"].unique().tolist()) <= set(data["image"].unique().tolist())
+    inside = np.prod([min(n, roi) for n, roi in zip(shape, (6, 12, 12))])
+    assert (out["label"] != 99).sum() == inside
+    assert (out["label"] == 2).sum() == 1
+    # the affine still maps the labelled voxel to where it was
+    voxel = torch.cat([(out["label"][0] == 2).nonzero()[0], torch.ones(1)]).double()
+    assert (out["label"].affine @ voxel)[:3].tolist() == pytest.approx([0, 0, 0])
+
+
+def test_two_dimensions():
+    label = torch.zeros(1, 30, 30, dtype=torch.int64)
+    label[0, 20:24, 3:6] = 8
+    rule = CropAnnotatedd(roi_size=(10, 10), probability_annotated=1.0)
+    rule.set_random_state(0)
+    assert (rule({"image": label.float(), "label": label})["label"] == 8).sum() == 12
+
+
+def test_wrong_arguments():
+    with pytest.raises(SpocoError, match="label_key"):
+        CropAnnotatedd(keys="image")
+    with pytest.raises(SpocoError, match="roi_size"):
+        crop({"image": torch.zeros(1, 9, 9), "label": torch.zeros(1, 9, 9).int()}, 0)
+    with pytest.raises(SpocoError, match="image: spatial shape"):
+        crop({**sample(), "image": torch.zeros(1, 9, 9, 9)}, 0)
+
+
+def test_cut_objects_are_dropped_and_the_rest_renumbered():
+    data = IndexInstancesd()(sample())
+    cut = {k: (v[:, 2:12, 2:40, 2:36] if k != "instances" else v) for k, v in data.items()}
+    out = RelabelAndDropFragmentsd(drop_cut_below=0.6)(cut)
+    # object 3 keeps 1 of 2 slices; object 9 keeps 3 of 5 rows and 3 of 7 columns; object 70 loses 2 of 8 columns
+    assert "instances" not in out
+    assert out["label"].unique().tolist() == [0, 1]
+    assert (out["label"] == 1).sum() == 192 * 6 // 8
+    assert out["label"].dtype == torch.int32
+    assert torch.equal(out["label"].affine, cut["label"].affine)
+
+
+def test_threshold_is_inclusive_and_min_voxels_works():
+    label = torch.zeros(1, 8, dtype=torch.int64)
+    label[0, :4] = 5
+    label[0, 4] = 6
+    table = torch.tensor([[5, 8, 0, 8], [6, 1, 8, 9]])
+    keep = RelabelAndDropFragmentsd(drop_cut_below=0.5)({"label": label, "instances": table})["label"]
+    assert keep.unique().tolist() == [0, 1, 2]
+    drop = RelabelAndDropFragmentsd(drop_cut_below=0.51)({"label": label, "instances": table})["label"]
+    assert drop.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0]]
+    small = RelabelAndDropFragmentsd(min_voxels=2)({"label": label})["label"]
+    assert small.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
+
+
+def test_special_ids_survive_and_are_not_given_away():
+    label = torch.tensor([[0, 2, 1, 40, 50, 60]])
+    rule = RelabelAndDropFragmentsd(ignore_label=2, background_label=1, dropped_label=2)
+    table = torch.tensor([[50, 9, 0, 9]])
+    assert rule({"label": label, "instances": table})["label"].tolist() == [[0, 2, 1, 3, 2, 4]]
+
+
+def test_crops_collate_into_a_batch():
+    data = sample()
+    pipeline = Compose([IndexInstancesd(), CropAnnotatedd(roi_size=(6, 12, 12)), RelabelAndDropFragmentsd()])
+    batch = list_data_collate([pipeline(data), pipeline(sample(boxes={1: ((0, 1), (0, 1), (0, 1))}))])
+    assert batch["image"].shape == batch["label"].shape == (2, 1, 6, 12, 12)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.transforms import NormalizePercentiled
+from spoco_bundle.transforms import intensity as module
+from spoco_bundle.transforms.intensity import intensity_range, normalize
+
+
+def image(shape=(2, 6, 20, 20)) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) ** 3
+
+
+def run(values: torch.Tensor) -> torch.Tensor:
+    return NormalizePercentiled("image")({"image": values})["image"]
+
+
+def test_percentiles_go_to_0_and_1():
+    out = np.asarray(run(image()))
+    for channel in out:
+        assert np.percentile(channel, [1, 99.8]) == pytest.approx([0, 1], abs=1e-5)
+        assert channel.max() > 1 and channel.min() < 0, "not clipped"
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1000.0, 200.0), (1e-3, -5e-3), (1.0, 7.0)])
+def test_invariant_to_affine_changes_of_intensity(scale, offset):
+    assert torch.allclose(run(image() * scale + offset), run(image()), atol=1e-4)
+
+
+def test_channels_are_normalised_apart():
+    twice = image()
+    twice[1] = twice[0] * 50
+    out = run(twice)
+    assert torch.allclose(out[0], out[1], atol=1e-5)
+
+
+def test_constant_and_nearly_constant_images():
+    assert torch.equal(run(torch.full((1, 4, 4), 7.0)), torch.zeros(1, 4, 4))
+    spots = torch.zeros(1, 100, 100)
+    spots[0, 5, 5] = 1.0
+    out = run(spots * 300 + 12)
+    assert torch.allclose(out, spots), "one bright voxel in 10,000 lies beyond both percentiles"
+
+
+def test_integers_and_metadata():
+    values = MetaTensor((image() * 60000).to(torch.int32), meta={"filename_or_obj": "a.tif"})
+    out = run(values)
+    assert out.dtype == torch.float32 and out.meta["filename_or_obj"] == "a.tif"
+    assert torch.allclose(out.as_tensor(), run(image()), atol=1e-3)
+
+
+def test_a_part_takes_the_range_of_the_whole():
+    whole = image()
+    assert torch.equal(normalize(whole[..., :7], intensity_range(whole)), run(whole)[..., :7])
+
+
+def test_large_images_are_sampled(monkeypatch):
+    exact = intensity_range(image((1, 64, 64, 64)))
+    monkeypatch.setattr(module, "SAMPLED_VOXELS", 50_000)
+    sampled = intensity_range(image((1, 64, 64, 64)))
+    assert torch.allclose(sampled, exact, atol=0.01) and not torch.equal(sampled, exact)
+    assert torch.equal(sampled, intensity_range(image((1, 64, 64, 64))))
+
+
+def test_wrong_percentiles():
+    with pytest.raises(SpocoError, match="lower, upper"):
+        NormalizePercentiled("image", lower=99, upper=1)
