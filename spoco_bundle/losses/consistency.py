@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.embedding_space import squared_distances
+from spoco_bundle.losses.sweep import chunks, pair_distances, pair_gradients
 
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
@@ -83,6 +84,39 @@ def draw_anchors(
     return torch.stack(drawn)[torch.stack(wanted)]
 
 
+class _ConsistencySums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(student, teacher, anchors)
+        ctx.scale = scale
+        overlap, squares = student.new_zeros(2, len(anchors))
+        for part in chunks(student, 2 * len(anchors)):
+            soft_f, _, _ = _soft_masks(student, anchors, part, scale)
+            soft_g, _, _ = _soft_masks(teacher, anchors, part, scale)
+            overlap += torch.linalg.vecdot(soft_f, soft_g)
+            squares += torch.linalg.vecdot(soft_f, soft_f) + torch.linalg.vecdot(soft_g, soft_g)
+        return overlap, squares
+
+    @staticmethod
+    def backward(ctx, overlap: Tensor, squares: Tensor) -> tuple[Tensor, None, None, None]:
+        student, teacher, anchors = ctx.saved_tensors
+        rows, grad_anchors = torch.empty_like(student), student.new_zeros(len(anchors), student.shape[1])
+        for part in chunks(student, 2 * len(anchors)):
+            soft_f, points, near = _soft_masks(student, anchors, part, ctx.scale)
+            soft_g, _, _ = _soft_masks(teacher, anchors, part, ctx.scale)
+            slope = soft_g.mul_(overlap[:, None]).addcmul_(soft_f, squares[:, None], value=2)
+            rows[part], for_anchors = pair_gradients(slope.mul_(soft_f).div_(-ctx.scale), points, near)
+            grad_anchors += for_anchors
+        return rows.index_add_(0, anchors, grad_anchors), None, None, None
+
+
+def _soft_masks(rows: Tensor, anchors: Tensor, part: slice, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft masks (A, n) of one chunk, and its points and the anchors about the chunk's mean."""
+    centre = rows[part].mean(0)
+    points, near = rows[part] - centre, rows[anchors] - centre
+    return pair_distances(points, near).div_(-scale).exp_(), points, near
+
+
 def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Sums of the soft masks that student and teacher select from the same voxels.
 
@@ -95,7 +129,4 @@ def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: f
     Returns:
         (A,) sums of p_f p_g and (A,) sums of p_f^2 + p_g^2, for `dice`.
     """
-    teacher = teacher.detach()
-    soft_f = torch.exp(squared_distances(student[anchors], student) / -scale)
-    soft_g = torch.exp(squared_distances(teacher[anchors], teacher) / -scale)
-    return (soft_f * soft_g).sum(1), soft_f.square().sum(1) + soft_g.square().sum(1)
+    return _ConsistencySums.apply(student, teacher, anchors, scale)

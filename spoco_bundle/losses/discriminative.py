@@ -17,39 +17,52 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spoco_bundle.losses.sorted_crop import SortedCrop
+
 __all__ = ["cluster_means", "pull", "push", "regularizer", "unlabeled_push"]
 
 
-def cluster_means(members: Tensor, counts: Tensor) -> Tensor:
+class _ClusterMeans(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, counts: Tensor, owner: Tensor, outside: int) -> Tensor:
+        ctx.save_for_backward(counts, owner)
+        ctx.shape, ctx.outside = rows.shape, outside
+        sums = rows.new_zeros(len(counts), rows.shape[1]).index_add_(0, owner, rows[outside:])
+        return sums.div_(counts[:, None])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        counts, owner = ctx.saved_tensors
+        rows = grad.new_empty(ctx.shape)
+        rows[: ctx.outside] = 0
+        torch.index_select(grad / counts[:, None], 0, owner, out=rows[ctx.outside :])
+        return rows, None, None, None
+
+
+def cluster_means(rows: Tensor, crop: SortedCrop) -> Tensor:
     """Mean embedding of every cluster.
 
     Args:
-        members: (M, E) embeddings of the voxels that belong to clusters, cluster after cluster.
-        counts: (C,) voxels per cluster, at least 1, that sum to M.
+        rows: (V, E) embeddings in the crop's order.
+        crop: the sorted crop.
 
     Returns:
         (C, E) means.
     """
-    owner = torch.repeat_interleave(counts)
-    sums = members.new_zeros(len(counts), members.shape[1]).index_add(0, owner, members)
-    return sums / counts[:, None]
+    return _ClusterMeans.apply(rows, crop.counts, crop.owner, crop.outside)
 
 
-def pull(sq_dist: Tensor, owner: Tensor, counts: Tensor, delta_var: float) -> Tensor:
+def pull(pull_sums: Tensor, counts: Tensor) -> Tensor:
     """Pull voxels to within `delta_var` of their cluster's mean.
 
     Args:
-        sq_dist: (M,) squared distance of each member voxel to its cluster's mean.
-        owner: (M,) cluster of each member voxel.
-        counts: (C,) voxels per cluster, C at least 1.
-        delta_var: radius within which there is no pull.
+        pull_sums: (C,) per cluster the sum of `[d - delta_var]+^2` over its voxels, see `AnchorSums`; C at least 1.
+        counts: (C,) voxels per cluster.
 
     Returns:
         Scalar, at least 0.
     """
-    # from d^2 > delta_var^2 on the square root has a finite slope, below it the hinge is flat
-    excess = sq_dist.clamp_min(max(delta_var, torch.finfo(sq_dist.dtype).tiny) ** 2).sqrt() - delta_var
-    return (excess.square() / counts[owner]).sum() / len(counts)
+    return (pull_sums / counts).mean()
 
 
 def push(means: Tensor, delta_dist: float) -> Tensor:
@@ -86,7 +99,7 @@ def unlabeled_push(hinge_sums: Tensor, outside: int) -> Tensor:
     """Push voxels outside all objects beyond `delta_dist` from every object's mean.
 
     Args:
-        hinge_sums: (K,) per object the sum of `[delta_dist - d]+^2` over all voxels outside, see `others_sums`.
+        hinge_sums: (K,) per object the sum of `[delta_dist - d]+^2` over all voxels outside, see `AnchorSums`.
         outside: number of these voxels.
 
     Returns:

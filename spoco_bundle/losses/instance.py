@@ -18,21 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from spoco_bundle.embedding_space import squared_distances
 
-__all__ = ["affinity_dice", "binary_cross_entropy", "dice", "sample_members", "segment_sums"]
+__all__ = ["NO_OBJECT", "NOWHERE", "affinity_dice", "binary_cross_entropy", "dice", "sample_members"]
 
-
-def segment_sums(values: Tensor, owner: Tensor, objects: int) -> Tensor:
-    """Sums of voxel values per object.
-
-    Args:
-        values: (M,) one value per voxel.
-        owner: (M,) object of each voxel, below `objects`.
-        objects: number of objects.
-
-    Returns:
-        (objects,) sums.
-    """
-    return values.new_zeros(objects).index_add(0, owner, values)
+# codes beside the numbers of objects
+NO_OBJECT, NOWHERE = -1, -2
 
 
 def dice(overlap: Tensor, squares: Tensor, pooled: bool = True) -> Tensor:
@@ -53,18 +42,17 @@ def dice(overlap: Tensor, squares: Tensor, pooled: bool = True) -> Tensor:
     return (1 - 2 * overlap / squares).mean()
 
 
-def binary_cross_entropy(member_powers: Tensor, misses: Tensor, voxels: int) -> Tensor:
+def binary_cross_entropy(entropy: Tensor, voxels: int) -> Tensor:
     """Binary cross entropy of soft masks against annotated masks.
 
     Args:
-        member_powers: (K,) sums of `-ln p = d^2 / s` over each object's own voxels.
-        misses: (K,) sums of `-ln(1 - p)` over all other voxels, see `others_sums`.
+        entropy: (K,) per object the sum of `-t ln p - (1 - t) ln(1 - p)` over all voxels, see `AnchorSums`.
         voxels: number of voxels that are not ignored.
 
     Returns:
         Scalar, at least 0.
     """
-    return (member_powers + misses).mean() / voxels
+    return entropy.mean() / voxels
 
 
 def sample_members(counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -100,7 +88,7 @@ def _affinity_sums(
     soft = torch.exp(squared_distances(anchors, embeddings.flatten(1).T) / -scale).reshape(-1, *shape)
     hard = (owner == objects.reshape(-1, *[1] * len(shape))).to(soft.dtype)
     # a pair with an ignored end counts nowhere
-    soft = soft * (owner >= -1)
+    soft = soft * (owner != NOWHERE)
     overlap, squares = soft.new_zeros(len(anchors)), soft.new_zeros(len(anchors))
     for offset in offsets:
         soft_here, soft_there = _shifted(soft, offset)
@@ -127,7 +115,7 @@ def affinity_dice(
 
     Args:
         embeddings: (E, *spatial) float32 or float64.
-        owner: (*spatial) object of every voxel, -1 where there is none, -2 where a voxel counts nowhere.
+        owner: (*spatial) object of every voxel, or `NO_OBJECT`, or `NOWHERE` for a voxel that counts nowhere.
         anchors: (K, E) one anchor embedding per object.
         scale: scale s of the kernel.
         offsets: the o, each with one integer per spatial axis.

@@ -35,11 +35,6 @@ class SortedCrop:
     outside: int
     background_clusters: int
 
-    @property
-    def first_member(self) -> int:
-        """The first row that belongs to an object."""
-        return self.outside + (int(self.counts[0]) if self.background_clusters else 0)
-
 
 def sort_crop(
     labels: Tensor, dense: bool = False, background_label: int | None = None, ignore_label: int | None = None

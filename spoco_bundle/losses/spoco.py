@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from spoco_bundle.embedding_space import full_precision, kernel_scale
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.losses.consistency import SAMPLINGS, consistency_sums, draw_anchors
 from spoco_bundle.losses.discriminative import cluster_means, pull, push, regularizer, unlabeled_push
-from spoco_bundle.losses.instance import affinity_dice, binary_cross_entropy, dice, sample_members, segment_sums
+from spoco_bundle.losses.instance import NO_OBJECT, NOWHERE, affinity_dice, binary_cross_entropy, dice, sample_members
 from spoco_bundle.losses.objectness import OBJECTNESS_LOSSES, objectness_loss, objectness_target
-from spoco_bundle.losses.others import others_sums
 from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
+from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
 
 __all__ = ["SpocoLoss"]
 
@@ -229,69 +230,69 @@ class SpocoLoss(nn.Module):
         terms = dict.fromkeys(TERMS, nothing)
         wanted = {name for name in TERMS if self.weights[name] > 0}
         if len(crop.counts):
-            means = cluster_means(rows[crop.outside :], crop.counts)
-            sq_dist = (rows[crop.outside :] - means[crop.owner]).square().sum(1)
-            if "pull" in wanted:
-                terms["pull"] = pull(sq_dist, crop.owner, crop.counts, self.delta_var)
-            if "push" in wanted:
-                terms["push"] = push(means, self.delta_dist)
-            if "regularizer" in wanted:
-                terms["regularizer"] = regularizer(means, self.coordinate_channels)
-            if len(crop.counts) > crop.background_clusters and wanted & {"instance", "unlabeled_push"}:
-                terms |= self._object_terms(embeddings, rows, crop, means, sq_dist, wanted, generator)
+            terms |= self._annotated_terms(embeddings, rows, crop, wanted, generator)
         if teacher is not None and self.supervision == "sparse" and "consistency" in wanted:
             terms["consistency"] = nothing + self._consistency_term(rows, teacher, crop, generator)
         return terms
 
-    def _object_terms(
+    def _annotated_terms(
         self,
         embeddings: Tensor,
         rows: Tensor,
         crop: SortedCrop,
-        means: Tensor,
-        sq_dist: Tensor,
         wanted: set[str],
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Instance term and unlabelled push of a crop with at least one object."""
-        members = rows[crop.first_member :]
-        owner = crop.owner[crop.first_member - crop.outside :] - crop.background_clusters
-        counts = crop.counts[crop.background_clusters :]
-        means = means[crop.background_clusters :]
-        sq_dist = sq_dist[crop.first_member - crop.outside :]
-        anchors = means
-        if self.anchor == "voxel":
-            anchors = members[sample_members(counts, generator)]
-            sq_dist = (members - anchors[owner]).square().sum(1)
+        """All terms but consistency of a crop with at least one cluster."""
+        instance = self.instance_loss if "instance" in wanted else None
+        means = cluster_means(rows, crop)
+        at_means = SweepParams(
+            self.delta_var,
+            self.delta_dist,
+            self.scale,
+            pull="pull" in wanted,
+            hinge="unlabeled_push" in wanted,
+            dice=instance == "dice" and self.anchor == "mean",
+            bce=instance == "bce" and self.anchor == "mean",
+        )
+        sums = anchor_sums(rows, means, crop.owner, crop.outside, at_means)
         terms = {}
-        outside = crop.outside if "unlabeled_push" in wanted else 0
-        others = others_sums(rows, anchors, owner, outside if self.anchor == "mean" else 0, self.scale, self.delta_dist)
-        if outside and self.anchor == "mean":
-            terms["unlabeled_push"] = unlabeled_push(others.hinges, outside)
-        elif outside:
-            hinges = others_sums(rows[:outside], means, owner[:0], outside, self.scale, self.delta_dist).hinges
-            terms["unlabeled_push"] = unlabeled_push(hinges, outside)
-        if "instance" in wanted:
-            pooled = self.instance_reduction == "pooled"
-            if self.instance_loss == "affinity":
-                owners = torch.full((embeddings[0].numel(),), -2, dtype=torch.int32, device=rows.device)
-                owners[crop.order] = -1
-                owners[crop.order[crop.first_member :]] = owner.int()
-                dims = embeddings.dim() - 1
-                offsets = self.affinity_offsets or torch.eye(dims, dtype=torch.int64).tolist()
-                field = embeddings.to(rows.dtype)
-                terms["instance"] = affinity_dice(
-                    field, owners.reshape(embeddings.shape[1:]), anchors, self.scale, offsets, pooled
-                )
-            elif self.instance_loss == "bce":
-                powers = segment_sums(sq_dist / self.scale, owner, len(counts))
-                terms["instance"] = binary_cross_entropy(powers, others.misses, len(rows))
-            else:
-                soft = torch.exp(sq_dist / -self.scale)
-                overlap = segment_sums(soft, owner, len(counts))
-                squares = segment_sums(soft.square(), owner, len(counts)) + others.squares + counts
-                terms["instance"] = dice(overlap, squares, pooled)
+        if "pull" in wanted:
+            terms["pull"] = pull(sums.pull, crop.counts)
+        if "push" in wanted:
+            terms["push"] = push(means, self.delta_dist)
+        if "regularizer" in wanted:
+            terms["regularizer"] = regularizer(means, self.coordinate_channels)
+        objects = slice(crop.background_clusters, None)
+        if "unlabeled_push" in wanted and self.supervision == "sparse":
+            terms["unlabeled_push"] = unlabeled_push(sums.hinge[objects], crop.outside)
+        if instance and len(crop.counts[objects]):
+            anchors = means
+            if self.anchor == "voxel":
+                anchors = rows[crop.outside + sample_members(crop.counts, generator)]
+                at_voxels = replace(at_means, pull=False, hinge=False, dice=instance == "dice", bce=instance == "bce")
+                sums = anchor_sums(rows, anchors, crop.owner, crop.outside, at_voxels)
+            terms["instance"] = self._instance_term(embeddings, rows, crop, anchors[objects], sums)
         return terms
+
+    def _instance_term(
+        self, embeddings: Tensor, rows: Tensor, crop: SortedCrop, anchors: Tensor, sums: AnchorSums
+    ) -> Tensor:
+        """The instance term of a crop with at least one object; anchors (K, E)."""
+        objects = slice(crop.background_clusters, None)
+        pooled = self.instance_reduction == "pooled"
+        if self.instance_loss == "dice":
+            return dice(sums.overlap[objects], sums.squares[objects] + crop.counts[objects], pooled)
+        if self.instance_loss == "bce":
+            return binary_cross_entropy(sums.entropy[objects], len(rows))
+        shape = embeddings.shape[1:]
+        owner = torch.full((shape.numel(),), NOWHERE, dtype=torch.int64, device=rows.device)
+        owner[crop.order] = NO_OBJECT
+        # a background cluster becomes -1, no object
+        owner[crop.order[crop.outside :]] = crop.owner - crop.background_clusters
+        offsets = self.affinity_offsets or torch.eye(len(shape), dtype=torch.int64).tolist()
+        field = embeddings.to(rows.dtype)
+        return affinity_dice(field, owner.reshape(shape), anchors, self.scale, offsets, pooled)
 
     def _consistency_term(
         self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
