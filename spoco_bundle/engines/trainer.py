@@ -16,7 +16,7 @@ from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.networks import MomentumTeacher
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class SpocoTrainer(SupervisedTrainer):
@@ -35,8 +35,8 @@ class SpocoTrainer(SupervisedTrainer):
     Args:
         teacher: momentum teacher of the student, on the same device.
         coordinate_channels: number of leading embedding channels that get coordinates: 0 or the spatial dimensions.
-        precision: "float32", "bfloat16" or "float16"; the network runs under autocast for the latter two (on any device),
-            the loss always in float32.
+        precision: "float32" or "bfloat16"; the latter runs the network under autocast, on any device, which needs no
+            scaling of the loss as float16 would. The loss is always computed in float32.
         max_grad_norm: the gradient is scaled down to this L2 norm where it is longer; None to leave it alone.
         seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an uninterrupted one.
         **kwargs: arguments of MONAI's ``SupervisedTrainer``; ``loss_function`` is a ``SpocoLoss``.
@@ -63,7 +63,6 @@ class SpocoTrainer(SupervisedTrainer):
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.dtype = PRECISIONS[precision]
-        self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=precision == "float16")
         self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._position_data)
 
     @property
@@ -119,13 +118,11 @@ class SpocoTrainer(SupervisedTrainer):
             )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 
-        self.scaler.scale(loss).backward()
+        loss.backward()
         if self.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         self.teacher.update_parameters(self.student)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
