@@ -1,0 +1,150 @@
+"""Clustering of pixel embeddings into objects, one call for every algorithm."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from spoco_bundle.clustering.density_peaks import density_peaks
+from spoco_bundle.clustering.refine import refine
+from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.errors import SpocoError
+
+__all__ = ["BACKGROUND_RULES", "METHODS", "cluster_embeddings"]
+
+ALGORITHMS = {"density_peaks": density_peaks}
+METHODS = tuple(ALGORITHMS)
+BACKGROUND_RULES = ("auto", "objectness", "foreground", "intensity", "density", "scatter", "largest", "none")
+FILLED = ("volume", "foreground", "objectness", "teacher", "coordinate_channels", "background")
+
+
+def cluster_embeddings(
+    embeddings: np.ndarray | torch.Tensor,
+    method: str = "density_peaks",
+    *,
+    teacher_embeddings: np.ndarray | torch.Tensor | None = None,
+    coordinate_channels: int = 0,
+    foreground: np.ndarray | torch.Tensor | None = None,
+    objectness: np.ndarray | torch.Tensor | None = None,
+    image: np.ndarray | torch.Tensor | None = None,
+    background: str = "auto",
+    objectness_threshold: float = 0.2,
+    min_size: int = 20,
+    split_parts: bool = True,
+    return_confidence: bool = False,
+    **params: Any,
+) -> np.ndarray | torch.Tensor | tuple:
+    """Cluster pixel embeddings into objects.
+
+    Args:
+        embeddings: (E, y, x) or (E, z, y, x), floating array (memory-mapped or not) or tensor; coordinates already
+            added. Read in slabs, never copied as a whole.
+        method: one of `METHODS`.
+        teacher_embeddings: the teacher's embeddings, same shape; needed by `consistency`, and used by the confidence.
+        coordinate_channels: number D of leading channels that vote for the object's centre; 0 if non-spatial.
+        foreground: (*spatial) or (1, *spatial), non-zero where there are objects.
+        objectness: (*spatial) or (1, *spatial) probabilities in [0, 1], near 1 in the middle of an object and falling
+            off towards its border.
+        image: (*spatial) or (C, *spatial) intensities, for the background rule "intensity".
+        background: how the background is told from objects. "objectness": below `objectness_threshold`; "foreground":
+            outside `foreground`; "intensity": below Otsu's threshold of `image`; "density": clusters that keep the
+            spread of their own positions (needs coordinates); "scatter": clusters much larger than the median that lie
+            scattered among the others; "largest": the largest cluster; "none": every voxel belongs to an object;
+            "auto": objectness if given, else foreground if given, else density with coordinates, else scatter.
+        objectness_threshold: in (0, 1).
+        min_size: smallest object, in voxels, 1 or more.
+        split_parts: whether disconnected parts of a cluster become objects of their own.
+        return_confidence: also return one confidence per object.
+        params: further keywords of the method (see its function).
+
+    Returns:
+        labels (*spatial) int32, consecutive, 0 = background: a tensor on the input's device for a tensor, an array for
+        an array. With `return_confidence` also a float32 array, the confidence in [0, 1] of object i at index i - 1.
+
+    Raises:
+        SpocoError: an unknown method, rule or keyword, a shape that does not fit, a missing input.
+    """
+    if method not in ALGORITHMS:
+        raise SpocoError(f"clustering method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    algorithm = ALGORITHMS[method]
+    accepted = inspect.signature(algorithm).parameters
+    unknown = [name for name in params if name not in accepted or name in FILLED]
+    if unknown:
+        known = [name for name in accepted if name not in FILLED]
+        raise SpocoError(f"{method} takes no {', '.join(unknown)}: its parameters are {', '.join(known)}")
+    if min_size < 1:
+        raise SpocoError(f"min_size is {min_size}: give a number of voxels, 1 or more")
+    volume = Volume(embeddings)
+    if not 0 <= coordinate_channels <= min(len(volume.spatial), volume.channels):
+        raise SpocoError(
+            f"coordinate_channels is {coordinate_channels}: a {len(volume.spatial)}D volume of {volume.channels} channels"
+            f" has 0 or {len(volume.spatial)}"
+        )
+    if background == "auto":
+        background = automatic_rule(coordinate_channels, foreground, objectness)
+    mask = foreground_mask(volume, background, foreground, objectness, objectness_threshold, image)
+    given = {
+        "foreground": mask,
+        "objectness": None if objectness is None else volume.grid(objectness, "objectness", torch.float32),
+        "coordinate_channels": coordinate_channels,
+        "background": "mask" if mask is not None else background,
+        "min_size": min_size,
+    }
+    with torch.no_grad():
+        labels = algorithm(volume, **{k: v for k, v in given.items() if k in accepted}, **params)
+    labels = refine(
+        labels.cpu().numpy(),
+        foreground=None if mask is None else mask.cpu().numpy(),
+        split_parts=split_parts,
+        min_size=min_size,
+    )
+    result = volume.shaped_like_input(torch.from_numpy(labels).to(volume.device))
+    if not return_confidence:
+        return result
+    return result, np.ones(int(labels.max()), np.float32)
+
+
+def automatic_rule(coordinate_channels: int, foreground: Any, objectness: Any) -> str:
+    """The rule that "auto" stands for."""
+    if objectness is not None:
+        return "objectness"
+    if foreground is not None:
+        return "foreground"
+    return "density" if coordinate_channels else "scatter"
+
+
+def foreground_mask(
+    volume: Volume, rule: str, foreground: Any, objectness: Any, threshold: float, image: Any
+) -> torch.Tensor | None:
+    """Foreground (z, y, x) bool where the rule gives one voxel by voxel, otherwise None."""
+    if rule not in BACKGROUND_RULES:
+        raise SpocoError(f"background rule {rule!r} is unknown: choose one of {', '.join(BACKGROUND_RULES)}")
+    if rule == "objectness":
+        if objectness is None:
+            raise SpocoError("background='objectness' needs the argument objectness: give it, or choose another rule")
+        if not 0 < threshold < 1:
+            raise SpocoError(f"objectness_threshold is {threshold}: give a number between 0 and 1")
+        mask = volume.grid(objectness, "objectness", torch.float32) > threshold
+        return mask if foreground is None else mask & volume.grid(foreground, "foreground", torch.bool)
+    if rule == "foreground":
+        if foreground is None:
+            raise SpocoError("background='foreground' needs the argument foreground: give it, or choose another rule")
+        return volume.grid(foreground, "foreground", torch.bool)
+    if rule == "intensity":
+        if image is None:
+            raise SpocoError("background='intensity' needs the argument image: give it, or choose another rule")
+        return bright(volume, image)
+    return None
+
+
+def bright(volume: Volume, image: Any) -> torch.Tensor:
+    """Voxels brighter than Otsu's threshold of the image, averaged over its channels."""
+    from skimage.filters import threshold_otsu
+
+    if image.ndim == len(volume.spatial) + 1:
+        image = image.mean(0)
+    intensity = volume.grid(image, "image", torch.float32)
+    return intensity > float(threshold_otsu(intensity.cpu().numpy()))

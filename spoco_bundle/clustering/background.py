@@ -1,0 +1,130 @@
+"""Which clusters are background: rules for volumes in which nobody annotated the background.
+
+A rule looks at the clusters on a grid (all voxels, or blocks of them) and marks those that are background:
+
+- `mask`: less than half of the cluster lies in a given foreground;
+- `density`: with semi-convolutional embeddings an object's voxels vote for one centre, while background voxels keep the
+  spread of their own positions;
+- `scatter`: without coordinates, background clusters are large, and spread among the objects instead of compact;
+- `largest`: the one largest cluster.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["dense_votes", "largest_cluster", "outside_mask", "scattered_clusters"]
+
+
+def cluster_sums(label: Tensor, count: int, *values: Tensor) -> Tensor:
+    """Sums (count, len(values)) of maps over clusters, float64."""
+    flat = label.flatten()
+    columns = [torch.bincount(flat, value.flatten().double(), minlength=count) for value in values]
+    return torch.stack(columns, 1)
+
+
+def outside_mask(label: Tensor, count: int, mass: Tensor, inside: Tensor, fraction: float = 0.5) -> Tensor:
+    """Clusters with less than `fraction` of their mass inside the foreground, (count,) bool.
+
+    Args:
+        label: (z, y, x) cluster of every cell, 0..count-1.
+        count: number of clusters, 0 included.
+        mass: (z, y, x) voxels per cell.
+        inside: (z, y, x) foreground voxels per cell.
+        fraction: between 0 and 1.
+    """
+    total, part = cluster_sums(label, count, mass, inside).unbind(1)
+    return part < fraction * total
+
+
+def largest_cluster(label: Tensor, count: int, mass: Tensor) -> Tensor:
+    """The cluster with the most voxels, (count,) bool; cluster 0 (unassigned) does not compete."""
+    size = cluster_sums(label, count, mass)[:, 0]
+    size[0] = -1
+    return torch.arange(count, device=label.device) == size.argmax()
+
+
+def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, spread: float = 0.5) -> Tensor:
+    """Clusters that keep the spread of their voxels' own positions, (count,) bool: background.
+
+    Both the votes (coordinate channels) and the positions of a cluster's voxels have a variance; the background's ratio
+    is 1 up to noise, a collapsed object's near 0. Positions are brought to the votes' unit by the slope of the votes
+    over the whole volume, which needs no knowledge of spacing and scale.
+
+    Args:
+        label: (z, y, x) cluster of every cell, 0..count-1.
+        count: number of clusters, 0 included.
+        mass: (z, y, x) voxels per cell.
+        votes: (D, z, y, x) coordinate channels; D axes of the grid have more than one cell.
+        spread: ratio of the variances above which a cluster is background, between 0 and 1.
+    """
+    axes = [axis for axis in range(3) if label.shape[axis] > 1][-len(votes) :]
+    total = cluster_sums(label, count, mass)[:, 0].clamp(min=1)
+    kept = torch.zeros(count, device=label.device, dtype=torch.float64)
+    own = torch.zeros_like(kept)
+    for axis, vote in zip(axes, votes, strict=False):
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        place = torch.arange(label.shape[axis], device=label.device, dtype=torch.float32).reshape(shape)
+        place = (place - place.mean()).expand(label.shape)
+        slope = (place * (vote - vote.mean())).sum() / place.square().sum()
+        place = place * slope
+        first_vote, second_vote, first_place, second_place = (
+            column / total
+            for column in cluster_sums(
+                label, count, mass * vote, mass * vote.square(), mass * place, mass * place.square()
+            ).unbind(1)
+        )
+        kept += second_vote - first_vote.square()
+        own += second_place - first_place.square()
+    return kept > spread * own
+
+
+def scattered_clusters(
+    label: Tensor, count: int, mass: Tensor, size_ratio: float = 4.0, compactness: float = 0.5
+) -> Tensor:
+    """Clusters that are much larger than the median and fill little of the ellipsoid that they span, (count,) bool.
+
+    The ellipsoid has the cluster's covariance; a solid ellipsoid fills it wholly, a background among objects does not.
+    Where no cluster is both, none is background.
+
+    Args:
+        label: (z, y, x) cluster of every cell, 0..count-1.
+        count: number of clusters, 0 included.
+        mass: (z, y, x) voxels per cell.
+        size_ratio: multiple of the median cluster's size from which a cluster can be background, above 1.
+        compactness: filled fraction below which it is, between 0 and 1.
+    """
+    axes = [axis for axis in range(3) if label.shape[axis] > 1]
+    places = []
+    for axis in axes:
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        place = torch.arange(label.shape[axis], device=label.device, dtype=torch.float32).reshape(shape)
+        places.append((place - place.mean()).expand(label.shape))
+    pairs = [(i, j) for i in range(len(axes)) for j in range(i, len(axes))]
+    sums = cluster_sums(
+        label,
+        count,
+        mass,
+        torch.ones_like(mass),
+        *(mass * place for place in places),
+        *(mass * places[i] * places[j] for i, j in pairs),
+    )
+    size, cells = sums[:, 0], sums[:, 1]
+    first = sums[:, 2 : 2 + len(axes)] / size.clamp(min=1)[:, None]
+    covariance = torch.zeros(count, len(axes), len(axes), device=label.device, dtype=torch.float64)
+    for (i, j), column in zip(pairs, sums[:, 2 + len(axes) :].unbind(1), strict=True):
+        covariance[:, i, j] = covariance[:, j, i] = column / size.clamp(min=1) - first[:, i] * first[:, j]
+    covariance += torch.eye(len(axes), device=label.device, dtype=torch.float64) / 12  # the extent of one cell
+    # a solid ball of radius 1 has variance 1 / (d + 2) per axis
+    unit_ball = math.pi ** (len(axes) / 2) / math.gamma(len(axes) / 2 + 1)
+    ellipsoid = unit_ball * (len(axes) + 2) ** (len(axes) / 2) * torch.linalg.det(covariance).clamp(min=0).sqrt()
+    present = size[1:] > 0
+    if not present.any():
+        return torch.zeros(count, dtype=torch.bool, device=label.device)
+    median = size[1:][present].median()
+    found = (size > size_ratio * median) & (cells < compactness * ellipsoid)
+    found[0] = False
+    return found

@@ -1,0 +1,401 @@
+"""Density peaks on blocks of voxels: the fast default, linear in the number of voxels, no pairwise distances.
+
+The idea of Rodriguez and Laio ("Clustering by fast search and find of density peaks", Science 2014), with neighbours in
+the image instead of neighbours in the embedding space, because an object is a connected piece of the image:
+
+1. `pool_blocks`: the volume is averaged over small blocks (2 x 2 x 2 voxels in a large volume);
+2. `climb`: the density of a block is the kernel-weighted mass of the blocks around it with a similar embedding, and every
+   block follows its most similar denser neighbour up to a density peak, whose followers form a basin;
+3. `merge_basins`: touching basins whose mean embeddings are closer than `merge_distance` become one region;
+4. `drop_mixtures`: a region without a core whose embedding lies between two of its neighbours is a blurred border;
+5. `fill_blocks`, `assign_voxels`: what is left goes to the most similar region present around it. A voxel only chooses
+   between the regions of the blocks nearest to it, so that outliers and blurred borders cannot jump to a far object.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spoco_bundle.clustering import background as background_rules
+from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.embedding_space import kernel_scale
+from spoco_bundle.errors import SpocoError
+
+OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: background still forms regions
+FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
+FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
+MIXTURE_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
+
+__all__ = ["density_peaks"]
+
+
+@dataclass
+class Blocks:
+    """Averages over blocks of voxels.
+
+    Attributes:
+        size: voxels per block and axis.
+        mean: (E, z, y, x) mean embedding of the block's foreground voxels.
+        mass: (z, y, x) number of foreground voxels.
+        weight: (z, y, x) mass times mean objectness (mass alone without objectness).
+    """
+
+    size: tuple[int, int, int]
+    mean: Tensor
+    mass: Tensor
+    weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Blocks per axis."""
+        return tuple(self.mass.shape)
+
+
+def density_peaks(
+    volume: Volume,
+    *,
+    foreground: Tensor | None = None,
+    objectness: Tensor | None = None,
+    coordinate_channels: int = 0,
+    background: str = "none",
+    delta_var: float = 0.5,
+    kernel_threshold: float = 0.5,
+    merge_distance: float = 0.6,
+    core_density: float = 0.5,
+    min_size: int = 20,
+    smoothness: float = 0.1,
+    outlier_distance: float = 3.0,
+    max_blocks: int = 250_000,
+) -> Tensor:
+    """Cluster a volume; see the module's text for the steps.
+
+    Args:
+        volume: the embeddings.
+        foreground: (z, y, x) bool, voxels that belong to objects; every one of them gets the label of an object near it.
+        objectness: (z, y, x) float in [0, 1], weight of a voxel in the density.
+        coordinate_channels: number of leading channels that vote for the object's centre, 0 to 3.
+        background: "mask" (clusters mostly outside `foreground`), "density", "scatter", "largest" or "none".
+        delta_var: radius of an object in the embedding space, above 0.
+        kernel_threshold: kernel value at that radius, in (0, 1).
+        merge_distance: touching clusters closer than this are one object, in embedding units, above 0: below the
+            distance of touching objects' means (2 delta_dist if training succeeded), above the noise of a block's mean.
+        core_density: share of the greatest possible density from which a region has a core and cannot be a blurred
+            border, 0 to 1.
+        min_size: regions with fewer voxels are dissolved among their neighbours.
+        smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, 0 or more.
+        outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
+        max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
+
+    Returns:
+        labels (z, y, x) int32, 0 = background, not yet consecutive.
+    """
+    blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), objectness)
+    density, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
+    region, means = merge_basins(blocks, density, peak, merge_distance)
+    count = len(means)
+    mass = torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count)
+    top = torch.zeros(count, device=volume.device)
+    top.scatter_reduce_(0, region.flatten(), (density / blocks.weight.clamp(min=1e-6)).flatten(), "amax")
+    neighbours = 3 ** sum(n > 1 for n in blocks.shape)
+    mixed = mixtures(touching(region), means, top, core_density * neighbours, merge_distance)
+    dissolved = mixed | (mass < min_size)
+    region = region * ~dissolved[region]
+    empty = choose_background(background, blocks, region, count, foreground, coordinate_channels)
+    if foreground is None:
+        region = fill_blocks(blocks, region, means, FILL_ROUNDS)
+    else:
+        region = fill_blocks(blocks, region * ~empty[region], means, FILL_ROUNDS)
+    labels = assign_voxels(volume, blocks, region, means, foreground, smoothness, outlier_distance)
+    return labels * ~empty[labels.long()]
+
+
+def choose_background(
+    rule: str, blocks: Blocks, region: Tensor, count: int, foreground: Tensor | None, coordinate_channels: int
+) -> Tensor:
+    """Regions that are background by the named rule of `clustering.background`, (count,) bool."""
+    if rule == "mask":
+        inside = pool(foreground[None].float(), blocks.size)[0] * blocks.mass
+        return background_rules.outside_mask(region, count, blocks.mass, inside)
+    if rule == "density":
+        return background_rules.dense_votes(region, count, blocks.mass, blocks.mean[:coordinate_channels])
+    if rule == "scatter":
+        return background_rules.scattered_clusters(region, count, blocks.mass)
+    if rule == "largest":
+        return background_rules.largest_cluster(region, count, blocks.mass)
+    return torch.zeros(count, dtype=torch.bool, device=region.device)
+
+
+def block_size(shape: tuple[int, int, int], max_blocks: int = 250_000) -> tuple[int, int, int]:
+    """Voxels per block and axis, 1 or 2: longest axes are halved first until at most `max_blocks` blocks remain."""
+    size = [1, 1, 1]
+    for axis in sorted(range(3), key=lambda a: (-shape[a], -a)):
+        blocks = [-(-n // s) for n, s in zip(shape, size, strict=True)]
+        if blocks[0] * blocks[1] * blocks[2] > max_blocks and shape[axis] > 1:
+            size[axis] = 2
+    return tuple(size)
+
+
+def pool_blocks(volume: Volume, size: tuple[int, int, int], objectness: Tensor | None = None) -> Blocks:
+    """Average embeddings over every block, and weight the blocks by their size (and objectness, where given)."""
+    shape = [-(-n // s) for n, s in zip(volume.shape, size, strict=True)]
+    mean = torch.empty(volume.channels, *shape, device=volume.device)
+    for start, stop in volume.slabs(multiple=size[0]):
+        mean[:, start // size[0] : -(-stop // size[0])] = pool(volume.slab(start, stop), size)
+    if not torch.isfinite(mean).all():
+        raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
+    mass = torch.ones(shape, device=volume.device)
+    for axis, (extent, step) in enumerate(zip(volume.shape, size, strict=True)):
+        length = torch.full((shape[axis],), float(step), device=volume.device)
+        length[-1] = extent - step * (shape[axis] - 1)  # the last block may be cut by the border
+        mass *= length.reshape([-1 if a == axis else 1 for a in range(3)])
+    weight = mass
+    if objectness is not None:
+        weight = mass * pool(objectness[None], size)[0].clamp(min=OBJECTNESS_FLOOR)
+    return Blocks(size, mean, mass, weight)
+
+
+def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Mean of (C, z, y, x) over blocks; blocks cut by the border are averaged over the voxels that they have."""
+    return functional.avg_pool3d(values[None], size, ceil_mode=True, count_include_pad=False)[0]
+
+
+def neighbour_pairs(shape: tuple[int, ...], faces_only: bool = False) -> Iterator[tuple[tuple, tuple]]:
+    """Pairs of slices (a, b): every pair of neighbouring grid cells once, b after a in raster order."""
+    for offset in itertools.product((-1, 0, 1), repeat=3):
+        steps = sum(map(abs, offset))
+        if offset <= (0, 0, 0) or (faces_only and steps > 1):
+            continue
+        if any(abs(o) >= n for o, n in zip(offset, shape, strict=True)):
+            continue
+        yield (
+            tuple(slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, shape, strict=True)),
+            tuple(slice(max(0, o), n - max(0, -o)) for o, n in zip(offset, shape, strict=True)),
+        )
+
+
+def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: float) -> tuple[Tensor, Tensor]:
+    """Local density of every block, and the peak that it reaches by following denser neighbours.
+
+    `density_i = sum_j w_j exp(-|e_i - e_j|^2 / s)` over the block and its 26 neighbours (8 in 2D), `s` from
+    `embedding_space.kernel_scale`. The parent of a block is its most similar denser neighbour closer than `reach`.
+
+    Returns:
+        density (z, y, x) and peak (z, y, x), the flat index of the peak's block.
+    """
+    scale = kernel_scale(delta_var, kernel_threshold)
+    pairs = list(neighbour_pairs(blocks.shape))
+    density = blocks.weight.clone()
+    distances = []
+    for a, b in pairs:
+        squared = (blocks.mean[(slice(None), *a)] - blocks.mean[(slice(None), *b)]).square_().sum(0)
+        similar = torch.exp(squared / -scale)
+        density[a] += blocks.weight[b] * similar
+        density[b] += blocks.weight[a] * similar
+        distances.append(squared)
+    order = torch.arange(density.numel(), device=density.device).reshape(density.shape)
+    parent = order.clone()
+    best = torch.full_like(density, reach**2)
+    for (a, b), squared in zip(pairs, distances, strict=True):
+        ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
+        for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
+            closer = chosen & (squared < best[low])
+            best[low] = torch.where(closer, squared, best[low])
+            parent[low] = torch.where(closer, order[high], parent[low])
+    peak = parent.flatten()
+    while True:
+        further = peak[peak]
+        if torch.equal(further, peak):
+            return density, peak.reshape(density.shape)
+        peak = further
+
+
+def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: float) -> tuple[Tensor, Tensor]:
+    """Join touching basins, nearest first, until all touching means are at least `merge_distance` apart.
+
+    In every round a pair of basins that are each other's nearest is joined, together with all the basins whose nearest
+    is one of the two; then the density-weighted means are taken anew.
+
+    Returns:
+        region (z, y, x), 1..K; means (K + 1, E), row 0 unused.
+    """
+    _, label = torch.unique(peak, return_inverse=True)
+    count = int(label.max()) + 1
+    weight = torch.bincount(label.flatten(), density.flatten().double(), minlength=count)
+    total = torch.stack(
+        [torch.bincount(label.flatten(), (c * density).flatten().double(), minlength=count) for c in blocks.mean], 1
+    )
+    edges = touching(label)
+    edges = edges[pair_distances(total, weight, edges) < (FAR_PAIR * merge_distance) ** 2]
+    target = torch.arange(count, device=label.device)
+    while len(edges):
+        squared = pair_distances(total, weight, edges)
+        order = torch.argsort(squared, stable=True)
+        edges, squared = edges[order], squared[order]
+        rank = torch.arange(len(edges), device=label.device)
+        nearest = torch.full((count,), len(edges), device=label.device)
+        for side in (0, 1):
+            nearest.scatter_reduce_(0, edges[:, side], rank, "amin")
+        a, b = edges.T
+        close = squared < merge_distance**2
+        mutual = close & (rank == nearest[a]) & (rank == nearest[b])
+        if not mutual.any():
+            break
+        step = torch.arange(count, device=label.device)
+        centre = torch.zeros(count, dtype=torch.bool, device=label.device)
+        step[b[mutual]] = a[mutual]
+        centre[a[mutual]] = centre[b[mutual]] = True
+        for low, high in ((a, b), (b, a)):
+            follows = close & (rank == nearest[low]) & centre[high] & ~centre[low]
+            step[low[follows]] = step[high[follows]]
+        moved = torch.nonzero(step != torch.arange(count, device=label.device)).squeeze(1)
+        total.index_add_(0, step[moved], total[moved])
+        weight.index_add_(0, step[moved], weight[moved])
+        target = step[target]
+        edges = unique_pairs(step[edges], count)
+    survivors, region = torch.unique(target, return_inverse=True)
+    mean = total[survivors] / weight[survivors, None]
+    return region[label] + 1, torch.cat([torch.zeros_like(mean[:1]), mean]).float()
+
+
+def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
+    """Squared distances (n,) between the means total / weight of pairs (n, 2)."""
+    mean = total / weight[:, None]
+    return (mean[pairs[:, 0]] - mean[pairs[:, 1]]).square().sum(1)
+
+
+def mixtures(edges: Tensor, means: Tensor, peak: Tensor, core: float, tolerance: float) -> Tensor:
+    """Regions that are blurred borders, (K + 1,) bool.
+
+    A region without a core (peak density below `core`) is a border if its mean lies within `tolerance` of the segment
+    between the means of two touching, denser regions.
+    """
+    both = torch.cat([edges, edges.flip(1)])
+    both = both[(peak[both[:, 0]] < core) & (peak[both[:, 1]] > peak[both[:, 0]])]
+    order = torch.argsort(peak[both[:, 1]], descending=True, stable=True)
+    both = both[order][torch.argsort(both[order, 0], stable=True)]
+    region, start, degree = torch.unique_consecutive(both[:, 0], return_inverse=True, return_counts=True)
+    first = torch.cumsum(degree, 0) - degree
+    place = torch.arange(len(both), device=both.device) - first[start]
+    near = torch.zeros(len(region), MIXTURE_NEIGHBOURS, dtype=torch.long, device=both.device)
+    kept = place < MIXTURE_NEIGHBOURS
+    near[start[kept], place[kept]] = both[kept, 1]
+    mixed = torch.zeros(len(means), dtype=torch.bool, device=both.device)
+    for i, j in itertools.combinations(range(MIXTURE_NEIGHBOURS), 2):
+        rows = torch.nonzero(near[:, j] > 0).squeeze(1)
+        point, a, b = means[region[rows]], means[near[rows, i]], means[near[rows, j]]
+        along = b - a
+        share = ((point - a) * along).sum(1) / along.square().sum(1).clamp(min=1e-12)
+        away = (point - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
+        mixed[region[rows[away < tolerance**2]]] = True
+    return mixed
+
+
+def touching(label: Tensor) -> Tensor:
+    """Pairs (n, 2) of different labels above 0 that share a block face, each pair once, the smaller first."""
+    found = []
+    for a, b in neighbour_pairs(label.shape, faces_only=True):
+        left, right = label[a], label[b]
+        edge = (left != right) & (left > 0) & (right > 0)
+        found.append(torch.stack([left[edge], right[edge]], 1))
+    return unique_pairs(torch.cat(found), int(label.max()) + 1)
+
+
+def unique_pairs(pairs: Tensor, count: int) -> Tensor:
+    """Sorted pairs (n, 2) of different ids below `count`, each once, the smaller id first."""
+    low, high = pairs.min(1).values, pairs.max(1).values
+    key = torch.unique((low * count + high)[low != high])
+    return torch.stack([key // count, key % count], 1)
+
+
+def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, rounds: int) -> Tensor:
+    """Give unlabelled blocks the most similar label among their neighbours', growing inwards from labelled blocks."""
+    label = label.clone()
+    shape = torch.tensor(label.shape, device=label.device)
+    for _ in range(rounds):
+        cells = torch.nonzero(label == 0)
+        if len(cells) == 0:
+            break
+        mean = blocks.mean[:, cells[:, 0], cells[:, 1], cells[:, 2]].T
+        best = torch.full((len(cells),), torch.inf, device=label.device)
+        chosen = torch.zeros(len(cells), dtype=label.dtype, device=label.device)
+        for offset in itertools.product((-1, 0, 1), repeat=3):
+            other = cells + torch.tensor(offset, device=label.device)
+            inside = ((other >= 0) & (other < shape)).all(1)
+            other = torch.minimum(other.clamp(min=0), shape - 1)
+            near = label[other[:, 0], other[:, 1], other[:, 2]] * inside
+            rows = torch.nonzero((near > 0) & (near != chosen)).squeeze(1)
+            squared = (mean[rows] - means[near[rows]]).square().sum(1)
+            closer = squared < best[rows]
+            best[rows[closer]] = squared[closer]
+            chosen[rows[closer]] = near[rows[closer]]
+        if not (chosen > 0).any():
+            break
+        label[cells[:, 0], cells[:, 1], cells[:, 2]] = chosen
+    return label
+
+
+def nearest_blocks(extent: int, size: int, device: torch.device) -> list[Tensor]:
+    """Along one axis: every voxel's own block, and the neighbouring block that is nearest to the voxel."""
+    voxel = torch.arange(extent, device=device)
+    own = voxel // size
+    if size == 1:
+        return [own]
+    side = torch.where(voxel % size < size / 2, own - 1, own + 1)
+    return [own, side.clamp(0, -(-extent // size) - 1)]
+
+
+def assign_voxels(
+    volume: Volume, blocks: Blocks, label: Tensor, means: Tensor, mask: Tensor | None, smoothness: float, cap: float
+) -> Tensor:
+    """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
+
+    Where these agree the voxel takes their label unseen. Elsewhere it takes the label that minimises
+    `min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks that carry the label.
+    """
+    result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
+    label = label.to(torch.int32)
+    axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
+    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 23):
+        near = []
+        for z, y, x in itertools.product(*axes):
+            near.append(label[z[start:stop]][:, y][:, :, x].flatten())
+        near = torch.stack(near)
+        agreed = near[0].clone()
+        open_voxels = (near != near[0]).any(0)
+        if mask is not None:
+            inside = mask[start:stop].flatten()
+            open_voxels &= inside
+            agreed *= inside
+        rows = torch.nonzero(open_voxels).squeeze(1)
+        if len(rows):
+            part = volume.slab(start, stop).reshape(volume.channels, -1)
+            agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, smoothness, cap)
+        result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
+    return result
+
+
+def choose(vectors: Tensor, near: Tensor, means: Tensor, smoothness: float, cap: float) -> Tensor:
+    """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none."""
+    best = torch.full((len(vectors),), torch.inf, device=vectors.device)
+    chosen = torch.zeros(len(vectors), dtype=near.dtype, device=vectors.device)
+    for j in range(len(near)):
+        new = near[j] > 0
+        for i in range(j):
+            new &= near[i] != near[j]
+        rows = torch.nonzero(new).squeeze(1)
+        if len(rows) == 0:
+            continue
+        candidate = near[j, rows]
+        cost = (vectors[rows] - means[candidate.long()]).square_().sum(1).clamp_(max=cap**2)
+        cost -= smoothness * (near[:, rows] == candidate).sum(0)
+        better = cost < best[rows]
+        rows = rows[better]
+        best[rows] = cost[better]
+        chosen[rows] = candidate[better]
+    return chosen

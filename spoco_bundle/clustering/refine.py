@@ -1,0 +1,57 @@
+"""From clusters to objects: disconnected parts split, small parts given to a neighbour or dropped, ids consecutive."""
+
+from __future__ import annotations
+
+import cc3d
+import fastremap
+import numpy as np
+
+__all__ = ["refine"]
+
+
+def refine(
+    labels: np.ndarray, *, foreground: np.ndarray | None = None, split_parts: bool = True, min_size: int = 20
+) -> np.ndarray:
+    """Turn clusters into objects.
+
+    Args:
+        labels: (z, y, x) integers, 0 = background.
+        foreground: (z, y, x) bool, voxels that background does not compete for.
+        split_parts: whether every connected part (26 neighbours, 8 in an image) of a cluster is an object of its own.
+        min_size: parts of fewer voxels go to the object or background that they share most faces with; with a
+            foreground to the object, where there is one.
+
+    Returns:
+        (z, y, x) int32, ids 1..n in the order in which they first appear, 0 = background.
+    """
+    if split_parts:
+        labels = cc3d.connected_components(np.ascontiguousarray(labels, dtype=np.int32), connectivity=26)
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    small = np.bincount(labels.ravel()) < min_size
+    small[0] = False
+    if small.any():
+        labels = absorb(labels, small, against_background=foreground is None)
+        too_small = np.bincount(labels.ravel()) < min_size
+        too_small[0] = False
+        labels = np.where(too_small, 0, np.arange(len(too_small), dtype=np.int32))[labels]
+    return fastremap.renumber(labels, preserve_zero=True)[0].astype(np.int32, copy=False)
+
+
+def absorb(labels: np.ndarray, small: np.ndarray, against_background: bool) -> np.ndarray:
+    """Give every small part to the larger part, or the background, that it shares most faces with."""
+    count = len(small)
+    keys = []
+    for axis in range(3):
+        before = labels[(slice(None),) * axis + (slice(None, -1),)]
+        after = labels[(slice(None),) * axis + (slice(1, None),)]
+        for part, other in ((before, after), (after, before)):
+            rows = np.flatnonzero(small[part])
+            part, other = part.ravel()[rows], other.ravel()[rows]
+            kept = ~small[other] if against_background else ~small[other] & (other > 0)
+            keys.append(part[kept].astype(np.int64) * count + other[kept])
+    key, faces = np.unique(np.concatenate(keys), return_counts=True)
+    part, other = key // count, key % count
+    target = np.where(small, 0, np.arange(count)).astype(np.int32)
+    order = np.lexsort((-other, faces))  # of equally shared faces the part that appears first wins, and it comes last
+    target[part[order]] = other[order]
+    return target[labels]
