@@ -1,0 +1,58 @@
+"""Notices images whose voxel spacing is unknown or unlike that of the training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from spoco_bundle.data.geometry import rescale_affine, spacing_warning, voxel_spacing
+
+logger = logging.getLogger(__name__)
+
+
+class CheckSpacingd(MapTransform):
+    """Says in the log where a spacing is unknown or differs from the training's by more than 1.5 times.
+
+    An image without a spacing of its own is taken to have that of the training, if the network knows one, else 1 per
+    axis. Only the affine changes; ``spacing_known`` stays 0, so that sizes are reported in voxels.
+
+    Args:
+        keys: images, MetaTensors from ``LoadVolumed``.
+        network: network with the buffer ``training_spacing``; None while there is none to compare with.
+        allow_missing_keys: whether a sample without the key passes through.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "image", network: torch.nn.Module | None = None, allow_missing_keys: bool = False
+    ):
+        super().__init__(keys, allow_missing_keys)
+        self.network = network
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
+        """Returns a copy of the sample, with the assumed spacing in the affine where the file had none."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            dims = image.ndim - 1
+            known = bool(image.meta["spacing_known"])
+            training = None
+            if self.network is not None and (self.network.training_spacing > 0).all():
+                training = tuple(self.network.training_spacing.double().tolist())
+            warning = spacing_warning(
+                voxel_spacing(image, dims) if known else None,
+                str(image.meta["spacing_unit"]),
+                training,
+                name=str(image.meta["filename_or_obj"]),
+            )
+            if warning is not None:
+                logger.warning(warning)
+            if not known and training is not None:
+                sample[key] = MetaTensor(
+                    image.as_tensor(), affine=torch.as_tensor(rescale_affine(image.affine, training)), meta=image.meta
+                )
+        return sample

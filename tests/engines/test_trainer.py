@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+from ignite.engine import Events
+from support import training
+
+from spoco_bundle.bundle import user_error
+from spoco_bundle.embedding_space import coordinate_grid
+from spoco_bundle.errors import SpocoError
+
+NO_VALIDATION = {"val_interval": 1000}
+
+
+def weights(workflow):
+    return copy.deepcopy(workflow.parser.get_parsed_content("network").state_dict())
+
+
+def run(workflow, stop_at=None):
+    trainer = workflow.trainer
+    losses = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output["loss_terms"]["loss"]))
+    if stop_at is not None:
+
+        def interrupt(engine):
+            raise KeyboardInterrupt
+
+        # behind the checkpoint handler of the same event, as a kill after the write would be
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_at), interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    else:
+        trainer.run()
+    return losses
+
+
+def same(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_same_seed_same_weights_and_another_seed_others(bundle_root, sample, tmp_path):
+    states = []
+    for number, seed in enumerate((3, 3, 4)):
+        workflow = training(bundle_root, sample, tmp_path / str(number), seed=seed, max_epochs=1, **NO_VALIDATION)
+        run(workflow)
+        states.append(weights(workflow))
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(stop_at, bundle_root, sample, tmp_path):
+    settings = {"max_epochs": 2, "dropout": 0.1, **NO_VALIDATION}
+    whole = training(bundle_root, sample, tmp_path / "whole", **settings)
+    losses = run(whole)
+
+    broken = training(bundle_root, sample, tmp_path / "broken", **settings)
+    first = run(broken, stop_at)
+    resumed = training(bundle_root, sample, tmp_path / "broken", resume="last", **settings)
+    second = run(resumed)
+    # an interruption at the last iteration of an epoch comes before that epoch's checkpoint: one iteration is repeated
+    done = stop_at - 1 if stop_at == 4 else stop_at
+    assert first == losses[:stop_at]
+    assert second == losses[done:]
+    assert same(weights(whole), weights(resumed))
+    for name in ("teacher", "optimizer"):
+        states = [w.parser.get_parsed_content(name).state_dict() for w in (whole, resumed)]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, coordinate_scale=2.5, **NO_VALIDATION)
+    trainer = workflow.trainer
+    seen = []
+    loss = trainer.loss_function
+    raw = {}
+    trainer.network.register_forward_hook(lambda module, args, output: raw.update(student=output.detach()))
+    trainer.teacher.module.register_forward_hook(lambda module, args, output: raw.update(teacher=output.detach()))
+
+    def record(student, labels, teacher, seeds, spacing):
+        seen.append((student.detach() - raw["student"], teacher - raw["teacher"], spacing))
+        return loss(student, labels, teacher, seeds=seeds, spacing=spacing)
+
+    record.weights = loss.weights
+    trainer.loss_function = record
+    trainer.run()
+    for student, teacher, spacing in seen:
+        for item, steps in enumerate(spacing):
+            assert sorted(steps.tolist()) == pytest.approx([0.8, 0.8, 2.0])
+            expected = coordinate_grid(student.shape[2:], steps.tolist()) / 2.5
+            torch.testing.assert_close(student[item, :3], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(teacher[item, :3], expected, rtol=1e-4, atol=1e-4)
+            assert not student[item, 3:].any() and not teacher[item, 3:].any()
+
+
+def test_scale_and_spacing_travel_with_the_weights(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, val_interval=1)
+    run(workflow)
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert state["training_spacing"].tolist() == pytest.approx([2.0, 0.8, 0.8])
+    assert 1 < float(state["coordinate_scale"]) < 6  # nuclei of 4 to 5 um radius
+
+
+def test_nonspatial_embeddings_get_no_coordinates(bundle_root, sample, tmp_path):
+    overlay = bundle_root / "configs" / "nonspatial.json"
+    workflow = training(bundle_root, sample, tmp_path, overlay, max_epochs=1, **NO_VALIDATION)
+    run(workflow)
+    output = workflow.trainer.state.output
+    assert output["pred"].shape[1] == 6
+    assert "objectness" not in output["loss_terms"]
+
+
+def test_a_loss_that_is_not_finite_names_the_images(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, **NO_VALIDATION)
+    with torch.no_grad():
+        workflow.trainer.network.head.weight.fill_(float("nan"))
+    with pytest.raises(Exception) as error:
+        workflow.trainer.run()
+    assert "crowd_0" in str(user_error(error.value))
+
+
+def test_bfloat16_trains(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, precision="bfloat16", **NO_VALIDATION)
+    before = weights(workflow)
+    losses = run(workflow)
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert not same(before, weights(workflow))
+
+
+def test_unknown_precision_is_refused(bundle_root, sample, tmp_path):
+    with pytest.raises(Exception) as error:
+        _ = training(bundle_root, sample, tmp_path, precision="float8").trainer
+    assert isinstance(user_error(error.value), SpocoError)

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections import OrderedDict, deque
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.handlers.checkpoint import (
+    BestWeights,
+    TrainingCheckpoint,
+    load_checkpoint,
+    plain,
+    random_state,
+    save_atomically,
+    set_random_state,
+)
+
+TRAINING = """
+import sys, time, torch
+from ignite.engine import Engine, Events
+from spoco_bundle.handlers.checkpoint import TrainingCheckpoint
+network = torch.nn.Linear(2, 1)
+optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+def step(engine, batch):
+    optimizer.zero_grad()
+    network(torch.rand(4, 2)).sum().backward()
+    optimizer.step()
+    print(engine.state.iteration, flush=True)
+    time.sleep(float(sys.argv[3]))
+engine = Engine(step)
+TrainingCheckpoint(sys.argv[1], {"network": network, "optimizer": optimizer}, 1, resume=sys.argv[2]).attach(engine)
+engine.run(range(10), max_epochs=int(sys.argv[4]))
+"""
+
+
+class Training:
+    """A few steps of a small regression whose data comes from the global generators."""
+
+    def __init__(self, folder, **arguments):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=30)
+        self.steps = []
+        self.engine = Engine(self.step)
+        self.engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: self.scheduler.step())
+        objects = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        self.checkpoint = TrainingCheckpoint(str(folder), objects, **arguments)
+        self.checkpoint.attach(self.engine)
+
+    def step(self, engine, batch):
+        self.steps.append(engine.state.iteration)
+        loss = (self.network(torch.rand(4, 3)) - float(np.random.rand())).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def run(self, max_epochs=3):
+        self.engine.run(range(10), max_epochs=max_epochs)
+        return self
+
+    def state(self):
+        return [plain(thing.state_dict()) for thing in (self.network, self.optimizer, self.scheduler)]
+
+
+def assert_equal(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def test_resume_is_exact_at_the_end_of_an_epoch(tmp_path):
+    through = Training(tmp_path / "a").run(3)
+    Training(tmp_path / "b").run(2)
+    resumed = Training(tmp_path / "b", resume="last").run(3)
+    assert resumed.steps == list(range(21, 31))
+    assert_equal(resumed.state(), through.state())
+    assert resumed.engine.state.output == through.engine.state.output
+
+
+def test_resume_is_exact_in_the_middle_of_an_epoch(tmp_path):
+    through = Training(tmp_path / "a").run(3)
+    broken = Training(tmp_path / "b", interval_iterations=4, interval_epochs=0)
+
+    @broken.engine.on(Events.ITERATION_STARTED(once=18))
+    def fail(engine):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        broken.run(3)
+    resumed = Training(tmp_path / "b", resume="last").run(3)
+    assert resumed.steps == list(range(17, 31))
+    assert resumed.engine.state.epoch == 3
+    assert_equal(resumed.state(), through.state())
+
+
+def test_resume_of_a_finished_training_does_nothing(tmp_path):
+    done = Training(tmp_path).run(2)
+    again = Training(tmp_path, resume="last").run(2)
+    assert again.steps == [] and again.engine.state.epoch == 2
+    assert_equal(again.state(), done.state())
+
+
+def test_keeps_the_previous_checkpoint_and_no_leftovers(tmp_path):
+    Training(tmp_path, interval_iterations=4).run(1)
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last_previous.pt"]
+    assert load_checkpoint(tmp_path / "last.pt")["engine"]["iteration"] == 10
+    assert load_checkpoint(tmp_path / "last_previous.pt")["engine"]["iteration"] == 8
+    assert Training(tmp_path, resume="previous").run(1).steps == [9, 10]
+    assert Training(tmp_path, resume=str(tmp_path / "last_previous.pt")).run(2).steps[:1] == [11]
+
+
+def test_interruption_between_the_renames_loses_nothing(tmp_path):
+    Training(tmp_path, interval_iterations=4).run(1)
+    os.remove(tmp_path / "last.pt")
+    (tmp_path / "last.pt.new").write_bytes(b"half a file")
+    assert Training(tmp_path, resume="last").run(1).steps == [9, 10]
+
+
+def test_intervals(tmp_path):
+    Training(tmp_path, interval_iterations=0, interval_epochs=2).run(5)
+    assert load_checkpoint(tmp_path / "last.pt")["engine"]["epoch"] == 5, "the last epoch is always kept"
+    assert load_checkpoint(tmp_path / "last_previous.pt")["engine"]["epoch"] == 4
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.98])
+def test_truncated_checkpoints_are_refused(tmp_path, keep):
+    Training(tmp_path).run(2)
+    content = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
+    with pytest.raises(SpocoError, match="last.pt: .*resume='previous'"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert Training(tmp_path, resume="previous").run(2).steps == list(range(11, 21))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/should_not_exist",)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(SpocoError, match="not a training checkpoint"):
+        load_checkpoint(tmp_path / "weights.pt")
+    torch.save({"format": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(SpocoError, match="content other than tensors"):
+        load_checkpoint(tmp_path / "evil.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    for name in ("text.pt", "missing.pt", "."):
+        with pytest.raises(SpocoError):
+            load_checkpoint(tmp_path / name)
+
+
+def test_checkpoint_of_another_config_is_refused(tmp_path):
+    Training(tmp_path).run(1)
+    other = Training(tmp_path, resume="last")
+    other.checkpoint.objects["network"] = nn.Linear(7, 1)
+    with pytest.raises(SpocoError, match="'network' does not fit"):
+        other.run()
+    more = Training(tmp_path, resume="last")
+    more.checkpoint.objects["early_stopping"] = BestWeights(more.network, "x.pt")
+    with pytest.raises(SpocoError, match="no state of 'early_stopping'"):
+        more.run()
+    longer = Training(tmp_path, resume="last")
+    with pytest.raises(SpocoError, match="10 iterations per epoch, this run has 11"):
+        longer.engine.run(range(11), max_epochs=2)
+    with pytest.raises(SpocoError, match="reserved"):
+        TrainingCheckpoint(str(tmp_path), {"engine": more.network})
+
+
+def test_everything_loads_with_weights_only(tmp_path):
+    state = {
+        "array": np.arange(3),
+        "number": np.float64(0.5),
+        "flag": np.bool_(True),
+        "ordered": OrderedDict(a=(1, 2.0)),
+        "queue": deque([1]),
+        "none": None,
+        3: float("nan"),
+    }
+    save_atomically(plain(state), tmp_path / "x.pt")
+    back = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert torch.equal(back.pop("array"), torch.arange(3))
+    assert np.isnan(back.pop(3))
+    assert back == {"number": 0.5, "flag": True, "ordered": {"a": (1, 2.0)}, "queue": [1], "none": None}
+    with pytest.raises(TypeError, match="Evil"):
+        plain({"x": Evil()})
+
+
+def test_random_state_round_trip():
+    import random
+
+    state = random_state()
+    drawn = [random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()]
+    set_random_state(state)
+    assert [random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()] == drawn
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    """The limit on file sizes stands for the full disk; set in a process of its own."""
+    save_atomically({"kept": torch.ones(2)}, tmp_path / "last.pt")
+    code = (
+        "import sys, torch\n"
+        "from spoco_bundle.errors import SpocoError\n"
+        "from spoco_bundle.handlers.checkpoint import save_atomically\n"
+        "try:\n    save_atomically({'big': torch.zeros(10**6)}, sys.argv[1])\n"
+        "except SpocoError as error:\n    print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "last.pt")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert "cannot be written" in result.stdout and "\n" not in result.stdout.strip(), result.stderr
+    assert os.listdir(tmp_path) == ["last.pt"]
+    assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["kept"], torch.ones(2))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_end_with_their_code(tmp_path, number, code):
+    arguments = [sys.executable, "-c", TRAINING, str(tmp_path), "", "0.05", "100"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as training:
+        while int(training.stdout.readline()) < 5:
+            pass
+        training.send_signal(number)
+        rest = training.stdout.read().split()
+        assert training.wait(timeout=30) == code
+    saved = load_checkpoint(tmp_path / "last.pt")["engine"]["iteration"]
+    assert saved == int(rest[-1] if rest else 5)
+    again = subprocess.run(
+        [sys.executable, "-c", TRAINING, str(tmp_path), "last", "0", str(saved // 10 + 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert again.stdout.split()[0] == str(saved + 1)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_no_checkpoint(tmp_path):
+    rng = np.random.default_rng(0)
+    reached = 0
+    for kill in range(12):
+        arguments = [sys.executable, "-c", TRAINING, str(tmp_path), "last" if kill else "", "0.0", "100000"]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as training:
+            first = int(training.stdout.readline())
+            assert first > reached or kill == 0
+            threading.Timer(float(rng.uniform(0.02, 0.5)), training.kill).start()
+            training.stdout.read()
+        latest = tmp_path / "last.pt"
+        reached = load_checkpoint(latest if latest.is_file() else tmp_path / "last_previous.pt")["engine"]["iteration"]
+        assert reached >= first - 1
+
+
+def test_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    inside = []
+    training = Training(tmp_path)
+    training.engine.add_event_handler(
+        Events.ITERATION_COMPLETED(once=1), lambda engine: inside.append(signal.getsignal(signal.SIGTERM))
+    )
+    training.run(1)
+    assert inside != [before[0]]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+    failing = Training(tmp_path)
+    failing.engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.run(1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_runs_outside_the_main_thread(tmp_path):
+    worker = threading.Thread(target=Training(tmp_path).run, args=(1,))
+    worker.start()
+    worker.join()
+    assert (tmp_path / "last.pt").is_file()
+
+
+class TestBestWeights:
+    def evaluate(self, best: BestWeights, scores) -> None:
+        engine = Engine(lambda engine, batch: None)
+        values = iter(scores)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def score(engine):
+            engine.state.metrics["ap"] = next(values)
+            engine.state.key_metric_name = "ap"
+            with torch.no_grad():
+                best.network.weight.fill_(engine.state.epoch)
+
+        best.attach(engine)
+        engine.run([0], max_epochs=len(scores))
+
+    def test_saves_on_improvement_only(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "models" / "model.pt"))
+        self.evaluate(best, [float("nan"), 0.2, 0.5, 0.5, 0.4])
+        assert (best.best_score, best.best_epoch) == (0.5, 3)
+        state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+        assert set(state) == {"weight", "bias"} and float(state["weight"]) == 3
+
+    def test_a_score_of_zero_is_better_than_none(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="ap")
+        self.evaluate(best, [0.0])
+        assert (tmp_path / "model.pt").is_file()
+
+    def test_state_survives_a_resume(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"))
+        best.load_state_dict({"best_score": 0.9, "best_epoch": 7})
+        self.evaluate(best, [0.8])
+        assert best.state_dict() == {"best_score": 0.9, "best_epoch": 7}
+        assert not (tmp_path / "model.pt").exists()
+
+    def test_unknown_metric(self, tmp_path):
+        with pytest.raises(SpocoError, match="'f1'; choose among \\['ap'\\]"):
+            self.evaluate(BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="f1"), [0.1])
+
+    def test_inner_module_of_a_wrapper(self, tmp_path):
+        best = BestWeights(nn.DataParallel(nn.Linear(1, 1)), str(tmp_path / "model.pt"))
+        best.save()
+        assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == {"weight", "bias"}

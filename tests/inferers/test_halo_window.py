@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.networks.nets import UNet
+from torch import nn
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.inferers import HaloWindowInferer
+from spoco_bundle.inferers.halo_window import windows_along_axis
+from spoco_bundle.networks import EmbeddingUNet
+
+
+def small_network(spatial_dims: int) -> EmbeddingUNet:
+    """Two levels, with batch norm statistics and weights away from their initial values."""
+    torch.manual_seed(spatial_dims)
+    network = EmbeddingUNet(
+        spatial_dims,
+        out_channels=3,
+        channels=(4, 6),
+        strides=((1, 2, 2)[-spatial_dims:],),
+        kernel_sizes=((1, 3, 3)[-spatial_dims:], 3),
+    )
+    network.train()
+    for _ in range(3):
+        network(torch.randn(2, 1, *(8,) * spatial_dims) * 2 + 1)
+    return network.eval()
+
+
+class Recorder(nn.Module):
+    """Passes its input on and remembers the shapes it saw."""
+
+    def __init__(self, total_stride):
+        super().__init__()
+        self.total_stride = total_stride
+        self.shapes = []
+
+    def forward(self, x, gain=1):
+        self.shapes.append(tuple(x.shape))
+        return torch.cat([x, -x], dim=1) * gain
+
+
+@pytest.mark.parametrize("size", range(1, 60, 3))
+@pytest.mark.parametrize(("window", "halo", "multiple"), [(16, 4, 4), (15, 3, 2), (20, 0, 4), (12, 5, 1), (9, 4, 1)])
+def test_cores_tile_the_axis_with_halos_inside(size, window, halo, multiple):
+    size = -(-size // multiple) * multiple
+    windows = windows_along_axis(size, window, halo, multiple)
+    assert windows[0].core_start == 0 and windows[-1].core_stop == size
+    for one, following in zip(windows, windows[1:]):
+        assert one.core_stop == following.core_start
+    for one in windows:
+        assert one.start % multiple == 0 and one.stop - one.start == windows[0].stop - windows[0].start
+        assert 0 <= one.start <= one.core_start < one.core_stop <= one.stop <= size
+        assert one.start == 0 or one.core_start - one.start >= halo
+        assert one.stop == size or one.stop - one.core_stop >= halo
+
+
+@pytest.mark.parametrize("shape", [(9, 70, 41), (3, 64, 64), (1, 33, 90), (30, 50, 1)])
+@torch.no_grad()
+def test_windows_equal_the_whole_volume_3d(shape):
+    network = small_network(3)
+    image = torch.randn(2, 1, *shape)
+    whole = HaloWindowInferer((64, 128, 128), 0)(image, network)
+    windows = HaloWindowInferer(
+        [2 * r + 6 for r in network.receptive_radius], network.receptive_radius, sw_batch_size=3
+    )(image, network)
+    assert whole.shape == windows.shape == (2, 3, *shape)
+    assert torch.allclose(windows, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(97, 64), (53, 5), (2, 77), (1, 1)])
+@torch.no_grad()
+def test_windows_equal_the_whole_image_2d(shape):
+    network = small_network(2)
+    image = torch.randn(1, 1, *shape)
+    whole = HaloWindowInferer(256, 0)(image, network)
+    windows = HaloWindowInferer(36, 14)(image, network)
+    assert max(network.receptive_radius) <= 14
+    assert torch.allclose(windows, whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_pass_is_the_network_itself_where_no_padding_is_needed():
+    network = small_network(3)
+    image = torch.randn(1, 1, 5, 12, 18)
+    assert torch.equal(HaloWindowInferer((8, 32, 32), 2)(image, network), network(image))
+
+
+@torch.no_grad()
+def test_too_small_a_halo_shows_in_the_result():
+    """The comparison above is able to fail."""
+    network = small_network(2)
+    image = torch.randn(1, 1, 96, 96)
+    whole = network(image)
+    assert not torch.allclose(HaloWindowInferer(24, 1)(image, network), whole, atol=1e-3)
+
+
+@torch.no_grad()
+def test_other_networks_tell_their_stride_by_argument():
+    torch.manual_seed(0)
+    network = UNet(2, 1, 2, channels=(4, 8), strides=(2,), norm="batch", num_res_units=0).eval()
+    image = torch.randn(1, 1, 62, 40)
+    windows = HaloWindowInferer(40, 12, stride_multiple=2)(image, network)
+    assert torch.allclose(windows, network(image), atol=1e-5)
+    with pytest.raises(SpocoError, match="total_stride"):
+        HaloWindowInferer(40, 12)(image, network)
+
+
+def test_window_shapes_batches_and_arguments():
+    network = Recorder((1, 4, 4))
+    image = torch.randn(1, 1, 5, 30, 50)
+    out = HaloWindowInferer((5, 16, 24), (0, 4, 4), sw_batch_size=2)(image, network, gain=3)
+    assert torch.equal(out, torch.cat([image, -image], dim=1) * 3)
+    assert {shape[1:] for shape in network.shapes} == {(1, 5, 16, 24)}
+    assert max(shape[0] for shape in network.shapes) == 2
+
+
+def test_whole_volume_voxels():
+    network = Recorder((2, 2))
+    HaloWindowInferer(8, 2, whole_volume_voxels=30 * 30)(torch.zeros(1, 1, 30, 29), network)
+    assert network.shapes == [(1, 1, 30, 30)]
+    HaloWindowInferer(8, 2, whole_volume_voxels=30 * 30 - 1)(torch.zeros(1, 1, 30, 29), network)
+    assert network.shapes[1] == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge"])
+def test_padding_of_axes_shorter_than_the_padding(mode):
+    image = torch.arange(6.0).reshape(1, 1, 1, 2, 3)
+    network = Recorder((8, 8, 8))
+    assert torch.equal(HaloWindowInferer(16, 0, padding_mode=mode)(image, network)[:, :1], image)
+    assert network.shapes == [(1, 1, 8, 8, 8)]
+
+
+def test_metadata_dtype_and_devices():
+    image = MetaTensor(torch.randn(1, 1, 20, 20), affine=torch.diag(torch.tensor([0.5, 0.5, 1.0, 1.0])))
+    out = HaloWindowInferer(8, 2, device="cpu", sw_device="cpu")(image, Recorder((1, 1)))
+    assert isinstance(out, MetaTensor) and torch.equal(out.affine, image.affine)
+    half = HaloWindowInferer(8, 2, stride_multiple=1)(image, lambda x: x.half())
+    assert half.dtype == torch.float16
+
+
+def test_wrapped_network():
+    wrapped = nn.DataParallel(Recorder((1, 1)))
+    assert HaloWindowInferer(8, 2)(torch.zeros(1, 1, 9, 9), wrapped).shape == (1, 2, 9, 9)
+
+
+def test_refusals():
+    image, network = torch.zeros(1, 1, 40, 40), Recorder((8, 8))
+    with pytest.raises(SpocoError, match="leaves no core; make roi_size at least 24"):
+        HaloWindowInferer(16, 8)(image, network)
+    with pytest.raises(SpocoError, match="roi_size: expected 2 ints"):
+        HaloWindowInferer((8, 8, 8), 0)(image, network)
+    with pytest.raises(SpocoError, match="halo"):
+        HaloWindowInferer(16, -1)(image, network)
+    with pytest.raises(SpocoError, match="padding_mode"):
+        HaloWindowInferer(16, 1, padding_mode="constant")
+    with pytest.raises(SpocoError, match="sw_batch_size"):
+        HaloWindowInferer(16, 1, sw_batch_size=0)

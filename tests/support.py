@@ -1,0 +1,50 @@
+"""What several end-to-end tests need: settings so small that a whole workflow takes seconds, and fresh processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+TINY = {
+    "channels": [4, 8],
+    "strides": [[1, 2, 2]],
+    "kernel_sizes": [[1, 3, 3], 3],
+    "embedding_channels": 6,
+    "crop_size": [8, 24, 24],
+    "batch_size": 2,
+    "iterations_per_epoch": 4,
+    "max_epochs": 2,
+    "val_interval": 1,
+    "checkpoint_interval": 1,
+    "device": "cpu",
+}
+
+
+def run_python(arguments, cwd, timeout=240, **environment):
+    """Runs this Python in a fresh process."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def training(bundle_root, sample, folder, *overlays, **overrides):
+    """The training workflow of the configs with the tiny settings, initialised but not run."""
+    from monai.bundle import ConfigWorkflow
+
+    files = [bundle_root / "configs" / "train.json", *overlays]
+    values = {"dataset_dir": str(sample), "ckpt_dir": str(folder), "output_dir": str(folder), **TINY, **overrides}
+    workflow = ConfigWorkflow(
+        config_file=[str(file) for file in files],
+        meta_file=str(bundle_root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        **values,
+    )
+    workflow.initialize()
+    return workflow

@@ -1,0 +1,38 @@
+"""A sample and a model so small that a whole workflow takes seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import TINY, run_python
+
+from spoco_bundle.data.synthetic import make_synthetic_sample
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """Two training and two validation volumes."""
+    folder = tmp_path_factory.mktemp("sample")
+    make_synthetic_sample(folder, seed=0, train_volumes=2, train_shape=(10, 40, 40), val_shape=(10, 40, 48))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_overlay(tmp_path_factory) -> Path:
+    """The tiny settings as an overlay config."""
+    file = tmp_path_factory.mktemp("overlay") / "tiny.json"
+    file.write_text(json.dumps(TINY))
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(sample, tiny_overlay, tmp_path_factory, bundle_root) -> Path:
+    """Folder of a model trained for a few iterations through ``spoco train``."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    result = run_python(
+        ["-m", "spoco_bundle.cli", "train", str(sample), "--output", str(folder), "--config", str(tiny_overlay)],
+        cwd=bundle_root,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
