@@ -276,9 +276,9 @@ class TrainingCheckpoint:
         self._signal = number
 
     def _iteration_completed(self, engine: Engine) -> None:
-        # the last iteration of an epoch is left to the end of the epoch, when validation is in the state too
-        at_end = engine.state.iteration % engine.state.epoch_length == 0
-        due = self.interval_iterations and engine.state.iteration % self.interval_iterations == 0 and not at_end
+        if engine.state.iteration % engine.state.epoch_length == 0:
+            return  # left to the end of the epoch: a resumed run starts the next one, so validation must be behind it
+        due = self.interval_iterations and engine.state.iteration % self.interval_iterations == 0
         if self._signal is not None or due:
             self._save_on_rank_0(engine)
         self._leave_if_asked(engine)
