@@ -1,16 +1,20 @@
 """Event handlers: what happens around the iterations of training and evaluation."""
 
 from spoco_bundle.handlers.checkpoint import BestWeights, TrainingCheckpoint
+from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
 from spoco_bundle.handlers.progress import TrainingProgress
 from spoco_bundle.handlers.scores import ScoresHandler
+from spoco_bundle.handlers.tensorboard import LossTermsHandler
 
 __all__ = [
     "BestWeights",
     "CoordinateScale",
     "EarlyStopping",
+    "InstanceClusteringHandler",
     "LoadWeights",
+    "LossTermsHandler",
     "ScoresHandler",
     "TrainingCheckpoint",
     "TrainingProgress",
