@@ -16,7 +16,7 @@ from spoco_bundle.errors import SpocoError
 
 
 class Window(NamedTuple):
-    """One window along one axis, in voxels: the part [start, stop) is read, the core [core_start, core_stop) written."""
+    """A window along one axis, in voxels: [start, stop) is read, its core [core_start, core_stop) written."""
 
     start: int
     stop: int

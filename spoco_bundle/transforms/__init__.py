@@ -1,9 +1,25 @@
 """Dictionary transforms: from files to training crops, and from embeddings to instance files."""
 
 from spoco_bundle.transforms.checks import CheckLabelsd
+from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
 from spoco_bundle.transforms.views import TwoViewsd
+
+__all__ = [
+    "CheckLabelsd",
+    "ClusterEmbeddingsd",
+    "CropAnnotatedd",
+    "IndexInstancesd",
+    "KeepInstanceFractiond",
+    "LoadVolumed",
+    "NormalizePercentiled",
+    "RelabelAndDropFragmentsd",
+    "ResampleToSpacingd",
+    "RestoreGridd",
+    "SaveInstancesd",
+    "TwoViewsd",
+]

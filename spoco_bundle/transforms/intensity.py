@@ -32,9 +32,7 @@ class NormalizePercentiled(MapTransform):
         SpocoError: if the percentiles are out of order or range.
     """
 
-    def __init__(
-        self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.8, allow_missing_keys: bool = False
-    ):
+    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.8, allow_missing_keys: bool = False):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise SpocoError(f"lower, upper: need 0 <= lower < upper <= 100, got {lower} and {upper}")

@@ -241,9 +241,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, nearly_full_disk):
 def test_signals_finish_the_iteration_save_and_end(tmp_path, number, code, hit, saved):
     through = Training(tmp_path / "a").run(3)
     training = Training(tmp_path / "b")
-    training.engine.add_event_handler(
-        Events.ITERATION_STARTED(once=hit), lambda engine: os.kill(os.getpid(), number)
-    )
+    training.engine.add_event_handler(Events.ITERATION_STARTED(once=hit), lambda engine: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as end:
         training.run(3)
     assert end.value.code == code
