@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spoco_bundle.clustering.confidence import object_confidence
 from spoco_bundle.clustering.density_peaks import density_peaks
 from spoco_bundle.clustering.refine import refine
 from spoco_bundle.clustering.voxels import Volume
@@ -31,7 +32,7 @@ def cluster_embeddings(
     objectness: np.ndarray | torch.Tensor | None = None,
     image: np.ndarray | torch.Tensor | None = None,
     background: str = "auto",
-    objectness_threshold: float = 0.2,
+    objectness_threshold: float = 0.1,
     min_size: int = 20,
     split_parts: bool = True,
     return_confidence: bool = False,
@@ -62,7 +63,7 @@ def cluster_embeddings(
 
     Returns:
         labels (*spatial) int32, consecutive, 0 = background: a tensor on the input's device for a tensor, an array for
-        an array. With `return_confidence` also a float32 array, the confidence in [0, 1] of object i at index i - 1.
+        an array. With `return_confidence` also the float32 confidences (n,) in [0, 1], that of object i at index i - 1.
 
     Raises:
         SpocoError: an unknown method, rule or keyword, a shape that does not fit, a missing input.
@@ -80,9 +81,17 @@ def cluster_embeddings(
     volume = Volume(embeddings)
     if not 0 <= coordinate_channels <= min(len(volume.spatial), volume.channels):
         raise SpocoError(
-            f"coordinate_channels is {coordinate_channels}: a {len(volume.spatial)}D volume of {volume.channels} channels"
-            f" has 0 or {len(volume.spatial)}"
+            f"coordinate_channels is {coordinate_channels}: {volume.channels} channels in {len(volume.spatial)}D"
+            f" carry 0 or {len(volume.spatial)}"
         )
+    teacher = None
+    if teacher_embeddings is not None:
+        teacher = Volume(teacher_embeddings)
+        if (teacher.channels, teacher.spatial) != (volume.channels, volume.spatial):
+            raise SpocoError(
+                f"teacher_embeddings have shape {tuple(teacher_embeddings.shape)}: they must match the embeddings' "
+                f"{tuple(embeddings.shape)}"
+            )
     if background == "auto":
         background = automatic_rule(coordinate_channels, foreground, objectness)
     mask = foreground_mask(volume, background, foreground, objectness, objectness_threshold, image)
@@ -92,6 +101,7 @@ def cluster_embeddings(
         "coordinate_channels": coordinate_channels,
         "background": "mask" if mask is not None else background,
         "min_size": min_size,
+        "teacher": teacher,
     }
     with torch.no_grad():
         labels = algorithm(volume, **{k: v for k, v in given.items() if k in accepted}, **params)
@@ -101,10 +111,12 @@ def cluster_embeddings(
         split_parts=split_parts,
         min_size=min_size,
     )
-    result = volume.shaped_like_input(torch.from_numpy(labels).to(volume.device))
+    labels = torch.from_numpy(labels).to(volume.device)
+    result = volume.shaped_like_input(labels)
     if not return_confidence:
         return result
-    return result, np.ones(int(labels.max()), np.float32)
+    confidence = object_confidence(volume, labels, objectness=given["objectness"], teacher=teacher)
+    return result, confidence if torch.is_tensor(embeddings) else confidence.numpy()
 
 
 def automatic_rule(coordinate_channels: int, foreground: Any, objectness: Any) -> str:

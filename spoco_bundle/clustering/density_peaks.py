@@ -4,7 +4,7 @@ The idea of Rodriguez and Laio ("Clustering by fast search and find of density p
 the image instead of neighbours in the embedding space, because an object is a connected piece of the image:
 
 1. `pool_blocks`: the volume is averaged over small blocks (2 x 2 x 2 voxels in a large volume);
-2. `climb`: the density of a block is the kernel-weighted mass of the blocks around it with a similar embedding, and every
+2. `climb`: the density of a block is the kernel-weighted mass of the similar blocks around it, and every
    block follows its most similar denser neighbour up to a density peak, whose followers form a basin;
 3. `merge_basins`: touching basins whose mean embeddings are closer than `merge_distance` become one region;
 4. `drop_mixtures`: a region without a core whose embedding lies between two of its neighbours is a blurred border;
@@ -77,7 +77,7 @@ def density_peaks(
 
     Args:
         volume: the embeddings.
-        foreground: (z, y, x) bool, voxels that belong to objects; every one of them gets the label of an object near it.
+        foreground: (z, y, x) bool, voxels of objects; each of them gets the label of an object near it.
         objectness: (z, y, x) float in [0, 1], weight of a voxel in the density.
         coordinate_channels: number of leading channels that vote for the object's centre, 0 to 3.
         background: "mask" (clusters mostly outside `foreground`), "density", "scatter", "largest" or "none".

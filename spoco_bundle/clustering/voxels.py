@@ -68,6 +68,13 @@ class Volume:
             part = torch.from_numpy(np.require(part, dtype=np.float32, requirements=["W"]))
         return part.reshape(self.channels, stop - start, *self.shape[1:])
 
+    def box(self, region: tuple[slice, slice, slice]) -> torch.Tensor:
+        """Embeddings (E, z, y, x) float32 of a box of the internal shape."""
+        region = region if len(self.spatial) == 3 else (region[0], region[2])
+        part = self.source[(slice(None), *region)]
+        part = part.float() if torch.is_tensor(part) else torch.from_numpy(np.array(part, dtype=np.float32))
+        return part if part.ndim == 4 else part.unsqueeze(2)
+
     def slabs(self, multiple: int = 1, values: int = SLAB_VALUES) -> Iterator[tuple[int, int]]:
         """Ranges (start, stop) that cover the first axis; all but the last are multiples of `multiple` long."""
         row = self.channels * self.shape[1] * self.shape[2]

@@ -1,0 +1,144 @@
+"""From raw network output to instance labels."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from spoco_bundle.clustering import cluster_embeddings
+from spoco_bundle.data.volumes import voxel_spacing
+from spoco_bundle.embedding_space import add_coordinates
+from spoco_bundle.errors import SpocoError
+
+
+class ClusterEmbeddingsd(MapTransform):
+    """Clusters the raw output of the network, (E, *spatial) or (E + 1, *spatial), into instance labels.
+
+    Adds the coordinates to the first channels (semi-convolutional embeddings), takes the sigmoid of the objectness
+    logit, calls ``cluster_embeddings``, and writes the labels (1, *spatial), int32 with the image's metadata,
+    into the key, and the confidence per object, float32 (n,), into ``KEY_confidence``.
+
+    Args:
+        keys: raw network outputs (C, *spatial).
+        method: one of ``spoco_bundle.clustering.METHODS``.
+        coordinate_channels: number of channels that vote for the object's centre: the spatial axes, or 0.
+        coordinate_scale: physical length that is 1 in the embedding space; None takes the network's.
+        objectness: whether the last channel is the objectness logit.
+        network: network whose buffer ``coordinate_scale`` travels with the weights, read at every call.
+        image_key: the image, whose affine gives the spacing and whose metadata the labels take over.
+        teacher_key: raw output of the teacher, same shape, for "consistency" and for the confidence; None without.
+        foreground_key: a foreground mask (1, *spatial); None without.
+        confidence: whether to compute the confidence.
+        min_confidence: objects below it are dropped, in [0, 1].
+        allow_missing_keys: whether a sample without the key passes through.
+        params: further keywords of ``cluster_embeddings``: background, objectness_threshold, merge_distance...
+
+    Raises:
+        SpocoError: when called, if coordinates are asked for and no scale is known, or an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        method: str = "density_peaks",
+        coordinate_channels: int = 0,
+        coordinate_scale: float | None = None,
+        objectness: bool = False,
+        network: torch.nn.Module | None = None,
+        image_key: str = "image",
+        teacher_key: str | None = None,
+        foreground_key: str | None = None,
+        confidence: bool = True,
+        min_confidence: float = 0.0,
+        allow_missing_keys: bool = False,
+        **params: Any,
+    ):
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= min_confidence <= 1:
+            raise SpocoError(f"min_confidence is {min_confidence}: give a number from 0 to 1")
+        self.method = method
+        self.coordinate_channels = coordinate_channels
+        self.coordinate_scale = coordinate_scale
+        self.objectness = objectness
+        self.network = network
+        self.image_key = image_key
+        self.teacher_key = teacher_key
+        self.foreground_key = foreground_key
+        self.confidence = confidence
+        self.min_confidence = min_confidence
+        self.params = params
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the sample with labels in place of the network's outputs."""
+        sample = dict(data)
+        image = sample[self.image_key]
+        for key in self.key_iterator(sample):
+            embeddings, objectness = self._prepare(sample[key], image)
+            teacher = None
+            if self.teacher_key is not None:
+                teacher, _ = self._prepare(sample[self.teacher_key], image)
+            labels, confidence = cluster_embeddings(
+                embeddings,
+                self.method,
+                teacher_embeddings=teacher,
+                coordinate_channels=self.coordinate_channels,
+                foreground=None if self.foreground_key is None else sample[self.foreground_key],
+                objectness=objectness,
+                image=_plain(image) if self.params.get("background") == "intensity" else None,
+                return_confidence=True,
+                **self.params,
+            )
+            if self.min_confidence > 0:
+                labels, confidence = _drop_uncertain(labels, confidence, self.min_confidence)
+            sample[key] = _like_image(labels[None], image)
+            if self.confidence:
+                sample[f"{key}_confidence"] = torch.as_tensor(confidence)
+        return sample
+
+    def _prepare(self, output: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings with coordinates (E, *spatial), and the objectness (*spatial) in [0, 1]."""
+        output = _plain(torch.as_tensor(output))
+        objectness = None
+        if self.objectness:
+            objectness = torch.sigmoid(output[-1].float())
+            output = output[:-1]
+        if self.coordinate_channels:
+            dims = output.ndim - 1
+            output = add_coordinates(output[None], voxel_spacing(image, dims), self._scale())[0]
+        return output, objectness
+
+    def _scale(self) -> float:
+        if self.coordinate_scale is not None:
+            return float(self.coordinate_scale)
+        scale = float(getattr(self.network, "coordinate_scale", 0.0))
+        if scale <= 0:
+            raise SpocoError(
+                "coordinate_scale: neither the network's weights nor the argument say it; set coordinate_scale to a "
+                "length near the objects' radius, in the unit of the image's spacing"
+            )
+        return scale
+
+
+def _drop_uncertain(
+    labels: torch.Tensor, confidence: torch.Tensor, threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = confidence >= threshold
+    new = torch.zeros(len(kept) + 1, dtype=labels.dtype, device=labels.device)
+    new[1:][kept] = torch.arange(1, int(kept.sum()) + 1, dtype=labels.dtype, device=labels.device)
+    return new[labels.long()], confidence[kept]
+
+
+def _like_image(labels: torch.Tensor, image: torch.Tensor) -> MetaTensor:
+    if not isinstance(image, MetaTensor):
+        return MetaTensor(labels)
+    meta = {name: value for name, value in image.meta.items() if name != "affine"}
+    return MetaTensor(labels, affine=image.affine, meta=meta)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
