@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.embedding_space import squared_distances
-from spoco_bundle.losses.sweep import chunks, pair_distances, pair_gradients
+from spoco_bundle.losses.sweep import Pairs, chunks, kernel, kernel_reach, pair_distances
 
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
@@ -90,9 +90,8 @@ class _ConsistencySums(torch.autograd.Function):
         ctx.save_for_backward(student, teacher, anchors)
         ctx.scale = scale
         overlap, squares = student.new_zeros(2, len(anchors))
-        for part in chunks(student, 2 * len(anchors)):
-            soft_f, _, _ = _soft_masks(student, anchors, part, scale)
-            soft_g, _, _ = _soft_masks(teacher, anchors, part, scale)
+        for part in chunks(student, len(anchors)):
+            soft_f, soft_g = (kernel(_pairs(rows, anchors, part, scale).sq_dist, scale) for rows in (student, teacher))
             overlap += torch.linalg.vecdot(soft_f, soft_g)
             squares += torch.linalg.vecdot(soft_f, soft_f) + torch.linalg.vecdot(soft_g, soft_g)
         return overlap, squares
@@ -100,21 +99,21 @@ class _ConsistencySums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, overlap: Tensor, squares: Tensor) -> tuple[Tensor, None, None, None]:
         student, teacher, anchors = ctx.saved_tensors
-        rows, grad_anchors = torch.empty_like(student), student.new_zeros(len(anchors), student.shape[1])
-        for part in chunks(student, 2 * len(anchors)):
-            soft_f, points, near = _soft_masks(student, anchors, part, ctx.scale)
-            soft_g, _, _ = _soft_masks(teacher, anchors, part, ctx.scale)
+        grad, grad_anchors = torch.empty_like(student), student.new_zeros(len(anchors), student.shape[1])
+        for part in chunks(student, len(anchors)):
+            pairs = _pairs(student, anchors, part, ctx.scale)
+            soft_f = kernel(pairs.sq_dist, ctx.scale)
+            soft_g = kernel(_pairs(teacher, anchors, part, ctx.scale).sq_dist, ctx.scale)
             slope = soft_g.mul_(overlap[:, None]).addcmul_(soft_f, squares[:, None], value=2)
-            rows[part], for_anchors = pair_gradients(slope.mul_(soft_f).div_(-ctx.scale), points, near)
+            grad[part], for_anchors = pairs.gradients(slope.mul_(soft_f).mul_(-1 / ctx.scale))
             grad_anchors += for_anchors
-        return rows.index_add_(0, anchors, grad_anchors), None, None, None
+        return grad.index_add_(0, anchors, grad_anchors), None, None, None
 
 
-def _soft_masks(rows: Tensor, anchors: Tensor, part: slice, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft masks (A, n) of one chunk, and its points and the anchors about the chunk's mean."""
+def _pairs(rows: Tensor, anchors: Tensor, part: slice, scale: float) -> Pairs:
+    """Pairs of the anchors with one chunk of rows."""
     centre = rows[part].mean(0)
-    points, near = rows[part] - centre, rows[anchors] - centre
-    return pair_distances(points, near).div_(-scale).exp_(), points, near
+    return pair_distances(rows[part] - centre, rows[anchors] - centre, 2 * kernel_reach(scale, rows.dtype) ** 2)
 
 
 def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:
