@@ -51,7 +51,7 @@ def read(path: Path, spatial_dims: int) -> Volume:
     affine[:rank, :rank] = _LPS_TO_RAS[:rank, np.newaxis] * direction * spacing
     affine[:rank, rank] = _LPS_TO_RAS[:rank] * origin
     affine[:, :rank] = affine[:, :rank][:, ::-1]
-    unit = _unit(image, path)
+    unit = _unit(path)
     known = unit != UNKNOWN_UNIT or not np.allclose(spacing, 1.0)
     return Volume(
         array=array,
@@ -67,6 +67,8 @@ def read(path: Path, spatial_dims: int) -> Volume:
 def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
     """Writes labels (z, y, x) or (y, x) with the origin, spacing and direction of another image.
 
+    ITK writes no unit of length, so the unit that a NRRD source names is not repeated.
+
     Args:
         path: file to write; its suffix chooses the format.
         labels: uint16 or uint32.
@@ -78,13 +80,13 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
     import itk
 
     if path.name.lower().endswith(LOSSY_SUFFIXES):
-        raise SpocoError(f"{path}: {path.suffix} files cannot hold label ids: choose .png or .tif")
+        raise SpocoError(f"{like}: {path.suffix} files cannot hold label ids: write them as .png")
     source = _load(like)
     grid = tuple(int(size) for size in itk.size(source))[::-1]
     stored = labels[np.newaxis] if len(grid) == 3 and labels.ndim == 2 else labels
     if stored.shape != grid:
         raise SpocoError(
-            f"{path}: labels of shape {labels.shape} do not fit {like} of shape {grid}: "
+            f"labels of shape {labels.shape} do not fit {like} of shape {grid}: "
             "bring them back to the grid of the source image first"
         )
     result = itk.image_from_array(np.ascontiguousarray(stored))
@@ -96,7 +98,8 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
     except _FAILURES as error:
         reason = " ".join(str(error).split())[-160:]
         raise SpocoError(
-            f"{path}: ITK cannot write {labels.dtype} labels in this format ({reason}): convert {like} to TIFF or NIfTI"
+            f"{like}: ITK cannot write {labels.dtype} labels as {path.suffix} ({reason}): "
+            "convert the image to TIFF or NIfTI"
         ) from error
 
 
@@ -113,14 +116,17 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _unit(image: Any, path: Path) -> str:
-    """The unit that a NRRD header names; DICOM is in millimetres; other formats do not say."""
-    if path.suffix.lower() == ".dcm":
-        return "millimeter"
-    entries = image.GetMetaDataDictionary()
-    for key in ("NRRD_space units", "space units"):
-        if entries.HasKey(key):
-            first = str(entries[key]).replace('"', " ").split()
-            if first and canonical_length(1.0, first[0])[0] == 1.0:
-                return canonical_length(1.0, first[0])[1]
-    return UNKNOWN_UNIT
+def _unit(path: Path) -> str:
+    """The unit that a NRRD header names, which ITK passes over; DICOM is in millimetres; other formats do not say."""
+    suffix = path.suffix.lower()
+    if suffix in (".nrrd", ".nhdr"):
+        # The header is text that ends with an empty line.
+        with path.open("rb") as file:
+            header = file.read(65536)
+        for line in header.split(b"\n\n", 1)[0].decode("ascii", "replace").splitlines():
+            name, _, value = line.partition(":")
+            units = value.replace('"', " ").split()
+            if name.strip().lower() == "space units" and units:
+                unit = canonical_length(1.0, units[0])
+                return unit[1] if unit[0] == 1.0 else UNKNOWN_UNIT
+    return "millimeter" if suffix == ".dcm" else UNKNOWN_UNIT

@@ -78,7 +78,7 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
         stored = stored[..., np.newaxis]
     if stored.shape != grid:
         raise SpocoError(
-            f"{path}: labels of shape {labels.shape} do not fit {like} of shape {grid[::-1]}: "
+            f"labels of shape {labels.shape} do not fit {like} of shape {grid[::-1]}: "
             "bring them back to the grid of the source image first"
         )
     header = source.header.copy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import cc3d
 import fastremap
 import numpy as np
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.data.whole_files import written_whole
 
 
 def objects_table(
@@ -95,19 +94,11 @@ def write_objects_table(path: str | Path, rows: Sequence[dict[str, Any]], spatia
         SpocoError: if the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, table_columns(spatial_dims))
-            writer.writeheader()
-            for row in rows:
-                writer.writerow(
-                    {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-                )
-        os.replace(partial, path)
-    except OSError as error:
-        raise SpocoError(f"{path}: cannot be written ({error.strerror or error}): choose another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table_columns(spatial_dims))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            )
     return path

@@ -98,7 +98,7 @@ def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = 
     sizes = tuple(layout.shape[layout.axes.index(axis)] for axis in spatial)
     if labels.shape != sizes:
         raise SpocoError(
-            f"{path}: labels of shape {labels.shape} do not fit {like} of shape {sizes}: "
+            f"labels of shape {labels.shape} do not fit {like} of shape {sizes}: "
             "bring them back to the grid of the source image first"
         )
     # Said outright, since tifffile takes a name like NAME.ome.tif as a wish for OME.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from spoco_bundle.data.geometry import (
     voxel_spacing,
 )
 from spoco_bundle.data.label_checks import as_label_ids
+from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.errors import SpocoError
 
 __all__ = [
@@ -130,20 +130,13 @@ def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes
     stored = labels.astype(np.uint16 if high < 2**16 else np.uint32)
     if _family(path) != _family(like):
         raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
         if _family(path) == "nifti":
             nifti.write_labels(partial, stored, like)
         elif _family(path) == "tiff":
             tiff.write_labels(partial, stored, like, axes)
         else:
             itk_io.write_labels(partial, stored, like)
-        os.replace(partial, path)
-    except OSError as error:
-        raise SpocoError(f"{path}: cannot be written ({error.strerror or error}): choose another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

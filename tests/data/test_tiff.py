@@ -64,7 +64,9 @@ def test_pages_without_any_metadata(tmp_path, voxels, byteorder):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), voxels)
 
 
-@pytest.mark.parametrize(("unit", "known"), [("um", "micrometer"), ("micron", "micrometer"), ("\\u00B5m", "micrometer")])
+@pytest.mark.parametrize(
+    ("unit", "known"), [("um", "micrometer"), ("micron", "micrometer"), ("\\u00B5m", "micrometer")]
+)
 def test_imagej_spacing(tmp_path, voxels, unit, known):
     options = IMAGEJ | {"metadata": IMAGEJ["metadata"] | {"unit": unit}}
     tifffile.imwrite(tmp_path / "a.tif", voxels, **options)
