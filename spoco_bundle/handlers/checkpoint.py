@@ -175,7 +175,7 @@ class TrainingCheckpoint:
         resume: str = "",
         save_on_signal: bool = True,
     ):
-        taken = {"format", "engine", "random", "scaler"} & set(objects)
+        taken = {"format", "engine", "random"} & set(objects)
         if taken:
             raise SpocoError(f"objects: the names {sorted(taken)} are reserved; choose others")
         self.ckpt_dir = Path(ckpt_dir)
@@ -209,8 +209,6 @@ class TrainingCheckpoint:
             "random": random_state(),
             **{name: plain(thing.state_dict()) for name, thing in self.objects.items()},
         }
-        if getattr(engine, "scaler", None) is not None:
-            content["scaler"] = plain(engine.scaler.state_dict())
         file = self.ckpt_dir / self.last
         fresh = self.ckpt_dir / (self.last + ".new")
         save_atomically(content, fresh)
@@ -234,8 +232,6 @@ class TrainingCheckpoint:
                     f"{file}: the state of {name!r} does not fit this config ({_first_line(error)}); resume with the "
                     "config it was written with"
                 ) from error
-        if "scaler" in content and getattr(engine, "scaler", None) is not None:
-            engine.scaler.load_state_dict(content["scaler"])
         self._load_engine(engine, file, content["engine"])
         set_random_state(content["random"])
         logger.info("resumed from %s: epoch %d, iteration %d", file, engine.state.epoch, engine.state.iteration)

@@ -68,7 +68,8 @@ class HaloWindowInferer(Inferer):
 
     Args:
         roi_size: voxels of a window per axis, halos included; one int serves all axes.
-        halo: voxels cut off on every inner face of a window, per axis or one int.
+        halo: voxels cut off on every inner face of a window, per axis or one int; None reads
+            ``network.receptive_radius``.
         stride_multiple: total stride of the network per axis, or one int; None reads ``network.total_stride``.
         sw_batch_size: windows per call of the network.
         whole_volume_voxels: volumes of at most that many voxels are run in one pass, whatever the window.
@@ -79,13 +80,13 @@ class HaloWindowInferer(Inferer):
 
     Raises:
         SpocoError: if an argument is out of range or its length does not fit the volume, if the halos leave no core,
-            or if the network does not tell its stride and none is given.
+            or if the network does not tell its stride or receptive radius and none is given.
     """
 
     def __init__(
         self,
         roi_size: int | Sequence[int] = (64, 128, 128),
-        halo: int | Sequence[int] = (16, 32, 32),
+        halo: int | Sequence[int] | None = None,
         stride_multiple: int | Sequence[int] | None = None,
         sw_batch_size: int = 1,
         whole_volume_voxels: int = 0,
@@ -123,9 +124,11 @@ class HaloWindowInferer(Inferer):
             (B, E, *spatial) in the dtype of the network's output; a MetaTensor where the input is one.
         """
         shape = inputs.shape[2:]
-        multiples = self._multiples(network, len(shape))
         roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
-        halo = _per_axis("halo", self.halo, len(shape), least=0)
+        halo = _given_or_told("halo", self.halo, network, "receptive_radius", len(shape), least=0)
+        multiples = _given_or_told(
+            "stride_multiple", self.stride_multiple, network, "total_stride", len(shape), least=1
+        )
         padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
         sizes = padded.shape[2:]
         if sizes.numel() <= self.whole_volume_voxels:
@@ -148,17 +151,18 @@ class HaloWindowInferer(Inferer):
                 target.copy_(source[(slice(None), *(slice(n) for n in target.shape[1:]))])
         return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]
 
-    def _multiples(self, network: Callable, dims: int) -> tuple[int, ...]:
-        if self.stride_multiple is not None:
-            return _per_axis("stride_multiple", self.stride_multiple, dims, least=1)
-        inner = getattr(network, "module", network)
-        stride = getattr(inner, "total_stride", None)
-        if stride is None:
-            raise SpocoError(
-                f"stride_multiple: {type(inner).__name__} has no attribute total_stride; give the network's total "
-                "stride per axis"
-            )
-        return _per_axis("network.total_stride", stride, dims, least=1)
+
+def _given_or_told(
+    name: str, value: int | Sequence[int] | None, network: Callable, attribute: str, dims: int, least: int
+) -> tuple[int, ...]:
+    """The argument where it is given, else what the network says of itself."""
+    if value is not None:
+        return _per_axis(name, value, dims, least)
+    inner = getattr(network, "module", network)
+    told = getattr(inner, attribute, None)
+    if told is None:
+        raise SpocoError(f"{name}: {type(inner).__name__} has no attribute {attribute}; give it in voxels per axis")
+    return _per_axis(f"network.{attribute}", told, dims, least)
 
 
 def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:

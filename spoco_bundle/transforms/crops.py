@@ -8,7 +8,8 @@ import fastremap
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Randomizable, SpatialCrop, SpatialPad
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable, SpatialPad
 from scipy import ndimage
 
 from spoco_bundle.errors import SpocoError
@@ -166,17 +167,16 @@ class CropAnnotatedd(MapTransform, Randomizable):
         if table is None:
             table = instance_table(label, *self.special)
         self.randomize((label, table))
-        cut = SpatialCrop(
-            roi_start=self.start, roi_end=[min(a + roi, n) for a, roi, n in zip(self.start, self.roi_size, shape)]
-        )
+        window = [slice(a, min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
         for key in self.key_iterator(sample):
             if tuple(sample[key].shape[1:]) != shape:
                 raise SpocoError(
                     f"{key}: spatial shape {list(sample[key].shape[1:])} differs from the label's {list(shape)}"
                 )
-            pad = self.pad_label if key == self.label_key else self.pad_image
-            # cloned, because a view would keep the whole volume alive and send it between processes
-            sample[key] = pad(cut(sample[key])).clone()
+            piece = _cut(sample[key], window)
+            if tuple(piece.shape[1:]) != self.roi_size:
+                piece = (self.pad_label if key == self.label_key else self.pad_image)(piece)
+            sample[key] = piece
         sample[self.instances_key] = self._visible(table)
         return sample
 
@@ -187,6 +187,21 @@ class CropAnnotatedd(MapTransform, Randomizable):
         visible = table.clone()
         visible[:, 1] = (table[:, 1] * share).floor().long()
         return visible
+
+
+def _cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:
+    """Copies a window out of (C, *spatial); a view would keep the whole volume alive and send it between processes.
+
+    MONAI's ``SpatialCrop`` is not used, because the history of operations that it keeps costs more than the copy.
+    """
+    inside = (slice(None), *window)
+    if not isinstance(volume, MetaTensor):
+        return volume[inside].clone()
+    affine = volume.affine.clone()
+    dims = len(window)
+    affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor([s.start for s in window], dtype=affine.dtype)
+    meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+    return MetaTensor(volume.as_tensor()[inside].clone(), affine=affine, meta=meta)
 
 
 class RelabelAndDropFragmentsd(MapTransform):
@@ -239,13 +254,14 @@ class RelabelAndDropFragmentsd(MapTransform):
         return sample
 
     def _relabel(self, label: torch.Tensor, whole: dict[int, int]) -> torch.Tensor:
-        ids, inverse, counts = np.unique(np.asarray(label), return_inverse=True, return_counts=True)
-        renumbered = np.empty_like(ids)
+        small, numbers = fastremap.renumber(np.asarray(label))
+        voxels = np.bincount(small.ravel())
+        renumbered = np.zeros(len(voxels), dtype=np.int64)
         number = 0
-        for position, (instance, voxels) in enumerate(zip(ids.tolist(), counts.tolist())):
+        for instance, position in sorted(numbers.items()):
             if instance in self.special:
                 renumbered[position] = instance
-            elif voxels < max(self.min_voxels, self.drop_cut_below * whole.get(instance, voxels)):
+            elif voxels[position] < max(self.min_voxels, self.drop_cut_below * whole.get(instance, 0)):
                 renumbered[position] = self.dropped_label
             else:
                 number += 1
@@ -253,5 +269,5 @@ class RelabelAndDropFragmentsd(MapTransform):
                     number += 1
                 renumbered[position] = number
         result = label.clone()
-        result[...] = torch.as_tensor(renumbered[inverse.reshape(label.shape)], device=label.device)
+        result[...] = torch.as_tensor(renumbered[small], device=label.device)
         return result

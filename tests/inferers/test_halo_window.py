@@ -62,9 +62,7 @@ def test_windows_equal_the_whole_volume_3d(shape):
     network = small_network(3)
     image = torch.randn(2, 1, *shape)
     whole = HaloWindowInferer((64, 128, 128), 0)(image, network)
-    windows = HaloWindowInferer(
-        [2 * r + 6 for r in network.receptive_radius], network.receptive_radius, sw_batch_size=3
-    )(image, network)
+    windows = HaloWindowInferer([2 * r + 6 for r in network.receptive_radius], sw_batch_size=3)(image, network)
     assert whole.shape == windows.shape == (2, 3, *shape)
     assert torch.allclose(windows, whole, atol=1e-5)
 
@@ -103,8 +101,10 @@ def test_other_networks_tell_their_stride_by_argument():
     image = torch.randn(1, 1, 62, 40)
     windows = HaloWindowInferer(40, 12, stride_multiple=2)(image, network)
     assert torch.allclose(windows, network(image), atol=1e-5)
-    with pytest.raises(SpocoError, match="total_stride"):
+    with pytest.raises(SpocoError, match="stride_multiple: UNet has no attribute total_stride"):
         HaloWindowInferer(40, 12)(image, network)
+    with pytest.raises(SpocoError, match="halo: UNet has no attribute receptive_radius"):
+        HaloWindowInferer(40, stride_multiple=2)(image, network)
 
 
 def test_window_shapes_batches_and_arguments():
