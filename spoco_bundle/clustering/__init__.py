@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.clustering.confidence import object_confidence
+from spoco_bundle.clustering.center_votes import center_votes
 from spoco_bundle.clustering.density_peaks import density_peaks
 from spoco_bundle.clustering.refine import refine
 from spoco_bundle.clustering.voxels import Volume
@@ -16,7 +17,7 @@ from spoco_bundle.errors import SpocoError
 
 __all__ = ["BACKGROUND_RULES", "METHODS", "cluster_embeddings"]
 
-ALGORITHMS = {"density_peaks": density_peaks}
+ALGORITHMS = {"center_votes": center_votes, "density_peaks": density_peaks}
 METHODS = tuple(ALGORITHMS)
 BACKGROUND_RULES = ("auto", "objectness", "foreground", "intensity", "density", "scatter", "largest", "none")
 FILLED = ("volume", "foreground", "objectness", "teacher", "coordinate_channels", "background")
