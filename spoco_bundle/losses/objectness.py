@@ -1,8 +1,13 @@
-"""The objectness term: how deep inside an object a voxel lies, learnt from annotated objects alone.
+"""The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabelled space.
 
-The target is the distance to the object's border over the largest such distance in the object: 1 at its centre, falling
-off towards the border, 0 in a thin shell around annotated objects and on known background. All other voxels without a
-label count nowhere, so that a prediction inside an object that nobody annotated is never called wrong.
+The target is 1 inside annotated objects ("binary"), or the distance to the object's border over the largest such distance
+in the object ("distance": 1 at its centre, falling off towards the border), and 0 in a thin shell around annotated objects
+and on known background. An unlabelled voxel is more likely background than not, and that is all that is known of it: such
+voxels count as a term of their own with target 0 and a small weight,
+
+    objectness = mean over known voxels of BCE(logit, target) + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
+
+Without that term nothing speaks against objects far from any annotation.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["OBJECTNESS_LOSSES", "objectness_loss", "objectness_target"]
+__all__ = ["OBJECTNESS_TARGETS", "objectness_loss", "objectness_target"]
 
-OBJECTNESS_LOSSES = ("bce", "smooth_l1")
+OBJECTNESS_TARGETS = ("binary", "distance")
+UNLABELLED = -1.0
+IGNORED = -2.0
 
 
 def _object_border(labels: np.ndarray) -> np.ndarray:
@@ -35,6 +42,7 @@ def _object_border(labels: np.ndarray) -> np.ndarray:
 
 def objectness_target(
     labels: Tensor,
+    kind: str = "binary",
     spacing: Sequence[float] | None = None,
     shell: int = 1,
     dense: bool = False,
@@ -43,20 +51,21 @@ def objectness_target(
 ) -> Tensor:
     """Target of the objectness channel for one crop.
 
-    One distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
+    For "distance" one distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
     way out of an object always meets first, so touching objects both fall off towards their common border. Half a voxel
     is added, so that objects one or two voxels thick have a target above 0.
 
     Args:
         labels: (*spatial) integers, 0 = unlabelled (background if `dense`).
-        spacing: voxel size per axis; 1 by default. Only the ratios matter.
+        kind: "binary" or "distance".
+        spacing: voxel size per axis, for "distance"; 1 by default. Only the ratios matter.
         shell: width in voxels of the shell around annotated objects whose target is 0.
         dense: whether 0 is known background.
         background_label: id of voxels known to belong to no object; target 0.
         ignore_label: id of voxels that count nowhere.
 
     Returns:
-        (*spatial) float32 on the device of `labels`: in [0, 1], or -1 where a voxel counts nowhere.
+        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELLED`, or `IGNORED`.
     """
     ids = labels.detach().cpu().numpy()
     steps = [1.0] * ids.ndim if spacing is None else [float(step) for step in spacing]
@@ -64,12 +73,14 @@ def objectness_target(
     for special in (background_label, ignore_label):
         if special is not None:
             inside &= ids != special
-    target = np.full(ids.shape, 0.0 if dense else -1.0, dtype=np.float32)
+    target = np.full(ids.shape, 0.0 if dense else UNLABELLED, dtype=np.float32)
     if background_label is not None:
         target[ids == background_label] = 0
     if inside.any():
         near = ndimage.maximum_filter(inside, size=2 * shell + 1) if shell else inside
         target[near & ~inside] = 0
+        target[inside] = 1
+    if kind == "distance" and inside.any():
         border = _object_border(ids)
         # without a border inside the crop all of it is one object of unknown extent
         depth = ndimage.distance_transform_edt(~border, sampling=steps) if border.any() else np.ones(ids.shape)
@@ -79,27 +90,28 @@ def objectness_target(
         np.maximum.at(deepest, owner, depth)
         target[inside] = depth / deepest[owner]
     if ignore_label is not None:
-        target[ids == ignore_label] = -1
+        target[ids == ignore_label] = IGNORED
     return torch.from_numpy(target).to(labels.device)
 
 
-def objectness_loss(logits: Tensor, target: Tensor, kind: str = "bce") -> Tensor:
-    """Mean loss of the objectness logits over the voxels that count.
+def objectness_loss(logits: Tensor, target: Tensor, unlabelled_weight: float = 0.3) -> Tensor:
+    """The objectness term of one crop, see the module's text.
 
     Args:
         logits: (*spatial).
-        target: (*spatial) in [0, 1], negative where a voxel counts nowhere.
-        kind: "bce", binary cross entropy, or "smooth_l1" on the sigmoid.
+        target: (*spatial) as from `objectness_target`.
+        unlabelled_weight: weight of the unlabelled voxels' mean, at least 0.
 
     Returns:
         Scalar, at least 0; 0 if no voxel counts.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
-    counts = target >= 0
-    wanted = target.clamp_min(0)
-    if kind == "bce":
-        losses = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    else:
-        losses = functional.smooth_l1_loss(logits.sigmoid(), wanted, reduction="none")
-    return (losses * counts).sum() / counts.sum().clamp_min(1)
+    losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
+    known, unlabelled = target >= 0, target == UNLABELLED
+    return _mean(losses, known) + unlabelled_weight * _mean(losses, unlabelled)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen voxels, 0 where there is none."""
+    return (values * chosen).sum() / chosen.sum().clamp_min(1)

@@ -13,7 +13,7 @@ from spoco_bundle.errors import SpocoError
 from spoco_bundle.losses.consistency import SAMPLINGS, consistency_sums, draw_anchors
 from spoco_bundle.losses.discriminative import cluster_means, pull, push, regularizer, unlabeled_push
 from spoco_bundle.losses.instance import NO_OBJECT, NOWHERE, affinity_dice, binary_cross_entropy, dice, sample_members
-from spoco_bundle.losses.objectness import OBJECTNESS_LOSSES, objectness_loss, objectness_target
+from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS, objectness_loss, objectness_target
 from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
 from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
 
@@ -27,7 +27,7 @@ CHOICES = {
     "consistency_reduction": ("pooled", "instance"),
     "anchor": ("mean", "voxel"),
     "anchor_sampling": (None, *SAMPLINGS),
-    "objectness_loss": OBJECTNESS_LOSSES,
+    "objectness_target": OBJECTNESS_TARGETS,
 }
 
 
@@ -69,7 +69,8 @@ class SpocoLoss(nn.Module):
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
-        objectness_loss: "bce" or "smooth_l1".
+        objectness_target: "binary" (1 inside objects) or "distance" (falling off from an object's centre to its border).
+        objectness_unlabelled_weight: weight of unlabelled voxels, which count as background there, see `objectness.py`.
         objectness_shell: width in voxels of the shell of target 0 around annotated objects.
 
     Raises:
@@ -102,7 +103,8 @@ class SpocoLoss(nn.Module):
         consistency_reduction: str = "pooled",
         objectness: bool = False,
         objectness_weight: float = 1.0,
-        objectness_loss: str = "bce",
+        objectness_target: str = "binary",
+        objectness_unlabelled_weight: float = 0.3,
         objectness_shell: int = 1,
     ) -> None:
         super().__init__()
@@ -132,7 +134,8 @@ class SpocoLoss(nn.Module):
         self.anchor_sampling = anchor_sampling
         self.consistency_reduction = consistency_reduction
         self.objectness = objectness
-        self.objectness_loss = objectness_loss
+        self.objectness_target = objectness_target
+        self.objectness_unlabelled_weight = objectness_unlabelled_weight
         self.objectness_shell = objectness_shell
         self._check()
 
@@ -313,13 +316,14 @@ class SpocoLoss(nn.Module):
     def _objectness_term(self, logits: Tensor, labels: Tensor, spacing: Sequence[float] | None) -> Tensor:
         target = objectness_target(
             labels,
+            self.objectness_target,
             spacing,
             self.objectness_shell,
             self.supervision == "dense",
             self.background_label,
             self.ignore_label,
         )
-        return objectness_loss(logits, target, self.objectness_loss)
+        return objectness_loss(logits, target, self.objectness_unlabelled_weight)
 
 
 def _plain(tensor: Tensor) -> Tensor:
