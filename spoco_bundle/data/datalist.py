@@ -43,8 +43,8 @@ def build_datalist(
     - a MONAI datalist, a JSON file with the lists ``training``, ``validation`` and ``testing`` of
       ``{"image": path, "label": path}``, paths relative to the file.
 
-    For ``predict``, it is an image, a folder of images, a pattern such as ``data/*.tif``, or a list of these. Labels and
-    earlier results (``NAME_instances``) in folders are passed over.
+    For ``predict``, it is an image, a folder of images, a pattern such as ``data/*.tif``, or a list of these. Labels
+    and earlier results (``NAME_instances``) in folders are passed over.
 
     Args:
         source: see above.

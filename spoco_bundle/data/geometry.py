@@ -110,6 +110,19 @@ def rescale_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return result
 
 
+def column_spacing(affine: np.ndarray) -> tuple[float, ...]:
+    """Spacing per array axis, the norms of the affine's columns.
+
+    Rounded to six digits: NIfTI stores affines in float32, where 0.8 is 0.800000012, and one volume in two formats
+    must give one partition.
+
+    Args:
+        affine: (R + 1, D) or (D + 1, D + 1), of which the last row and a square affine's last column are left out.
+    """
+    columns = affine[:-1, : affine.shape[1] - (affine.shape[0] == affine.shape[1])]
+    return tuple(float(f"{norm:.6g}") for norm in np.linalg.norm(np.asarray(columns, dtype=np.float64), axis=0))
+
+
 def checked_spacing(spacing: Sequence[float], spatial_dims: int, name: str = "spacing") -> tuple[float, ...]:
     """Turns a user's spacing into a tuple of positive floats.
 
@@ -147,8 +160,7 @@ def voxel_spacing(image: torch.Tensor, spatial_dims: int) -> tuple[float, ...]:
     affine = getattr(image, "affine", None)
     if affine is None or affine.ndim != 2:
         raise TypeError("voxel_spacing takes one MetaTensor with one affine; for batches call batch_spacing")
-    norms = torch.linalg.vector_norm(affine[:-1, :spatial_dims].to(torch.float64), dim=0)
-    return tuple(float(step) for step in norms)
+    return column_spacing(affine[:, :spatial_dims].detach().cpu().numpy())
 
 
 def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
@@ -167,8 +179,9 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     affine = getattr(images, "affine", None)
     if affine is None:
         raise TypeError("batch_spacing takes a MetaTensor")
-    norms = torch.linalg.vector_norm(affine[..., :-1, :spatial_dims].to(torch.float64), dim=-2)
-    return norms.expand(images.shape[0], spatial_dims).to(device=images.device, dtype=torch.float32)
+    affines = affine.detach().cpu().numpy().reshape(-1, *affine.shape[-2:])
+    spacing = torch.tensor([column_spacing(one[:, :spatial_dims]) for one in affines], dtype=torch.float32)
+    return spacing.expand(images.shape[0], spatial_dims).to(images.device)
 
 
 def spacing_warning(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spoco_bundle.data.geometry import UNKNOWN_UNIT, Volume, canonical_length
+from spoco_bundle.data.geometry import UNKNOWN_UNIT, Volume, canonical_length, column_spacing
 from spoco_bundle.errors import SpocoError
 
 # Formats that lose ids (lossy, or 8 bits only): labels of such images are written as PNG.
@@ -55,7 +55,7 @@ def read(path: Path, spatial_dims: int) -> Volume:
     known = unit != UNKNOWN_UNIT or not np.allclose(spacing, 1.0)
     return Volume(
         array=array,
-        spacing=tuple(float(step) for step in spacing[::-1]) if known else None,
+        spacing=column_spacing(affine) if known else None,
         spacing_unit=unit,
         affine=affine,
         file_format="itk",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import cc3d
+import fastremap
 import numpy as np
 
 from spoco_bundle.errors import SpocoError
@@ -81,7 +82,7 @@ def check_labels(
         raise SpocoError(_shape_message(image.shape[1:], labels.shape[1:], image_path, label_path))
     ids = as_label_ids(np.asarray(labels[0]), label_path)
     special = [label for label in (ignore_label, background_label) if label is not None]
-    present = np.unique(ids)
+    present = fastremap.unique(ids)
     present = present[~np.isin(present, special)]
     if present.size and present[0] < 0:
         raise SpocoError(

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-from spoco_bundle.data.geometry import Volume, affine_from_spacing, canonical_length
+from spoco_bundle.data.geometry import Volume, affine_from_spacing, canonical_length, column_spacing
 from spoco_bundle.errors import SpocoError
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -115,10 +115,10 @@ def _geometry(path: Path, image: SpatialImage, spatial_dims: int) -> tuple[tuple
     without_codes = int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0
     known = not (without_codes and np.allclose(norms, 1.0))
     if spatial_dims == 3:
-        return tuple(float(step) for step in norms) if known else None, unit, affine
-    spacing = tuple(float(step) for step in norms[1:])
+        return column_spacing(affine) if known else None, unit, affine
+    spacing = column_spacing(affine)[1:]
     plane = affine[np.ix_([0, 1, 3], [1, 2, 3])]
     # A slice that is oblique in space has no 2D affine of the same spacing; its labels are written with the source's.
-    if not np.allclose(np.linalg.norm(plane[:2, :2], axis=0), spacing):
+    if not np.allclose(column_spacing(plane), spacing):
         plane = affine_from_spacing(spacing)
     return spacing if known else None, unit, plane

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,9 +128,7 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
     """
     complaints = _Complaints()
     logger = logging.getLogger("tifffile")
-    propagate = logger.propagate
     logger.addHandler(complaints)
-    logger.propagate = False
     try:
         with tifffile.TiffFile(path) as tif:
             if not len(tif.series):
@@ -143,20 +142,21 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
         raise _unreadable(path, str(error) or type(error).__name__) from error
     finally:
         logger.removeHandler(complaints)
-        logger.propagate = propagate
     if reason:
         raise _unreadable(path, reason)
 
 
 class _Complaints(logging.Handler):
-    """Keeps the first error message that tifffile logs."""
+    """Keeps the first error message that tifffile logs in this thread."""
 
     def __init__(self) -> None:
         super().__init__(level=logging.ERROR)
+        self.thread = threading.get_ident()
         self.first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        if record.thread == self.thread:
+            self.first = self.first or record.getMessage()
 
 
 def _unreadable(path: Path, reason: str) -> SpocoError:
@@ -169,6 +169,12 @@ def _layout(path: Path, tif: tifffile.TiffFile, axes: str | None) -> _Layout:
     if len(tif.series) > 1:
         raise SpocoError(f"{path}: holds {len(tif.series)} separate images: save each of them as a file of its own")
     series = tif.series[0]
+    missing = sum(page is None for page in series) if series.kind == "ome" else 0
+    if missing:
+        raise SpocoError(
+            f"{path}: {missing} of {len(series)} planes named in its OME metadata are missing and would read as zeros: "
+            "keep the files of a set together, or export the image again as one file"
+        )
     file_axes = (axes or series.axes).upper()
     kept = [(axis, size) for axis, size in zip(file_axes, series.shape, strict=False) if size > 1 or axis in "YX"]
     letters = "".join(axis for axis, _ in kept)

@@ -117,7 +117,8 @@ def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes
         The path written.
 
     Raises:
-        SpocoError: if the shape is not that of ``like``, the formats differ, or the folder cannot be written.
+        SpocoError: if the shape is not that of ``like``, the formats differ, ``path`` is ``like``, or the folder cannot
+            be written.
         ValueError: if the labels are not integers or negative.
     """
     path, like = Path(path), _existing_file(like)
@@ -128,6 +129,8 @@ def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes
     if low < 0 or high >= 2**32:
         raise ValueError(f"labels lie in {low}..{high}: ids must be in 0..4294967295")
     stored = labels.astype(np.uint16 if high < 2**16 else np.uint32)
+    if path.resolve() == like.resolve():
+        raise SpocoError(f"{path}: would overwrite the image it was made from: choose another name or folder")
     if _family(path) != _family(like):
         raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
     with written_whole(path) as partial:

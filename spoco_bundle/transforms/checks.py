@@ -6,16 +6,21 @@ from collections.abc import Hashable, Mapping
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.data.label_checks import check_labels, check_same_grid
+
+# Formats that place the image in the world; TIFF knows a spacing at most.
+_LOCATED = {"nifti", "itk"}
 
 
 class CheckLabelsd(MapTransform):
     """Stops at annotations that would train nonsense; the message names the file and the remedy.
 
-    Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, image and label files that
-    both state where they lie in the world must agree to half a voxel.
+    Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, where both files state their
+    place in the world (NIfTI and ITK formats, not TIFF), they must agree to half a voxel. Labels that pass lie on the
+    grid of their image, whatever their own file says or leaves out, and take over its affine and spacing.
 
     Args:
         keys: label MetaTensors (1, *spatial) with ``filename_or_obj`` in their metadata.
@@ -53,13 +58,16 @@ class CheckLabelsd(MapTransform):
         }
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Returns the sample as it is."""
+        """Returns a copy of the sample; the labels have the image's affine and spacing."""
         sample = dict(data)
         image = sample[self.image_key]
         for key in self.key_iterator(sample):
             labels = sample[key]
             paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])
             check_labels(image.numpy(), labels.numpy(), *paths, **self.options)
-            if self.check_affine:
+            if self.check_affine and {image.meta["file_format"], labels.meta["file_format"]} <= _LOCATED:
                 check_same_grid(image.affine.numpy(), labels.affine.numpy(), labels.shape[1:], *paths)
+            geometry = {name: image.meta[name] for name in ("spacing_unit", "spacing_known", "file_spacing")}
+            geometry["affine"] = image.affine.clone()
+            sample[key] = MetaTensor(labels.as_tensor(), meta=labels.meta | geometry)
         return sample

@@ -28,8 +28,8 @@ class LoadVolumed(MapTransform):
 
     Images become (C, *spatial) float32, labels (1, *spatial) int32. The affine goes from the array's index order to the
     world; its column norms are the spacing, 1 where unknown. ``meta`` holds what collates: ``filename_or_obj`` (str),
-    ``spacing_unit`` (str), ``spacing_known`` (0 or 1) and ``file_spacing`` ((D,) float64, of the grid on disk, whatever
-    is resampled later).
+    ``spacing_unit`` (str), ``spacing_known`` (0 or 1), ``file_format`` (see ``Volume``) and ``file_spacing`` ((D,)
+    float64, of the grid on disk, whatever is resampled later).
 
     Args:
         keys: entries of the sample that are paths.
@@ -84,6 +84,7 @@ class LoadVolumed(MapTransform):
                 "filename_or_obj": str(path),
                 "spacing_unit": volume.spacing_unit,
                 "spacing_known": int(volume.spacing is not None),
+                "file_format": volume.file_format,
             },
         )
         tensor.meta["file_spacing"] = torch.tensor(voxel_spacing(tensor, self.spatial_dims), dtype=torch.float64)

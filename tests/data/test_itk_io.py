@@ -70,9 +70,8 @@ def test_colour_png(tmp_path):
 def test_alpha_is_left_out(tmp_path):
     colour = np.random.default_rng(0).integers(0, 255, (12, 14, 4)).astype(np.uint8)
     itk.imwrite(itk.image_from_array(colour, ttype=itk.Image[itk.RGBAPixel[itk.UC], 2]), str(tmp_path / "a.png"))
-    np.testing.assert_array_equal(
-        read_volume(tmp_path / "a.png", spatial_dims=2).array, colour[..., :3].transpose(2, 0, 1)
-    )
+    volume = read_volume(tmp_path / "a.png", spatial_dims=2)
+    np.testing.assert_array_equal(volume.array, colour[..., :3].transpose(2, 0, 1))
 
 
 def test_nrrd_units(tmp_path, voxels):
@@ -94,12 +93,8 @@ def test_one_slice_counts_as_2d(tmp_path, voxels):
     volume = read_volume(tmp_path / "a.nrrd", spatial_dims=2)
     assert volume.array.shape == (1, 6, 7)
     np.testing.assert_allclose(volume.spacing, (0.9, 0.8))
-    labels = np.ones((6, 7), int)
-    assert tuple(itk.size(itk.imread(str(write_instances(tmp_path / "b.nrrd", labels, tmp_path / "a.nrrd"))))) == (
-        7,
-        6,
-        1,
-    )
+    written = write_instances(tmp_path / "b.nrrd", np.ones((6, 7), int), tmp_path / "a.nrrd")
+    assert tuple(itk.size(itk.imread(str(written)))) == (7, 6, 1)
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.xyz", "a.txt"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tifffile
@@ -64,15 +66,13 @@ def test_pages_without_any_metadata(tmp_path, voxels, byteorder):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), voxels)
 
 
-@pytest.mark.parametrize(
-    ("unit", "known"), [("um", "micrometer"), ("micron", "micrometer"), ("\\u00B5m", "micrometer")]
-)
-def test_imagej_spacing(tmp_path, voxels, unit, known):
+@pytest.mark.parametrize("unit", ["um", "micron", "\\u00B5m"])
+def test_imagej_spacing(tmp_path, voxels, unit):
     options = IMAGEJ | {"metadata": IMAGEJ["metadata"] | {"unit": unit}}
     tifffile.imwrite(tmp_path / "a.tif", voxels, **options)
     volume = read_volume(tmp_path / "a.tif")
     np.testing.assert_allclose(volume.spacing, (1.75, 0.5, 0.8))
-    assert (volume.spacing_unit, volume.file_format, volume.axes) == (known, "imagej", "ZYX")
+    assert (volume.spacing_unit, volume.file_format, volume.axes) == ("micrometer", "imagej", "ZYX")
     np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), volume.spacing)
 
 
@@ -264,6 +264,32 @@ def test_truncated_file_is_never_read_with_fewer_slices(tmp_path, name):
             # uncompressed voxels stand before the directory, so they may all be there
             np.testing.assert_array_equal(volume.array[0], voxels)
     assert refused >= 20
+
+
+def test_planes_that_the_metadata_name_but_the_file_lacks(tmp_path, voxels):
+    tifffile.imwrite(tmp_path / "a.tif", voxels, **OME)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        description = tif.ome_metadata.replace('SizeZ="5"', 'SizeZ="7"').replace('PlaneCount="5"', 'PlaneCount="7"')
+    tifffile.imwrite(tmp_path / "b.tif", voxels, description=description.encode(), metadata=None)
+    with pytest.raises(SpocoError, match=r"b\.tif: 2 of 7 planes .* missing"):
+        read_volume(tmp_path / "b.tif")
+
+
+def test_damage_in_one_thread_is_not_blamed_on_another(tmp_path, voxels):
+    tifffile.imwrite(tmp_path / "good.tif", voxels, photometric="minisblack", compression="zlib")
+    content = (tmp_path / "good.tif").read_bytes()
+    (tmp_path / "bad.tif").write_bytes(content[: len(content) // 2])
+
+    def attempt(name) -> bool:
+        try:
+            return read_volume(tmp_path / name).spatial_shape == SHAPE
+        except SpocoError as error:
+            assert name == "bad.tif"
+            assert "bad.tif" in str(error)
+            return False
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(attempt, ["good.tif", "bad.tif"] * 40)) == [True, False] * 40
 
 
 def test_wrong_shape_is_refused_and_leaves_nothing(tmp_path, voxels):

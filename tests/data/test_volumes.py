@@ -24,12 +24,13 @@ def save(path, array) -> None:
 
 
 def test_tiff_and_nifti_of_one_volume_are_the_same_inside(tmp_path, voxels):
-    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    sizes = {"PhysicalSizeX": 0.8, "PhysicalSizeY": 0.7, "PhysicalSizeZ": 1.1}
     tifffile.imwrite(tmp_path / "a.tif", voxels, ome=True, metadata={"axes": "ZYX"} | sizes)
-    save(tmp_path / "a.nii.gz", voxels)
+    # 0.8 is 0.800000012 in the float32 of the header
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.diag([0.8, 0.7, 1.1, 1])), tmp_path / "a.nii.gz")
     one, other = read_volume(tmp_path / "a.tif"), read_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(one.array, other.array)
-    assert one.spacing == other.spacing == (2.0, 0.5, 0.5)
+    assert one.spacing == other.spacing == (1.1, 0.7, 0.8)
     assert one.spatial_shape == (4, 5, 6)
 
 
@@ -125,6 +126,13 @@ def test_target_folder_that_is_a_file(tmp_path, voxels):
     save(tmp_path / "a.tif", voxels)
     with pytest.raises(SpocoError, match="cannot be written"):
         write_instances(tmp_path / "a.tif" / "b.tif", np.ones((4, 5, 6), int), tmp_path / "a.tif")
+
+
+def test_image_is_never_overwritten(tmp_path, voxels):
+    save(tmp_path / "a.tif", voxels)
+    with pytest.raises(SpocoError, match="overwrite the image"):
+        write_instances(tmp_path / "x" / ".." / "a.tif", np.ones((4, 5, 6), int), tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[0], voxels)
 
 
 def test_other_format_than_the_image(tmp_path, voxels):

@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import tifffile
 
+from spoco_bundle.data import build_datalist, voxel_spacing
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.transforms import CheckLabelsd, LoadVolumed
 
 SHAPE = (4, 6, 8)
+AFFINE = np.diag([2, 2, 3, 1.0])
 
 
-def save(folder, labels, affine=None, image_affine=None) -> dict:
+def save(folder, labels, affine=AFFINE) -> dict:
     image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     paths = {"image": str(folder / "a_raw.nii"), "label": str(folder / "a_label.nii")}
-    for path, array, geometry in ((paths["image"], image, image_affine), (paths["label"], labels, affine)):
-        nibabel.save(
-            nibabel.Nifti1Image(array.transpose(), np.diag([2, 2, 3, 1.0]) if geometry is None else geometry), path
-        )
+    nibabel.save(nibabel.Nifti1Image(image.transpose(), AFFINE), paths["image"])
+    nibabel.save(nibabel.Nifti1Image(labels.transpose(), affine), paths["label"])
     return LoadVolumed()(paths)
 
 
@@ -31,7 +31,29 @@ def test_good_sample_passes_unchanged(tmp_path):
     sample = save(tmp_path, two_objects())
     checked = CheckLabelsd()(sample)
     assert checked.keys() == sample.keys()
-    assert all(checked[key] is sample[key] for key in sample)
+    assert checked["image"] is sample["image"]
+    np.testing.assert_array_equal(checked["label"], sample["label"])
+    assert checked["label"].dtype == sample["label"].dtype
+    assert checked["label"].meta["filename_or_obj"] == str(tmp_path / "a_label.nii")
+
+
+def test_labels_take_over_the_grid_of_the_image(tmp_path):
+    sample = CheckLabelsd()(save(tmp_path, two_objects(), affine=np.eye(4)))
+    assert voxel_spacing(sample["label"], 3) == voxel_spacing(sample["image"], 3) == (3, 2, 2)
+    np.testing.assert_array_equal(sample["label"].affine, sample["image"].affine)
+    assert sample["label"].meta["file_spacing"].tolist() == [3, 2, 2]
+
+
+def test_tiff_does_not_say_where_it_lies(tmp_path):
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a_raw.tif", image, ome=True, metadata={"axes": "ZYX"} | sizes)
+    # as a viewer saves labels over an image of which it read no depth
+    affine = np.diag([-0.5, -0.5, 1, 1])
+    nibabel.save(nibabel.Nifti1Image(two_objects().transpose(), affine), tmp_path / "a_label.nii.gz")
+    paths = {"image": str(tmp_path / "a_raw.tif"), "label": str(tmp_path / "a_label.nii.gz")}
+    sample = CheckLabelsd()(LoadVolumed()(paths))
+    assert voxel_spacing(sample["label"], 3) == (2, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +108,6 @@ def test_tiff_in_2d(tmp_path):
 
 
 def test_every_real_annotation_passes(shared_dir):
-    from spoco_bundle.data import build_datalist
-
     for folder, rank in (("bbbc050", 3), ("dsb2018", 2), ("cvppp_a1", 2)):
         for item in build_datalist(shared_dir / "data" / folder, "val"):
             CheckLabelsd()(LoadVolumed(spatial_dims=rank)(item))
