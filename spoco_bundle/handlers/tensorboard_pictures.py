@@ -1,0 +1,97 @@
+"""TensorBoard: pictures of what the network sees and finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import TensorBoardHandler
+
+from spoco_bundle.report.pictures import embedding_colours, label_colours
+
+
+class PicturesHandler(TensorBoardHandler):
+    """Writes pictures of the first validation images: input slice, embedding in PCA colours, instances over truth.
+
+    Volumes are shown in the z slice with the most labelled voxels. The upper half of the last picture holds the
+    instances found, the lower half the truth.
+
+    Args:
+        log_dir: folder of the TensorBoard files; used where no writer is given.
+        summary_writer: writer to share with other handlers, or None.
+        max_images: validation images shown per epoch.
+        image_key: key of the image (C, *spatial) in the evaluator's output.
+        label_key: key of the true labels (1, *spatial).
+        embeddings_key: key of the embeddings (E, *spatial).
+        instances_key: key of the instances found (1, *spatial).
+    """
+
+    def __init__(
+        self,
+        log_dir: str = "./runs",
+        summary_writer: Any = None,
+        max_images: int = 2,
+        image_key: str = "image",
+        label_key: str = "label",
+        embeddings_key: str = "embeddings",
+        instances_key: str = "pred",
+    ):
+        super().__init__(summary_writer=summary_writer, log_dir=log_dir)
+        self.max_images = max_images
+        self.image_key = image_key
+        self.label_key = label_key
+        self.embeddings_key = embeddings_key
+        self.instances_key = instances_key
+        self.shown = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with an evaluator, on rank 0 only."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._restart)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+
+    def _restart(self, engine: Engine) -> None:
+        self.shown = 0
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        outputs = engine.state.output
+        for sample in outputs if isinstance(outputs, list) else [outputs]:
+            if self.shown < self.max_images:
+                self.write(sample, self.shown, int(engine.state.epoch))
+                self.shown += 1
+
+    def write(self, sample: Mapping[str, torch.Tensor], number: int, epoch: int) -> None:
+        """Writes the pictures of one validation image, of those entries that the sample has."""
+        truth = np.asarray(sample[self.label_key].cpu())
+        depth = best_slice(truth[0]) if truth.ndim == 4 else None
+
+        def picture(key: str) -> np.ndarray:
+            values = sample[key].detach().cpu()
+            return np.asarray(values if depth is None else values[:, depth])
+
+        pictures = {"input": gray(picture(self.image_key))}
+        if self.embeddings_key in sample:
+            pictures["embedding"] = embedding_colours(picture(self.embeddings_key))
+        if self.instances_key in sample:
+            found = label_colours(picture(self.instances_key)[0])
+            pictures["instances_over_truth"] = np.concatenate([found, label_colours(picture(self.label_key)[0])])
+        for name, colours in pictures.items():
+            self._writer.add_image(f"validation_{number}/{name}", colours, epoch, dataformats="HWC")
+        self._writer.flush()
+
+
+def best_slice(labels: np.ndarray) -> int:
+    """Index of the z slice with the most labelled voxels of (z, y, x), the middle one where none is labelled."""
+    counts = (labels > 0).reshape(len(labels), -1).sum(axis=1)
+    return int(counts.argmax()) if counts.any() else len(labels) // 2
+
+
+def gray(image: np.ndarray) -> np.ndarray:
+    """(C, y, x) of any range as (y, x, 3) in [0, 1]: RGB where there are three channels, else the first in gray."""
+    low, high = float(image.min()), float(image.max())
+    shown = (image - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.moveaxis(shown if len(image) == 3 else np.repeat(shown[:1], 3, axis=0), 0, -1)
