@@ -20,6 +20,7 @@ from spoco_bundle.losses.sweep import Pairs, chunks, kernel, kernel_reach, pair_
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
 SAMPLINGS = ("uniform", "density")
+DENSITY_REFERENCES = 512  # candidates that the density of all of them is estimated from
 
 
 def draw_anchors(
@@ -40,7 +41,7 @@ def draw_anchors(
 
     With coordinates in the embedding a few small balls never cover the region, and uniform anchors fall mostly on the
     background, whose voxels keep their spread in space and select nothing of interest. `sampling="density"` draws a
-    candidate in proportion to the number of candidates within `radius` of it, so that anchors fall where voxels have
+    candidate in proportion to the number of others within `radius` of it (counted on a sample), so that anchors fall where voxels have
     collapsed to a point: objects that nobody annotated.
 
     Args:
@@ -69,7 +70,8 @@ def draw_anchors(
     points = unlabelled.detach()[subset]
     if sampling == "density":
         # the largest of Gumbel variables shifted by ln(weight) is a draw in proportion to the weight
-        priority = priority + (squared_distances(points, points) <= radius**2).sum(1).log()
+        near = squared_distances(points, points[:DENSITY_REFERENCES]) <= radius**2
+        priority = priority + (1 + near.sum(1)).log()
     stop = uncovered_fraction * voxels * len(subset) / total
     uncovered = torch.ones(len(subset), dtype=torch.bool, device=device)
     drawn, wanted = [], []

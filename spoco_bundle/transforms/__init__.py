@@ -1,5 +1,6 @@
 """Dictionary transforms: from files to training crops, and from embeddings to instance files."""
 
+from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
@@ -11,6 +12,7 @@ from spoco_bundle.transforms.views import TwoViewsd
 
 __all__ = [
     "CheckLabelsd",
+    "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
     "IndexInstancesd",

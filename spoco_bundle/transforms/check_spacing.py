@@ -52,7 +52,7 @@ class CheckSpacingd(MapTransform):
             if warning is not None:
                 logger.warning(warning)
             if not known and training is not None:
-                sample[key] = MetaTensor(
-                    image.as_tensor(), affine=torch.as_tensor(rescale_affine(image.affine, training)), meta=image.meta
-                )
+                logger.warning("%s: the spacing of the training is assumed", image.meta["filename_or_obj"])
+                sample[key] = image.clone()
+                sample[key].affine = torch.as_tensor(rescale_affine(image.affine, training))
         return sample
