@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class SparseCropDataset(CacheDataset):
         random_seed, sample_seed = _sample_seeds(self.seed, self.epoch, index)
         first_random = self._first_random()
         if volume < self.cache_num:
-            sample = deepcopy(self._cache[volume]) if self.copy_cache else self._cache[volume]
+            sample = deepcopy(self._cache[volume]) if self.copy_cache else copy(self._cache[volume])
         else:
             sample = self.transform(self.data[volume], end=first_random)
         self.transform.set_random_state(seed=random_seed)

@@ -82,7 +82,8 @@ def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = 
 
     ImageJ's format has no uint32: labels of more than 65,535 ids on an ImageJ source are written as OME-TIFF, which
     ImageJ opens through Bio-Formats, with the same spacing and unit. Vendor formats built on TIFF (LSM and others)
-    come out as OME-TIFF too. Zlib compression; BigTIFF where the size needs it.
+    come out as OME-TIFF too. Compressed by zlib, except ImageJ files: ImageJ reads its own stacks as one run of raw
+    voxels and would show noise. BigTIFF where the size needs it.
 
     Args:
         path: file to write.
@@ -106,7 +107,12 @@ def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = 
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "ome": False}
     names = "ZYX"[-labels.ndim :]
     if layout.kind == "imagej" and labels.dtype != np.uint32:
-        options |= {"imagej": True, "resolution": layout.resolution, "resolutionunit": layout.resolution_unit}
+        options |= {
+            "imagej": True,
+            "compression": None,
+            "resolution": layout.resolution,
+            "resolutionunit": layout.resolution_unit,
+        }
         options["metadata"] = {"axes": names, **layout.metadata}
     elif layout.kind in ("shaped", "generic", "uniform"):
         # Kept in the file's own order, since a plain file has no words for another one.

@@ -102,10 +102,10 @@ def read_volume(
 def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes: str | None = None) -> Path:
     """Writes an instance segmentation on the grid and in the format of the image it belongs to.
 
-    uint16, or uint32 where an id is above 65,535. NIfTI keeps affine, sform and qform codes, zooms and units; TIFF
-    keeps its kind (plain, ImageJ, OME), axes, spacing and unit, except that ImageJ has no uint32: such labels become
-    OME-TIFF under the same name. The file is written beside its place and then moved into it, so that it is never
-    there by half.
+    uint16, or uint32 where an id is above 65,535; compressed wherever the format's readers allow it. NIfTI keeps
+    affine, sform and qform codes, zooms and units; TIFF keeps its kind (plain, ImageJ, OME), axes, spacing and unit,
+    except that ImageJ has no uint32: such labels become OME-TIFF under the same name. The file is written beside its
+    place and then moved into it, so that it is never there by half.
 
     Args:
         path: file to write, with a suffix of the same family as ``like``; missing folders are made.

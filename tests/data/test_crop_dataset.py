@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
-from monai.transforms import MapTransform, OneOf, RandGaussianNoised, Randomizable, RandSpatialCropd
+from monai.data import DataLoader, MetaTensor
+from monai.transforms import MapTransform, OneOf, RandFlipd, RandGaussianNoised, Randomizable, RandSpatialCropd
 from torch.utils.data import Subset
 
 from spoco_bundle.data import EpochSampler, SparseCropDataset
@@ -22,7 +23,8 @@ class MakeVolume(MapTransform):
 
     def __call__(self, data):
         self.calls[data["image"]] += 1
-        return {"image": torch.arange(1000.0).reshape(1, 10, 10, 10) + 1000 * int(data["image"]), "path": data["image"]}
+        voxels = torch.arange(1000.0).reshape(1, 10, 10, 10) + 1000 * int(data["image"])
+        return {"image": MetaTensor(voxels), "path": data["image"]}
 
 
 class Spoil(MapTransform, Randomizable):
@@ -127,6 +129,18 @@ def test_cache_survives_transforms_that_write_into_it():
     for i in range(10):
         data[i]
     torch.testing.assert_close(data[3]["image"], first, rtol=0, atol=0)
+
+
+def test_uncopied_cache_is_left_alone_by_transforms_that_make_new_tensors():
+    data = dataset(2, copy_cache=False, transform=[RandFlipd("image", prob=0.5), *tail()])
+    kept = [deepcopy(data._cache[volume]) for volume in range(2)]
+    for i in range(10):
+        data[i]
+    for before, after in zip(kept, data._cache, strict=True):
+        assert before.keys() == after.keys()
+        torch.testing.assert_close(after["image"], before["image"], rtol=0, atol=0)
+        assert after["image"].applied_operations == before["image"].applied_operations
+        torch.testing.assert_close(after["image"].affine, before["image"].affine, rtol=0, atol=0)
 
 
 def test_one_volume_as_an_annotation_server_gives_it():
