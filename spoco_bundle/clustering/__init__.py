@@ -34,6 +34,7 @@ def cluster_embeddings(
     image: np.ndarray | torch.Tensor | None = None,
     background: str = "auto",
     objectness_threshold: float = 0.1,
+    seed_objectness: float = 0.5,
     min_size: int = 20,
     split_parts: bool = True,
     return_confidence: bool = False,
@@ -57,6 +58,7 @@ def cluster_embeddings(
             scattered among the others; "largest": the largest cluster; "none": every voxel belongs to an object;
             "auto": objectness if given, else foreground if given, else density with coordinates, else scatter.
         objectness_threshold: in (0, 1).
+        seed_objectness: where an objectness is given, objects in which it stays below this everywhere are dropped.
         min_size: smallest object, in voxels, 1 or more.
         split_parts: whether disconnected parts of a cluster become objects of their own.
         return_confidence: also return one confidence per object.
@@ -109,6 +111,8 @@ def cluster_embeddings(
     labels = refine(
         labels.cpu().numpy(),
         foreground=None if mask is None else mask.cpu().numpy(),
+        objectness=None if objectness is None else given["objectness"].cpu().numpy(),
+        seed_objectness=seed_objectness,
         split_parts=split_parts,
         min_size=min_size,
     )

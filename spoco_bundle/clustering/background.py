@@ -32,8 +32,8 @@ def outside_mask(label: Tensor, count: int, mass: Tensor, inside: Tensor, fracti
     Args:
         label: (z, y, x) cluster of every cell, 0..count-1.
         count: number of clusters, 0 included.
-        mass: (z, y, x) voxels per cell.
-        inside: (z, y, x) foreground voxels per cell.
+        mass: (z, y, x) weight of every cell.
+        inside: (z, y, x) the part of it that lies in the foreground.
         fraction: between 0 and 1.
     """
     total, part = cluster_sums(label, count, mass, inside).unbind(1)

@@ -95,6 +95,8 @@ def density_peaks(
     Returns:
         labels (z, y, x) int32, 0 = background, not yet consecutive.
     """
+    if objectness is None and foreground is not None:
+        objectness = foreground.float()
     blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), objectness)
     density, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
     region, means = merge_basins(blocks, density, peak, merge_distance)
@@ -120,8 +122,8 @@ def choose_background(
 ) -> Tensor:
     """Regions that are background by the named rule of `clustering.background`, (count,) bool."""
     if rule == "mask":
-        inside = pool(foreground[None].float(), blocks.size)[0] * blocks.mass
-        return background_rules.outside_mask(region, count, blocks.mass, inside)
+        inside = pool(foreground[None].float(), blocks.size)[0] * blocks.weight
+        return background_rules.outside_mask(region, count, blocks.weight, inside)
     if rule == "density":
         return background_rules.dense_votes(region, count, blocks.mass, blocks.mean[:coordinate_channels])
     if rule == "scatter":

@@ -10,7 +10,13 @@ __all__ = ["refine"]
 
 
 def refine(
-    labels: np.ndarray, *, foreground: np.ndarray | None = None, split_parts: bool = True, min_size: int = 20
+    labels: np.ndarray,
+    *,
+    foreground: np.ndarray | None = None,
+    objectness: np.ndarray | None = None,
+    split_parts: bool = True,
+    min_size: int = 20,
+    seed_objectness: float = 0.5,
 ) -> np.ndarray:
     """Turn clusters into objects.
 
@@ -20,6 +26,8 @@ def refine(
         split_parts: whether every connected part (26 neighbours, 8 in an image) of a cluster is an object of its own.
         min_size: parts of fewer voxels go to the object or background that they share most faces with; with a
             foreground to the object, where there is one.
+        objectness: (z, y, x) in [0, 1].
+        seed_objectness: where an objectness is given, objects in which it stays below this everywhere are dropped.
 
     Returns:
         (z, y, x) int32, ids 1..n in the order in which they first appear, 0 = background.
@@ -31,9 +39,13 @@ def refine(
     small[0] = False
     if small.any():
         labels = absorb(labels, small, against_background=foreground is None)
-        too_small = np.bincount(labels.ravel()) < min_size
-        too_small[0] = False
-        labels = np.where(too_small, 0, np.arange(len(too_small), dtype=np.int32))[labels]
+    dropped = np.bincount(labels.ravel()) < min_size
+    if objectness is not None:
+        top = np.zeros(len(dropped), np.float32)
+        np.maximum.at(top, labels.ravel(), objectness.ravel())
+        dropped |= top < seed_objectness
+    if dropped.any():
+        labels = np.where(dropped, 0, np.arange(len(dropped), dtype=np.int32))[labels]
     return fastremap.renumber(labels, preserve_zero=True)[0].astype(np.int32, copy=False)
 
 
