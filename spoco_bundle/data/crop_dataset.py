@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data import Subset
 
@@ -118,7 +118,7 @@ class SparseCropDataset(CacheDataset):
         random_seed, sample_seed = _sample_seeds(self.seed, self.epoch, index)
         first_random = self._first_random()
         if volume < self.cache_num:
-            sample = deepcopy(self._cache[volume]) if self.copy_cache else copy(self._cache[volume])
+            sample = deepcopy(self._cache[volume]) if self.copy_cache else _sharing_voxels(self._cache[volume])
         else:
             sample = self.transform(self.data[volume], end=first_random)
         self.transform.set_random_state(seed=random_seed)
@@ -133,6 +133,20 @@ class SparseCropDataset(CacheDataset):
         return self.transform.get_index_of_first(
             lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
         )
+
+
+def _sharing_voxels(sample: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the sample with metadata of its own, on which MONAI records every transform, but the same voxels."""
+    return {
+        key: (
+            MetaTensor(
+                value.as_tensor(), meta=deepcopy(value.meta), applied_operations=deepcopy(value.applied_operations)
+            )
+            if isinstance(value, MetaTensor)
+            else value
+        )
+        for key, value in sample.items()
+    }
 
 
 def _sample_seeds(seed: int, epoch: int, index: int) -> tuple[int, int]:

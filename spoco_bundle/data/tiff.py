@@ -107,13 +107,8 @@ def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = 
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "ome": False}
     names = "ZYX"[-labels.ndim :]
     if layout.kind == "imagej" and labels.dtype != np.uint32:
-        options |= {
-            "imagej": True,
-            "compression": None,
-            "resolution": layout.resolution,
-            "resolutionunit": layout.resolution_unit,
-        }
-        options["metadata"] = {"axes": names, **layout.metadata}
+        options |= {"imagej": True, "compression": None, "metadata": {"axes": names, **layout.metadata}}
+        options |= {"resolution": layout.resolution, "resolutionunit": layout.resolution_unit}
     elif layout.kind in ("shaped", "generic", "uniform"):
         # Kept in the file's own order, since a plain file has no words for another one.
         kept = [axis for axis in layout.axes if axis in spatial]
