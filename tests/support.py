@@ -10,6 +10,7 @@ TINY = {
     "channels": [4, 8],
     "strides": [[1, 2, 2]],
     "kernel_sizes": [[1, 3, 3], 3],
+    "convolutions": [1, 1],
     "embedding_channels": 6,
     "crop_size": [8, 24, 24],
     "batch_size": 2,

@@ -13,7 +13,7 @@ from torch import nn
 class EmbeddingUNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, Çiçek et al. 2016) with a linear head, in 2D or 3D.
 
-    Each level is two convolutions with normalisation and activation. Downsampling is a strided convolution; upsampling
+    Each level is a few convolutions with normalisation and activation. Downsampling is a strided convolution; upsampling
     is by nearest neighbour followed by a convolution, because transposed convolutions print a checkerboard into the
     embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
 
@@ -28,12 +28,15 @@ class EmbeddingUNet(nn.Module):
         channels: feature channels per level, from the full resolution down.
         strides: stride of each step down, one per level after the first; an int or one int per axis (z, y, x).
         kernel_sizes: odd kernel size of each level; an int or one int per axis.
+        convolutions: convolutions per level, on the way down and again on the way up; an int or one int per level. One at
+            the full resolution saves much of the time.
         norm: normalisation of MONAI's ``Convolution``: "batch", "instance", ("group", {...}) or None.
         act: activation of MONAI's ``Convolution``.
         dropout: dropout probability after each convolution, in [0, 1).
 
     Raises:
-        ValueError: if the lengths of channels, strides and kernel_sizes do not fit together or a kernel is even.
+        ValueError: if the lengths of channels, strides, kernel_sizes and convolutions do not fit together, or a kernel is
+            even.
     """
 
     def __init__(
@@ -41,19 +44,21 @@ class EmbeddingUNet(nn.Module):
         spatial_dims: int = 3,
         in_channels: int = 1,
         out_channels: int = 17,
-        channels: Sequence[int] = (16, 32, 64, 128),
+        channels: Sequence[int] = (16, 32, 64, 64),
         strides: Sequence[Union[int, Sequence[int]]] = ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
         kernel_sizes: Sequence[Union[int, Sequence[int]]] = ((1, 3, 3), 3, 3, 3),
+        convolutions: Union[int, Sequence[int]] = (1, 2, 2, 2),
         norm: Union[str, tuple, None] = "batch",
         act: Union[str, tuple] = "relu",
         dropout: float = 0.0,
     ):
         super().__init__()
         levels = len(channels)
-        if len(strides) != levels - 1 or len(kernel_sizes) != levels:
+        repeats = (convolutions,) * levels if isinstance(convolutions, int) else tuple(convolutions)
+        if len(strides) != levels - 1 or len(kernel_sizes) != levels or len(repeats) != levels:
             raise ValueError(
-                f"{levels} channels ask for {levels - 1} strides and {levels} kernel_sizes, "
-                f"got {len(strides)} and {len(kernel_sizes)}"
+                f"{levels} channels ask for {levels - 1} strides, {levels} kernel_sizes and {levels} convolutions, "
+                f"got {len(strides)}, {len(kernel_sizes)} and {len(repeats)}"
             )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -65,7 +70,7 @@ class EmbeddingUNet(nn.Module):
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
         self.total_stride = tuple(_product([s[axis] for s in step]) for axis in range(spatial_dims))
         #: voxels per axis beyond which an input voxel cannot reach an output voxel
-        self.receptive_radius = _receptive_radius(step, kernel)
+        self.receptive_radius = _receptive_radius(step, kernel, repeats)
 
         def conv(cin: int, cout: int, level: int, stride: Sequence[int] = (1,) * spatial_dims) -> nn.Module:
             return Convolution(
@@ -80,24 +85,19 @@ class EmbeddingUNet(nn.Module):
                 bias=norm is None,
             )
 
-        self.down = nn.ModuleList()
+        def block(cin: int, level: int, stride: Sequence[int] = (1,) * spatial_dims) -> nn.Module:
+            width = channels[level]
+            first = conv(cin, width, level, stride)
+            return nn.Sequential(first, *(conv(width, width, level) for _ in range(repeats[level] - 1)))
+
+        self.down = nn.ModuleList([block(in_channels, 0)])
+        for level in range(1, levels):
+            self.down.append(block(channels[level - 1], level, step[level - 1]))
         self.up = nn.ModuleList()
         self.fuse = nn.ModuleList()
-        for level, width in enumerate(channels):
-            first = (
-                conv(in_channels, width, level)
-                if level == 0
-                else conv(channels[level - 1], width, level, step[level - 1])
-            )
-            self.down.append(nn.Sequential(first, conv(width, width, level)))
         for level in range(levels - 2, -1, -1):
             self.up.append(nn.Upsample(scale_factor=tuple(float(s) for s in step[level]), mode="nearest"))
-            self.fuse.append(
-                nn.Sequential(
-                    conv(channels[level + 1] + channels[level], channels[level], level),
-                    conv(channels[level], channels[level], level),
-                )
-            )
+            self.fuse.append(block(channels[level + 1] + channels[level], level))
         head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         self.head = head(channels[0], out_channels, kernel_size=1)
         self.register_buffer("coordinate_scale", torch.zeros(()))
@@ -143,19 +143,22 @@ def _product(values: Sequence[int]) -> int:
     return product
 
 
-def _receptive_radius(step: Sequence[Sequence[int]], kernel: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _receptive_radius(
+    step: Sequence[Sequence[int]], kernel: Sequence[Sequence[int]], repeats: Sequence[int]
+) -> tuple[int, ...]:
     """Sums the reach of every convolution on the longest path, in voxels of the input."""
     radius = []
     for axis in range(len(kernel[0])):
         scale, reach = 1, 0
         for level, size in enumerate(kernel):
             half = size[axis] // 2
-            if level == 0:
-                reach += 4 * half  # two convolutions down, two up
-                continue
-            reach += half * scale  # the strided convolution reads the finer grid
-            scale *= step[level - 1][axis]
-            up = 2 if level < len(kernel) - 1 else 0
-            reach += (1 + up) * half * scale + scale - 1  # nearest upsampling shifts by at most scale - 1
+            ways = 1 if level == len(kernel) - 1 else 2  # down, and up again
+            convolutions = ways * repeats[level]
+            if level > 0:
+                reach += half * scale  # the strided convolution reads the finer grid
+                convolutions -= 1
+                scale *= step[level - 1][axis]
+                reach += scale - 1  # nearest upsampling shifts by at most that
+            reach += convolutions * half * scale
         radius.append(reach)
     return tuple(radius)
