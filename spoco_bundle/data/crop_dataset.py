@@ -137,16 +137,12 @@ class SparseCropDataset(CacheDataset):
 
 def _sharing_voxels(sample: dict[str, Any]) -> dict[str, Any]:
     """A copy of the sample with metadata of its own, on which MONAI records every transform, but the same voxels."""
-    return {
-        key: (
-            MetaTensor(
-                value.as_tensor(), meta=deepcopy(value.meta), applied_operations=deepcopy(value.applied_operations)
-            )
-            if isinstance(value, MetaTensor)
-            else value
-        )
-        for key, value in sample.items()
-    }
+    return {key: _with_own_metadata(value) if isinstance(value, MetaTensor) else value for key, value in sample.items()}
+
+
+def _with_own_metadata(tensor: MetaTensor) -> MetaTensor:
+    meta, operations = deepcopy((tensor.meta, tensor.applied_operations))
+    return MetaTensor(tensor.as_tensor(), meta=meta, applied_operations=operations)
 
 
 def _sample_seeds(seed: int, epoch: int, index: int) -> tuple[int, int]:
