@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.clustering.confidence import object_confidence
+from spoco_bundle.clustering.background import background_clusters
 from spoco_bundle.clustering.center_votes import center_votes
+from spoco_bundle.clustering.confidence import object_confidence
+from spoco_bundle.clustering.consistency import consistency
 from spoco_bundle.clustering.density_peaks import density_peaks
+from spoco_bundle.clustering.hdbscan import hdbscan
+from spoco_bundle.clustering.mean_shift import mean_shift
 from spoco_bundle.clustering.refine import refine
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.errors import SpocoError
 
 __all__ = ["BACKGROUND_RULES", "METHODS", "cluster_embeddings"]
 
-ALGORITHMS = {"center_votes": center_votes, "density_peaks": density_peaks}
+ALGORITHMS = {
+    "density_peaks": density_peaks,
+    "center_votes": center_votes,
+    "mean_shift": mean_shift,
+    "hdbscan": hdbscan,
+    "consistency": consistency,
+}
 METHODS = tuple(ALGORITHMS)
 BACKGROUND_RULES = ("auto", "objectness", "foreground", "intensity", "density", "scatter", "largest", "none")
 FILLED = ("volume", "foreground", "objectness", "teacher", "coordinate_channels", "background")
@@ -97,6 +107,8 @@ def cluster_embeddings(
             )
     if background == "auto":
         background = automatic_rule(coordinate_channels, foreground, objectness)
+    if background == "density" and coordinate_channels == 0:
+        raise SpocoError("background='density' needs coordinate_channels: give them, or choose another rule")
     mask = foreground_mask(volume, background, foreground, objectness, objectness_threshold, image)
     given = {
         "foreground": mask,
@@ -108,6 +120,8 @@ def cluster_embeddings(
     }
     with torch.no_grad():
         labels = algorithm(volume, **{k: v for k, v in given.items() if k in accepted}, **params)
+        if "background" not in accepted and mask is None:
+            labels = drop_background(volume, labels, background, coordinate_channels)
     labels = refine(
         labels.cpu().numpy(),
         foreground=None if mask is None else mask.cpu().numpy(),
@@ -155,6 +169,18 @@ def foreground_mask(
             raise SpocoError("background='intensity' needs the argument image: give it, or choose another rule")
         return bright(volume, image)
     return None
+
+
+def drop_background(volume: Volume, labels: torch.Tensor, rule: str, coordinate_channels: int) -> torch.Tensor:
+    """Labels without the clusters that are background, judged on every second voxel per axis of a large volume."""
+    step = 2 if volume.voxels > 1_000_000 else 1
+    coarse = labels[::step, ::step, ::step].long()
+    votes = None
+    if rule == "density":
+        votes = torch.cat([volume.slab(z, z + 1)[:, :, ::step, ::step] for z in range(0, volume.shape[0], step)], 1)
+        votes = votes[:coordinate_channels]
+    empty = background_clusters(rule, coarse, int(labels.max()) + 1, torch.ones_like(coarse).float(), votes=votes)
+    return labels * ~empty[labels.long()]
 
 
 def bright(volume: Volume, image: Any) -> torch.Tensor:

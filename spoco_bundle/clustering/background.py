@@ -16,7 +16,31 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["dense_votes", "largest_cluster", "outside_mask", "scattered_clusters"]
+__all__ = ["background_clusters"]
+
+
+def background_clusters(
+    rule: str, label: Tensor, count: int, mass: Tensor, inside: Tensor | None = None, votes: Tensor | None = None
+) -> Tensor:
+    """Clusters that are background by a rule, (count,) bool.
+
+    Args:
+        rule: "mask" (needs `inside`), "density" (needs `votes`), "scatter", "largest" or "none".
+        label: (z, y, x) cluster of every cell, 0..count-1; 0 = unassigned.
+        count: number of clusters, 0 included.
+        mass: (z, y, x) voxels, or weight, of every cell.
+        inside: (z, y, x) the part of the mass that lies in the foreground.
+        votes: (D, z, y, x) coordinate channels.
+    """
+    if rule == "mask":
+        return outside_mask(label, count, mass, inside)
+    if rule == "density":
+        return dense_votes(label, count, mass, votes)
+    if rule == "scatter":
+        return scattered_clusters(label, count, mass)
+    if rule == "largest":
+        return largest_cluster(label, count, mass)
+    return torch.zeros(count, dtype=torch.bool, device=label.device)
 
 
 def cluster_sums(label: Tensor, count: int, *values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spoco_bundle.clustering import background as background_rules
+from spoco_bundle.clustering.background import background_clusters
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
@@ -108,29 +108,20 @@ def density_peaks(
     mixed = mixtures(touching(region), means, top, core_density * neighbours, merge_distance)
     dissolved = mixed | (mass < min_size)
     region = region * ~dissolved[region]
-    empty = choose_background(background, blocks, region, count, foreground, coordinate_channels)
+    empty = background_clusters(
+        background,
+        region,
+        count,
+        blocks.mass if foreground is None else blocks.weight,
+        inside=None if foreground is None else pool(foreground[None].float(), blocks.size)[0] * blocks.weight,
+        votes=blocks.mean[:coordinate_channels],
+    )
     if foreground is None:
         region = fill_blocks(blocks, region, means, FILL_ROUNDS)
     else:
         region = fill_blocks(blocks, region * ~empty[region], means, FILL_ROUNDS)
     labels = assign_voxels(volume, blocks, region, means, foreground, smoothness, outlier_distance)
     return labels * ~empty[labels.long()]
-
-
-def choose_background(
-    rule: str, blocks: Blocks, region: Tensor, count: int, foreground: Tensor | None, coordinate_channels: int
-) -> Tensor:
-    """Regions that are background by the named rule of `clustering.background`, (count,) bool."""
-    if rule == "mask":
-        inside = pool(foreground[None].float(), blocks.size)[0] * blocks.weight
-        return background_rules.outside_mask(region, count, blocks.weight, inside)
-    if rule == "density":
-        return background_rules.dense_votes(region, count, blocks.mass, blocks.mean[:coordinate_channels])
-    if rule == "scatter":
-        return background_rules.scattered_clusters(region, count, blocks.mass)
-    if rule == "largest":
-        return background_rules.largest_cluster(region, count, blocks.mass)
-    return torch.zeros(count, dtype=torch.bool, device=region.device)
 
 
 def block_size(shape: tuple[int, int, int], max_blocks: int = 250_000) -> tuple[int, int, int]:
