@@ -16,7 +16,7 @@ from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.networks import MomentumTeacher
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class SpocoTrainer(SupervisedTrainer):
@@ -35,8 +35,9 @@ class SpocoTrainer(SupervisedTrainer):
     Args:
         teacher: momentum teacher of the student, on the same device.
         coordinate_channels: number of leading embedding channels that get coordinates: 0 or the spatial dimensions.
-        precision: "float32" or "bfloat16"; the latter runs the network under autocast, on any device, which needs no
-            scaling of the loss as float16 would. The loss is always computed in float32.
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively. With
+            bfloat16 the network runs under autocast, which needs no scaling of the loss as float16 would. The loss is
+            always computed in float32.
         max_grad_norm: the gradient is scaled down to this L2 norm where it is longer; None to leave it alone.
         seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an uninterrupted one.
         **kwargs: arguments of MONAI's ``SupervisedTrainer``; ``loss_function`` is a ``SpocoLoss``.
@@ -50,7 +51,7 @@ class SpocoTrainer(SupervisedTrainer):
         *,
         teacher: MomentumTeacher,
         coordinate_channels: int = 0,
-        precision: str = "float32",
+        precision: str = "auto",
         max_grad_norm: float | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -62,7 +63,8 @@ class SpocoTrainer(SupervisedTrainer):
         self.coordinate_channels = coordinate_channels
         self.max_grad_norm = max_grad_norm
         self.seed = seed
-        self.dtype = PRECISIONS[precision]
+        half = precision == "bfloat16" or precision == "auto" and has_native_bfloat16(self.state.device)
+        self.dtype = torch.bfloat16 if half else torch.float32
         self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._position_data)
 
     @property
@@ -132,6 +134,14 @@ class SpocoTrainer(SupervisedTrainer):
         if self.coordinate_channels == 0:
             return embeddings
         return add_coordinates(embeddings, spacing, float(self.student.coordinate_scale))
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; False where this release of torch cannot tell."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
