@@ -41,8 +41,8 @@ def draw_anchors(
 
     With coordinates in the embedding a few small balls never cover the region, and uniform anchors fall mostly on the
     background, whose voxels keep their spread in space and select nothing of interest. `sampling="density"` draws a
-    candidate in proportion to the number of others within `radius` of it (counted on a sample), so that anchors fall where voxels have
-    collapsed to a point: objects that nobody annotated.
+    candidate in proportion to the number of others within `radius` of it (counted on a sample), so that anchors fall
+    where voxels have collapsed to a point: objects that nobody annotated.
 
     Args:
         unlabelled: (U, E) the student's embeddings of the unlabelled voxels.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.losses.sorted_crop import SortedCrop
+from spoco_bundle.losses.sweep import chunks
 
 __all__ = ["cluster_means", "pull", "push", "regularizer", "unlabeled_push"]
 
@@ -27,8 +28,12 @@ class _ClusterMeans(torch.autograd.Function):
     def forward(ctx, rows: Tensor, counts: Tensor, owner: Tensor, outside: int) -> Tensor:
         ctx.save_for_backward(counts, owner)
         ctx.shape, ctx.outside = rows.shape, outside
-        sums = rows.new_zeros(len(counts), rows.shape[1]).index_add_(0, owner, rows[outside:])
-        return sums.div_(counts[:, None])
+        # float64, since adding many float32 far from the origin loses digits that the distances need
+        sums = rows.new_zeros(len(counts), rows.shape[1], dtype=torch.float64)
+        members = rows[outside:]
+        for part in chunks(members, 1):
+            sums.index_add_(0, owner[part], members[part].double())
+        return sums.div_(counts[:, None]).to(rows.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:

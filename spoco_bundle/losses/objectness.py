@@ -1,11 +1,12 @@
 """The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabelled space.
 
-The target is 1 inside annotated objects ("binary"), or the distance to the object's border over the largest such distance
-in the object ("distance": 1 at its centre, falling off towards the border), and 0 in a thin shell around annotated objects
-and on known background. An unlabelled voxel is more likely background than not, and that is all that is known of it: such
-voxels count as a term of their own with target 0 and a small weight,
+The target is 1 inside annotated objects ("binary"), or the distance to the object's border over the largest such
+distance in the object ("distance": 1 at its centre, falling off towards the border), and 0 in a thin shell around
+annotated objects and on known background. An unlabelled voxel is more likely background than not, and that is all that
+is known of it: such voxels count as a term of their own with target 0 and a small weight,
 
-    objectness = mean over known voxels of BCE(logit, target) + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
+    objectness = mean over known voxels of BCE(logit, target)
+        + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
 
 Without that term nothing speaks against objects far from any annotation.
 """
@@ -20,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["OBJECTNESS_TARGETS", "objectness_loss", "objectness_target"]
+__all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELLED", "objectness_loss", "objectness_target"]
 
 OBJECTNESS_TARGETS = ("binary", "distance")
 UNLABELLED = -1.0
@@ -51,9 +52,9 @@ def objectness_target(
 ) -> Tensor:
     """Target of the objectness channel for one crop.
 
-    For "distance" one distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
-    way out of an object always meets first, so touching objects both fall off towards their common border. Half a voxel
-    is added, so that objects one or two voxels thick have a target above 0.
+    For "distance" one distance transform serves all objects: distances are taken to the objects' outermost voxels,
+    which a straight way out of an object always meets first, so touching objects both fall off towards their common
+    border. Half a voxel is added, so that objects one or two voxels thick have a target above 0.
 
     Args:
         labels: (*spatial) integers, 0 = unlabelled (background if `dense`).

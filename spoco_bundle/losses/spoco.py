@@ -69,7 +69,7 @@ class SpocoLoss(nn.Module):
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
-        objectness_target: "binary" (1 inside objects) or "distance" (falling off from an object's centre to its border).
+        objectness_target: "binary" (1 inside objects) or "distance" (falling off from centre to border).
         objectness_unlabelled_weight: weight of unlabelled voxels, which count as background there, see `objectness.py`.
         objectness_shell: width in voxels of the shell of target 0 around annotated objects.
 

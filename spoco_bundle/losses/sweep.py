@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # values per chunk and kind of device: what fits the caches of a CPU core, and what keeps a GPU busy
-CHUNK_VALUES = {"cpu": 2**18, "other": 2**24}
+CHUNK_VALUES = {"cpu": 2**19, "other": 2**24}
 
 
 class AnchorSums(NamedTuple):

@@ -1,0 +1,54 @@
+"""The order in which the loss walks through a crop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.losses.sorted_crop import sort_crop, take_rows
+
+LABELS = torch.tensor([[9, 0, 4, 4], [0, -1, 9, 7]])
+
+
+def test_rows_come_unlabelled_background_clusters():
+    crop = sort_crop(LABELS, background_label=7, ignore_label=-1)
+    assert LABELS.flatten()[crop.order].tolist() == [0, 0, 7, 4, 4, 9, 9]
+    assert (crop.unlabelled, crop.outside, crop.background_clusters) == (2, 3, 0)
+    assert crop.counts.tolist() == [2, 2] and crop.owner.tolist() == [0, 0, 1, 1]
+
+
+def test_dense_background_is_the_first_cluster():
+    crop = sort_crop(LABELS, dense=True, ignore_label=-1)
+    assert LABELS.flatten()[crop.order].tolist() == [0, 0, 4, 4, 7, 9, 9]
+    assert (crop.unlabelled, crop.outside, crop.background_clusters) == (0, 0, 1)
+    assert crop.counts.tolist() == [2, 2, 1, 2]
+
+
+def test_a_negative_id_that_is_not_named_is_refused():
+    with pytest.raises(SpocoError, match="-1"):
+        sort_crop(LABELS)
+
+
+def test_a_crop_of_nothing_but_ignored_voxels_has_no_rows():
+    crop = sort_crop(torch.full((2, 2), 3), ignore_label=3)
+    assert len(crop.order) == len(crop.owner) == len(crop.counts) == 0
+    assert take_rows(torch.ones(5, 2, 2), crop).shape == (0, 5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_are_the_voxels_in_order_and_gradients_go_back_to_them(channels_last):
+    embeddings = torch.randn(3, *LABELS.shape, dtype=torch.float64)
+    if channels_last:
+        embeddings = embeddings.movedim(0, -1).contiguous().movedim(-1, 0)
+    crop = sort_crop(LABELS, ignore_label=-1)
+    assert torch.equal(take_rows(embeddings, crop), embeddings.flatten(1).T[crop.order])
+    assert torch.autograd.gradcheck(lambda leaf: take_rows(leaf, crop), embeddings.requires_grad_())
+
+
+def test_half_precision_rows_are_float32_and_their_gradient_is_not():
+    leaf = torch.randn(3, *LABELS.shape).bfloat16().requires_grad_()
+    rows = take_rows(leaf, sort_crop(LABELS, ignore_label=-1))
+    assert rows.dtype == torch.float32
+    rows.sum().backward()
+    assert leaf.grad.dtype == torch.bfloat16 and leaf.grad[0].flatten().tolist() == [1, 1, 1, 1, 1, 0, 1, 1]
