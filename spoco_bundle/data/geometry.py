@@ -113,14 +113,14 @@ def rescale_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 def column_spacing(affine: np.ndarray) -> tuple[float, ...]:
     """Spacing per array axis, the norms of the affine's columns.
 
-    Rounded to six digits: NIfTI stores affines in float32, where 0.8 is 0.800000012, and one volume in two formats
+    Rounded to seven digits: NIfTI stores affines in float32, where 0.8 is 0.800000012, and one volume in two formats
     must give one partition.
 
     Args:
         affine: (R + 1, D) or (D + 1, D + 1), of which the last row and a square affine's last column are left out.
     """
     columns = affine[:-1, : affine.shape[1] - (affine.shape[0] == affine.shape[1])]
-    return tuple(float(f"{norm:.6g}") for norm in np.linalg.norm(np.asarray(columns, dtype=np.float64), axis=0))
+    return tuple(float(f"{norm:.7g}") for norm in np.linalg.norm(np.asarray(columns, dtype=np.float64), axis=0))
 
 
 def checked_spacing(spacing: Sequence[float], spatial_dims: int, name: str = "spacing") -> tuple[float, ...]:
