@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.errors import SpocoError
 
 #: file beside a trained model that names the ids a later prediction needs
@@ -124,10 +124,8 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     own = {"imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "initialize", "run", "finalize"}
     shared = {key: value for key, value in trained.items() if key in default and key not in own}
     target = Path(folder) / MODEL_CONFIG
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_suffix(".json.part")
-    beside.write_text(json.dumps(shared, indent=4) + "\n")
-    os.replace(beside, target)
+    with written_whole(target) as path:
+        path.write_text(json.dumps(shared, indent=4) + "\n")
     return target
 
 

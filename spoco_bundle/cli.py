@@ -122,6 +122,7 @@ def _weights(model: str) -> dict[str, str]:
 def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("monai.bundle").setLevel(logging.ERROR)
     for noisy in ("ignite", "monai", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)

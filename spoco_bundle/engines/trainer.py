@@ -121,6 +121,7 @@ class SpocoTrainer(SupervisedTrainer):
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 
         loss.backward()
+        output[Keys.LOSS] = loss.detach()
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

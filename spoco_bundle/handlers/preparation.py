@@ -109,7 +109,8 @@ class CoordinateScale:
                     "coordinate_scale: no annotated object to estimate it from; annotate some or set coordinate_scale"
                 )
             scale = self.radii * float(np.median(found))
+        spacing = np.median(spacings, axis=0)
         for network in (self.network, self.teacher.module):
             network.coordinate_scale.fill_(scale)
-            network.training_spacing.copy_(torch.as_tensor(np.median(spacings, axis=0)))
-        logger.info("coordinate scale %.3g, spacing %s", scale, tuple(np.median(spacings, axis=0).round(4)))
+            network.training_spacing.copy_(torch.as_tensor(spacing))
+        logger.info("coordinate scale %.3g, spacing %s", scale, " x ".join(f"{step:g}" for step in spacing))

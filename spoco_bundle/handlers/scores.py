@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
+from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.metrics import InstanceMetric
 
 DENSE_COLUMNS = ("true_objects", "objects", "ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
@@ -56,16 +56,12 @@ class ScoresHandler:
             return
         rows = [{"image": name, **scores} for name, scores in zip(names, self.metric.details(), strict=True)]
         pooled = {"images": len(rows), **self.metric.scores()}
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        beside = self.output_dir / "scores.csv.part"
-        with beside.open("w", newline="") as file:
+        with written_whole(self.output_dir / "scores.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, self.output_dir / "scores.csv")
-        beside = self.output_dir / "scores.json.part"
-        beside.write_text(json.dumps(pooled, indent=2) + "\n")
-        os.replace(beside, self.output_dir / "scores.json")
+        with written_whole(self.output_dir / "scores.json") as path:
+            path.write_text(json.dumps(pooled, indent=2) + "\n")
         print(self._table(rows, pooled), flush=True)
 
     def _collect(self, engine: Engine) -> None:
