@@ -1,0 +1,76 @@
+"""The console script, as a biologist calls it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tifffile
+from support import run_python
+
+
+def spoco(*arguments, cwd):
+    return run_python(["-m", "spoco_bundle.cli", *arguments], cwd=cwd)
+
+
+def refused(result, *words):
+    """Exit code 2, one line on the error stream, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("spoco: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr + result.stdout, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_predict_with_a_trained_model_needs_no_overlay(sample, trained, tmp_path):
+    result = spoco("predict", sample / "val" / "field_b_raw.ome.tif", "--model", trained, "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with tifffile.TiffFile(tmp_path / "out" / "field_b_raw_instances.ome.tif") as file:
+        assert file.series[0].axes == "ZYX"
+        assert file.series[0].shape == (10, 40, 48)
+    assert (tmp_path / "out" / "field_b_raw_objects.csv").is_file()
+
+
+def test_evaluate_prints_a_table(sample, trained, tmp_path):
+    result = spoco(
+        "evaluate", sample, "--model", trained, "--output", "out", "--partly_labelled", "False", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ap_50" in result.stdout and "all (pooled)" in result.stdout
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["images"] == 2
+
+
+def test_training_leaves_what_prediction_needs(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"model.pt", "model_student.pt", "last.pt", "last_previous.pt", "model.json"} <= names
+    assert json.loads((trained / "model.json").read_text())["channels"] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["train", "nowhere"], ["nowhere"]),
+        (["predict", "nowhere.tif"], ["nowhere.tif"]),
+        (["predict", "{sample}/val", "--model", "nowhere"], ["nowhere", "model.pt"]),
+        (["train", "{sample}", "--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
+        (["train", "{sample}", "--config", "3d"], ["3d", "nonspatial"]),
+        (["train", "{sample}", "--precision", "half"], ["precision", "bfloat16"]),
+        (["train", "{sample}", "--spacing", "[1,2]"], ["spacing"]),
+        (["train", "{sample}/train"], ["train"]),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line(arguments, words, sample, tmp_path):
+    arguments = [argument.format(sample=sample) for argument in arguments]
+    refused(spoco(*arguments, cwd=tmp_path), *words)
+
+
+def test_weights_of_another_network_are_refused(sample, trained, tmp_path):
+    result = spoco("predict", sample / "val", "--model", trained, "--channels", "[4,6]", cwd=tmp_path)
+    refused(result, "model.pt", "another network")
+    assert not list(tmp_path.rglob("*_instances*"))
+
+
+def test_help_says_what_each_command_does(tmp_path):
+    result = spoco("train", "--help", cwd=tmp_path)
+    assert "annotated" in result.stdout + result.stderr
+    assert "resume" in result.stdout + result.stderr
