@@ -7,6 +7,7 @@ from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
 from spoco_bundle.handlers.progress import TrainingProgress
 from spoco_bundle.handlers.scores import ScoresHandler
 from spoco_bundle.handlers.tensorboard import LossTermsHandler
+from spoco_bundle.handlers.tensorboard_pictures import PicturesHandler
 
 __all__ = [
     "BestWeights",
@@ -15,6 +16,7 @@ __all__ = [
     "InstanceClusteringHandler",
     "LoadWeights",
     "LossTermsHandler",
+    "PicturesHandler",
     "ScoresHandler",
     "TrainingCheckpoint",
     "TrainingProgress",

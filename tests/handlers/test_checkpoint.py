@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections import OrderedDict, deque
 
 import numpy as np
@@ -24,23 +25,6 @@ from spoco_bundle.handlers.checkpoint import (
     save_atomically,
     set_random_state,
 )
-
-TRAINING = """
-import sys, time, torch
-from ignite.engine import Engine, Events
-from spoco_bundle.handlers.checkpoint import TrainingCheckpoint
-network = torch.nn.Linear(2, 1)
-optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
-def step(engine, batch):
-    optimizer.zero_grad()
-    network(torch.rand(4, 2)).sum().backward()
-    optimizer.step()
-    print(engine.state.iteration, flush=True)
-    time.sleep(float(sys.argv[3]))
-engine = Engine(step)
-TrainingCheckpoint(sys.argv[1], {"network": network, "optimizer": optimizer}, 1, resume=sys.argv[2]).attach(engine)
-engine.run(range(10), max_epochs=int(sys.argv[4]))
-"""
 
 
 class Training:
@@ -264,41 +248,66 @@ def test_second_interrupt_ends_at_once(tmp_path):
     assert training.steps == [1, 2]
 
 
-@pytest.mark.slow
+def train_in_a_process(folder, resume: str, pause: float, max_epochs: int):
+    """Starts a training in a forked process, which need not import torch again; it sends each iteration it began."""
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def train():
+        training = Training(folder, interval_iterations=1, resume=resume)
+
+        @training.engine.on(Events.ITERATION_STARTED)
+        def tell(engine):
+            sender.send(engine.state.iteration)
+            time.sleep(pause)
+
+        training.run(max_epochs)
+
+    process = multiprocessing.get_context("fork").Process(target=train)
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def remaining(receiver) -> list[int]:
+    """What a process sent until it ended."""
+    received = []
+    with contextlib.suppress(EOFError):
+        while True:
+            received.append(receiver.recv())
+    return received
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_process_that_gets_a_signal_ends_with_its_code(tmp_path, number, code):
-    arguments = [sys.executable, "-c", TRAINING, str(tmp_path), "", "0.05", "100"]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as training:
-        while int(training.stdout.readline()) < 5:
-            pass
-        training.send_signal(number)
-        rest = training.stdout.read().split()
-        assert training.wait(timeout=30) == code
+    process, receiver = train_in_a_process(tmp_path, "", 0.02, 1000)
+    while receiver.recv() < 5:
+        pass
+    os.kill(process.pid, number)
+    rest = remaining(receiver)
+    process.join(60)
+    assert process.exitcode == code
     saved = load_checkpoint(tmp_path / "last.pt")["engine"]["iteration"]
-    assert saved == int(rest[-1] if rest else 5)
-    again = subprocess.run(
-        [sys.executable, "-c", TRAINING, str(tmp_path), "last", "0", str(saved // 10 + 1)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert again.stdout.split()[0] == str(saved + 1)
+    assert saved == (rest[-1] if rest else 5)
+    assert Training(tmp_path, resume="last").run(saved // 10 + 1).steps[0] == saved + 1
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_no_checkpoint(tmp_path):
     rng = np.random.default_rng(0)
-    reached = 0
-    for kill in range(12):
-        arguments = [sys.executable, "-c", TRAINING, str(tmp_path), "last" if kill else "", "0.0", "100000"]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as training:
-            first = int(training.stdout.readline())
-            assert first > reached or kill == 0
-            threading.Timer(float(rng.uniform(0.02, 0.5)), training.kill).start()
-            training.stdout.read()
-        latest = tmp_path / "last.pt"
-        reached = load_checkpoint(latest if latest.is_file() else tmp_path / "last_previous.pt")["engine"]["iteration"]
-        assert reached >= first - 1
+    Training(tmp_path).run(1)
+    reached = 10
+    for _ in range(50):
+        process, receiver = train_in_a_process(tmp_path, "last", 0.0, 100_000)
+        first = receiver.recv()
+        assert first == reached + 1
+        time.sleep(float(rng.uniform(0, 0.2)))
+        process.kill()
+        begun = [first, *remaining(receiver)][-1]
+        process.join(60)
+        present = [tmp_path / name for name in ("last.pt", "last_previous.pt") if (tmp_path / name).is_file()]
+        reached = [load_checkpoint(file)["engine"]["iteration"] for file in present][0]
+        assert reached >= begun - 2
+    assert reached > 60, "the processes were killed before they did anything"
 
 
 def test_signal_handlers_are_given_back(tmp_path):

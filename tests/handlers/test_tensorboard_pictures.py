@@ -6,7 +6,7 @@ import torch
 from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-pictures = pytest.importorskip("spoco_bundle.handlers.tensorboard_pictures")
+from spoco_bundle.handlers import tensorboard_pictures as pictures
 
 
 def written(folder) -> dict[str, list[tuple[int, int, int]]]:
