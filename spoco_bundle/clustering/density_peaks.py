@@ -7,7 +7,7 @@ the image instead of neighbours in the embedding space, because an object is a c
 2. `climb`: the density of a block is the kernel-weighted mass of the similar blocks around it, and every
    block follows its most similar denser neighbour up to a density peak, whose followers form a basin;
 3. `merge_basins`: touching basins whose mean embeddings are closer than `merge_distance` become one region;
-4. `drop_mixtures`: a region without a core whose embedding lies between two of its neighbours is a blurred border;
+4. `borders`: a region without a core whose embedding lies between two of its neighbours is a blurred border;
 5. `fill_blocks`, `assign_voxels`: what is left goes to the most similar region present around it. A voxel only chooses
    between the regions of the blocks nearest to it, so that outliers and blurred borders cannot jump to a far object.
 """
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spoco_bundle.clustering.assignment import nearest_centre
 from spoco_bundle.clustering.background import background_clusters
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
@@ -30,7 +31,7 @@ from spoco_bundle.errors import SpocoError
 OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: background still forms regions
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
-MIXTURE_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
+BORDER_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
 
 __all__ = ["density_peaks"]
 
@@ -66,7 +67,8 @@ def density_peaks(
     background: str = "none",
     delta_var: float = 0.5,
     kernel_threshold: float = 0.5,
-    merge_distance: float = 0.6,
+    merge_distance: float = 1.0,
+    border_distance: float | None = None,
     core_density: float = 0.5,
     min_size: int = 20,
     smoothness: float = 0.1,
@@ -85,6 +87,8 @@ def density_peaks(
         kernel_threshold: kernel value at that radius, in (0, 1).
         merge_distance: touching clusters closer than this are one object, in embedding units, above 0: below the
             distance of touching objects' means (2 delta_dist if training succeeded), above the noise of a block's mean.
+        border_distance: a region without a core that is closer than this to a denser neighbour, or to the line between
+            two, is noise or a blurred border; by default merge_distance with coordinates, twice that without.
         core_density: share of the greatest possible density from which a region has a core and cannot be a blurred
             border, 0 to 1.
         min_size: regions with fewer voxels are dissolved among their neighbours.
@@ -98,28 +102,25 @@ def density_peaks(
     if objectness is None and foreground is not None:
         objectness = foreground.float()
     blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), objectness)
-    density, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
+    density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
     region, means = merge_basins(blocks, density, peak, merge_distance)
     count = len(means)
-    mass = torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count)
     top = torch.zeros(count, device=volume.device)
-    top.scatter_reduce_(0, region.flatten(), (density / blocks.weight.clamp(min=1e-6)).flatten(), "amax")
+    top.scatter_reduce_(0, region.flatten(), likeness.flatten(), "amax")
     neighbours = 3 ** sum(n > 1 for n in blocks.shape)
-    mixed = mixtures(touching(region), means, top, core_density * neighbours, merge_distance)
-    dissolved = mixed | (mass < min_size)
+    if border_distance is None:
+        border_distance = merge_distance if coordinate_channels else 2 * merge_distance
+    dissolved = borders(touching(region), means, top, core_density * neighbours, border_distance)
+    dissolved |= torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count) < min_size
     region = region * ~dissolved[region]
-    empty = background_clusters(
-        background,
-        region,
-        count,
-        blocks.mass if foreground is None else blocks.weight,
-        inside=None if foreground is None else pool(foreground[None].float(), blocks.size)[0] * blocks.weight,
-        votes=blocks.mean[:coordinate_channels],
-    )
-    if foreground is None:
-        region = fill_blocks(blocks, region, means, FILL_ROUNDS)
-    else:
-        region = fill_blocks(blocks, region * ~empty[region], means, FILL_ROUNDS)
+    inside = None if foreground is None else pool(foreground[None].float(), blocks.size)[0] * blocks.weight
+    mass = blocks.mass if foreground is None else blocks.weight
+    empty = background_clusters(background, region, count, mass, inside, blocks.mean[:coordinate_channels])
+    if background in ("scatter", "largest") and empty.any():
+        empty |= nearest_centre(means, means[empty])[1] < border_distance**2  # pockets of background between objects
+    if foreground is not None:
+        region = region * ~empty[region]
+    region = fill_blocks(blocks, region, means, None if inside is None else inside > 0, FILL_ROUNDS)
     labels = assign_voxels(volume, blocks, region, means, foreground, smoothness, outlier_distance)
     return labels * ~empty[labels.long()]
 
@@ -172,24 +173,28 @@ def neighbour_pairs(shape: tuple[int, ...], faces_only: bool = False) -> Iterato
         )
 
 
-def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: float) -> tuple[Tensor, Tensor]:
-    """Local density of every block, and the peak that it reaches by following denser neighbours.
+def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Local density of every block, its surroundings' likeness, and the peak that it reaches by following denser ones.
 
     `density_i = sum_j w_j exp(-|e_i - e_j|^2 / s)` over the block and its 26 neighbours (8 in 2D), `s` from
     `embedding_space.kernel_scale`. The parent of a block is its most similar denser neighbour closer than `reach`.
 
     Returns:
-        density (z, y, x) and peak (z, y, x), the flat index of the peak's block.
+        density (z, y, x); likeness (z, y, x), the same sum with all weights 1; peak (z, y, x), the flat index of the
+        peak's block.
     """
     scale = kernel_scale(delta_var, kernel_threshold)
     pairs = list(neighbour_pairs(blocks.shape))
     density = blocks.weight.clone()
+    likeness = torch.ones_like(density)
     distances = []
     for a, b in pairs:
         squared = (blocks.mean[(slice(None), *a)] - blocks.mean[(slice(None), *b)]).square_().sum(0)
         similar = torch.exp(squared / -scale)
         density[a] += blocks.weight[b] * similar
         density[b] += blocks.weight[a] * similar
+        likeness[a] += similar
+        likeness[b] += similar
         distances.append(squared)
     order = torch.arange(density.numel(), device=density.device).reshape(density.shape)
     parent = order.clone()
@@ -204,7 +209,7 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
     while True:
         further = peak[peak]
         if torch.equal(further, peak):
-            return density, peak.reshape(density.shape)
+            return density, likeness, peak.reshape(density.shape)
         peak = further
 
 
@@ -262,31 +267,30 @@ def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
     return (mean[pairs[:, 0]] - mean[pairs[:, 1]]).square().sum(1)
 
 
-def mixtures(edges: Tensor, means: Tensor, peak: Tensor, core: float, tolerance: float) -> Tensor:
-    """Regions that are blurred borders, (K + 1,) bool.
+def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, tolerance: float) -> Tensor:
+    """Regions that are blurred borders or noise, (K + 1,) bool.
 
-    A region without a core (peak density below `core`) is a border if its mean lies within `tolerance` of the segment
-    between the means of two touching, denser regions.
+    A region without a core (greatest likeness below `core`) belongs to its surroundings if its mean lies within
+    `tolerance` of a touching region that is denser, or of the segment between two of these.
     """
     both = torch.cat([edges, edges.flip(1)])
-    both = both[(peak[both[:, 0]] < core) & (peak[both[:, 1]] > peak[both[:, 0]])]
-    order = torch.argsort(peak[both[:, 1]], descending=True, stable=True)
+    both = both[(likeness[both[:, 0]] < core) & (likeness[both[:, 1]] > likeness[both[:, 0]])]
+    order = torch.argsort(likeness[both[:, 1]], descending=True, stable=True)
     both = both[order][torch.argsort(both[order, 0], stable=True)]
-    region, start, degree = torch.unique_consecutive(both[:, 0], return_inverse=True, return_counts=True)
-    first = torch.cumsum(degree, 0) - degree
-    place = torch.arange(len(both), device=both.device) - first[start]
-    near = torch.zeros(len(region), MIXTURE_NEIGHBOURS, dtype=torch.long, device=both.device)
-    kept = place < MIXTURE_NEIGHBOURS
-    near[start[kept], place[kept]] = both[kept, 1]
-    mixed = torch.zeros(len(means), dtype=torch.bool, device=both.device)
-    for i, j in itertools.combinations(range(MIXTURE_NEIGHBOURS), 2):
-        rows = torch.nonzero(near[:, j] > 0).squeeze(1)
+    region, row, degree = torch.unique_consecutive(both[:, 0], return_inverse=True, return_counts=True)
+    place = torch.arange(len(both), device=both.device) - (torch.cumsum(degree, 0) - degree)[row]
+    near = torch.zeros(len(region), BORDER_NEIGHBOURS, dtype=torch.long, device=both.device)
+    kept = place < BORDER_NEIGHBOURS
+    near[row[kept], place[kept]] = both[kept, 1]
+    found = torch.zeros(len(means), dtype=torch.bool, device=both.device)
+    for i, j in itertools.combinations_with_replacement(range(BORDER_NEIGHBOURS), 2):
+        rows = torch.nonzero((near[:, j] > 0) & ~found[region]).squeeze(1)
         point, a, b = means[region[rows]], means[near[rows, i]], means[near[rows, j]]
         along = b - a
         share = ((point - a) * along).sum(1) / along.square().sum(1).clamp(min=1e-12)
         away = (point - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
-        mixed[region[rows[away < tolerance**2]]] = True
-    return mixed
+        found[region[rows[away < tolerance**2]]] = True
+    return found
 
 
 def touching(label: Tensor) -> Tensor:
@@ -306,30 +310,35 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
     return torch.stack([key // count, key % count], 1)
 
 
-def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, rounds: int) -> Tensor:
-    """Give unlabelled blocks the most similar label among their neighbours', growing inwards from labelled blocks."""
-    label = label.clone()
-    shape = torch.tensor(label.shape, device=label.device)
+def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor | None, rounds: int) -> Tensor:
+    """Give unlabelled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
+    padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
+    flat = padded.view(-1)
+    steps = torch.tensor([padded.stride(axis) for axis in range(3)])
+    offsets = [int((torch.tensor(o) * steps).sum()) for o in itertools.product((-1, 0, 1), repeat=3) if any(o)]
+    place = torch.arange(padded.numel(), device=label.device).view(padded.shape)[1:-1, 1:-1, 1:-1]
     for _ in range(rounds):
-        cells = torch.nonzero(label == 0)
+        missing = label == 0 if wanted is None else (label == 0) & wanted
+        cells = place[missing]
         if len(cells) == 0:
             break
-        mean = blocks.mean[:, cells[:, 0], cells[:, 1], cells[:, 2]].T
+        vectors = blocks.mean[:, missing].T.contiguous()
         best = torch.full((len(cells),), torch.inf, device=label.device)
-        chosen = torch.zeros(len(cells), dtype=label.dtype, device=label.device)
-        for offset in itertools.product((-1, 0, 1), repeat=3):
-            other = cells + torch.tensor(offset, device=label.device)
-            inside = ((other >= 0) & (other < shape)).all(1)
-            other = torch.minimum(other.clamp(min=0), shape - 1)
-            near = label[other[:, 0], other[:, 1], other[:, 2]] * inside
+        chosen = torch.zeros_like(cells)
+        for offset in offsets:
+            near = flat[cells + offset]
             rows = torch.nonzero((near > 0) & (near != chosen)).squeeze(1)
-            squared = (mean[rows] - means[near[rows]]).square().sum(1)
+            if len(rows) == 0:
+                continue
+            squared = (vectors[rows] - means[near[rows]]).square_().sum(1)
             closer = squared < best[rows]
-            best[rows[closer]] = squared[closer]
-            chosen[rows[closer]] = near[rows[closer]]
+            rows = rows[closer]
+            best[rows] = squared[closer]
+            chosen[rows] = near[rows]
         if not (chosen > 0).any():
             break
-        label[cells[:, 0], cells[:, 1], cells[:, 2]] = chosen
+        flat[cells] = chosen
+        label = padded[1:-1, 1:-1, 1:-1]
     return label
 
 
