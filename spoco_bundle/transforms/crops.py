@@ -91,7 +91,8 @@ class CropAnnotatedd(MapTransform, Randomizable):
         roi_size: size of the crop in voxels, per axis.
         probability_annotated: share of the crops drawn around an object, in [0, 1].
         pad_mode: padding of images: "symmetric" or "edge".
-        pad_label: id given to padded voxels of the label: 0 (unlabelled), or the ignore label under dense supervision.
+        pad_label: id given to padded voxels of the label: the ignore label, which dense supervision asks for; None or 0
+            for 0 (unlabelled).
         instances_key: key of the table that ``IndexInstancesd`` left; computed here where it is missing.
         ignore_label: see ``instance_table``; used only where the table is computed here.
         background_label: as ``ignore_label``.
@@ -108,7 +109,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
         roi_size: Sequence[int] = (32, 64, 64),
         probability_annotated: float = 0.9,
         pad_mode: str = "symmetric",
-        pad_label: int = 0,
+        pad_label: int | None = None,
         instances_key: str = INSTANCES_KEY,
         ignore_label: int | None = None,
         background_label: int | None = None,
@@ -126,7 +127,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self.roi_size = tuple(int(size) for size in roi_size)
         self.probability_annotated = probability_annotated
         self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
-        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=pad_label)
+        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=pad_label or 0)
         self.instances_key = instances_key
         self.special = (ignore_label, background_label)
         self.start: tuple[int, ...] = ()
@@ -215,8 +216,8 @@ class RelabelAndDropFragmentsd(MapTransform):
         keys: the label key, (1, *spatial).
         drop_cut_below: least share of an object's voxels inside, in [0, 1]; 0 keeps every cut object.
         min_voxels: least number of voxels of an object.
-        dropped_label: id given to the voxels of dropped objects: 0 (unlabelled), or the ignore label under dense
-            supervision, where 0 would call them background.
+        dropped_label: id given to the voxels of dropped objects: the ignore label, so that they count nowhere, which
+            dense supervision asks for, where 0 would call them background; None or 0 for 0 (unlabelled).
         ignore_label: id that stays as it is and is given to no object, or None.
         background_label: as ``ignore_label``.
         instances_key: key of the table.
@@ -230,7 +231,7 @@ class RelabelAndDropFragmentsd(MapTransform):
         keys: KeysCollection = "label",
         drop_cut_below: float = 0.5,
         min_voxels: int = 1,
-        dropped_label: int = 0,
+        dropped_label: int | None = None,
         ignore_label: int | None = None,
         background_label: int | None = None,
         instances_key: str = INSTANCES_KEY,
@@ -240,7 +241,7 @@ class RelabelAndDropFragmentsd(MapTransform):
             raise SpocoError(f"drop_cut_below: must lie in [0, 1], got {drop_cut_below}")
         self.drop_cut_below = drop_cut_below
         self.min_voxels = min_voxels
-        self.dropped_label = dropped_label
+        self.dropped_label = dropped_label or 0
         self.special = {0, ignore_label, background_label} - {None}
         self.instances_key = instances_key
 

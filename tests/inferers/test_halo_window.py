@@ -21,6 +21,7 @@ def small_network(spatial_dims: int) -> EmbeddingUNet:
         channels=(4, 6),
         strides=((1, 2, 2)[-spatial_dims:],),
         kernel_sizes=((1, 3, 3)[-spatial_dims:], 3),
+        convolutions=2,
     )
     network.train()
     for _ in range(3):
