@@ -164,6 +164,9 @@ def test_special_ids_survive_and_are_not_given_away():
     rule = RelabelAndDropFragmentsd(ignore_label=2, background_label=1, dropped_label=2)
     table = torch.tensor([[50, 9, 0, 9]])
     assert rule({"label": label, "instances": table})["label"].tolist() == [[0, 2, 1, 3, 2, 4]]
+    negative = RelabelAndDropFragmentsd(ignore_label=-1, dropped_label=-1)
+    label = torch.tensor([[-1, 0, 7, 50, -1]], dtype=torch.int32)
+    assert negative({"label": label, "instances": table})["label"].tolist() == [[-1, 0, 1, -1, -1]]
 
 
 def test_crops_collate_into_a_batch():
