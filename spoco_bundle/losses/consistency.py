@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.embedding_space import squared_distances
-from spoco_bundle.losses.sweep import Pairs, chunks, kernel, kernel_reach, pair_distances
+from spoco_bundle.losses.sweep import Pairs, chunks, kernel, kernel_reach, pair_distances, reachable
 
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
@@ -93,7 +93,9 @@ class _ConsistencySums(torch.autograd.Function):
         ctx.scale = scale
         overlap, squares = student.new_zeros(2, len(anchors))
         for part in chunks(student, len(anchors)):
-            soft_f, soft_g = (kernel(_pairs(rows, anchors, part, scale).sq_dist, scale) for rows in (student, teacher))
+            if (masks := _soft_masks(student, teacher, anchors, part, scale)) is None:
+                continue
+            soft_f, soft_g, _ = masks
             overlap += torch.linalg.vecdot(soft_f, soft_g)
             squares += torch.linalg.vecdot(soft_f, soft_f) + torch.linalg.vecdot(soft_g, soft_g)
         return overlap, squares
@@ -101,21 +103,30 @@ class _ConsistencySums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, overlap: Tensor, squares: Tensor) -> tuple[Tensor, None, None, None]:
         student, teacher, anchors = ctx.saved_tensors
-        grad, grad_anchors = torch.empty_like(student), student.new_zeros(len(anchors), student.shape[1])
+        grad, grad_anchors = torch.zeros_like(student), student.new_zeros(len(anchors), student.shape[1])
         for part in chunks(student, len(anchors)):
-            pairs = _pairs(student, anchors, part, ctx.scale)
-            soft_f = kernel(pairs.sq_dist, ctx.scale)
-            soft_g = kernel(_pairs(teacher, anchors, part, ctx.scale).sq_dist, ctx.scale)
+            if (masks := _soft_masks(student, teacher, anchors, part, ctx.scale)) is None:
+                continue
+            soft_f, soft_g, pairs = masks
             slope = soft_g.mul_(overlap[:, None]).addcmul_(soft_f, squares[:, None], value=2)
             grad[part], for_anchors = pairs.gradients(slope.mul_(soft_f).mul_(-1 / ctx.scale))
             grad_anchors += for_anchors
         return grad.index_add_(0, anchors, grad_anchors), None, None, None
 
 
-def _pairs(rows: Tensor, anchors: Tensor, part: slice, scale: float) -> Pairs:
-    """Pairs of the anchors with one chunk of rows."""
-    centre = rows[part].mean(0)
-    return pair_distances(rows[part] - centre, rows[anchors] - centre, 2 * kernel_reach(scale, rows.dtype) ** 2)
+def _soft_masks(
+    student: Tensor, teacher: Tensor, anchors: Tensor, part: slice, scale: float
+) -> tuple[Tensor, Tensor, Pairs] | None:
+    """Both soft masks (A, n) of one chunk and the student's pairs; None if the chunk is out of every anchor's reach."""
+    reach = kernel_reach(scale, student.dtype)
+    fields = []
+    for rows in (student, teacher):
+        centre = rows[part].mean(0)
+        fields.append((rows[part] - centre, rows[anchors] - centre))
+    if not any(len(near[reachable(points, near, reach)]) for points, near in fields):
+        return None
+    pairs_f, pairs_g = (pair_distances(points, near, 2 * reach**2) for points, near in fields)
+    return kernel(pairs_f.sq_dist, scale), kernel(pairs_g.sq_dist, scale), pairs_f
 
 
 def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -28,17 +28,44 @@ UNLABELLED = -1.0
 IGNORED = -2.0
 
 
+def _grown(mask: Tensor, steps: int) -> Tensor:
+    """A mask grown by so many voxels along every axis and diagonal."""
+    for _ in range(steps):
+        for axis, size in enumerate(mask.shape):
+            grown = mask.clone()
+            grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+            grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+            mask = grown
+    return mask
+
+
 def _object_border(labels: np.ndarray) -> np.ndarray:
     """Voxels with a face neighbour of another label; beyond the crop nothing is known, so its edge is no border."""
     border = np.zeros(labels.shape, dtype=bool)
     for axis in range(labels.ndim):
-        differs = np.diff(labels, axis=axis) != 0
-        before = [slice(None)] * labels.ndim
-        after = [slice(None)] * labels.ndim
-        before[axis], after[axis] = slice(None, -1), slice(1, None)
-        border[tuple(before)] |= differs
-        border[tuple(after)] |= differs
+        along, edge = np.moveaxis(labels, axis, 0), np.moveaxis(border, axis, 0)
+        differs = along[1:] != along[:-1]
+        edge[:-1] |= differs
+        edge[1:] |= differs
     return border
+
+
+def _relative_depth(labels: np.ndarray, inside: np.ndarray, spacing: Sequence[float] | None) -> Tensor:
+    """Distance to the object's border over the largest in the object, float32, for each voxel inside an object.
+
+    One distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
+    way out of an object always meets first, so touching objects both fall off towards their common border. Half a voxel
+    is added, so that objects one or two voxels thick have values above 0.
+    """
+    steps = [1.0] * labels.ndim if spacing is None else [float(step) for step in spacing]
+    border = _object_border(labels)
+    # without a border inside the crop all of it is one object of unknown extent
+    depth = ndimage.distance_transform_edt(~border, sampling=steps) if border.any() else np.ones(labels.shape)
+    depth = depth[inside] + min(steps) / 2
+    _, owner = np.unique(labels[inside], return_inverse=True)
+    deepest = np.zeros(owner.max() + 1)
+    np.maximum.at(deepest, owner, depth)
+    return torch.from_numpy((depth / deepest[owner]).astype(np.float32))
 
 
 def objectness_target(
@@ -52,10 +79,6 @@ def objectness_target(
 ) -> Tensor:
     """Target of the objectness channel for one crop.
 
-    For "distance" one distance transform serves all objects: distances are taken to the objects' outermost voxels,
-    which a straight way out of an object always meets first, so touching objects both fall off towards their common
-    border. Half a voxel is added, so that objects one or two voxels thick have a target above 0.
-
     Args:
         labels: (*spatial) integers, 0 = unlabelled (background if `dense`).
         kind: "binary" or "distance".
@@ -68,31 +91,21 @@ def objectness_target(
     Returns:
         (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELLED`, or `IGNORED`.
     """
-    ids = labels.detach().cpu().numpy()
-    steps = [1.0] * ids.ndim if spacing is None else [float(step) for step in spacing]
-    inside = ids > 0
+    inside = labels > 0
     for special in (background_label, ignore_label):
         if special is not None:
-            inside &= ids != special
-    target = np.full(ids.shape, 0.0 if dense else UNLABELLED, dtype=np.float32)
+            inside &= labels != special
+    target = torch.full(labels.shape, 0.0 if dense else UNLABELLED, device=labels.device)
+    target[_grown(inside, shell)] = 0
     if background_label is not None:
-        target[ids == background_label] = 0
-    if inside.any():
-        near = ndimage.maximum_filter(inside, size=2 * shell + 1) if shell else inside
-        target[near & ~inside] = 0
+        target[labels == background_label] = 0
+    if kind == "binary":
         target[inside] = 1
-    if kind == "distance" and inside.any():
-        border = _object_border(ids)
-        # without a border inside the crop all of it is one object of unknown extent
-        depth = ndimage.distance_transform_edt(~border, sampling=steps) if border.any() else np.ones(ids.shape)
-        depth = depth[inside] + min(steps) / 2
-        _, owner = np.unique(ids[inside], return_inverse=True)
-        deepest = np.zeros(owner.max() + 1)
-        np.maximum.at(deepest, owner, depth)
-        target[inside] = depth / deepest[owner]
+    elif inside.any():
+        target[inside] = _relative_depth(labels.cpu().numpy(), inside.cpu().numpy(), spacing).to(target.device)
     if ignore_label is not None:
-        target[ids == ignore_label] = IGNORED
-    return torch.from_numpy(target).to(labels.device)
+        target[labels == ignore_label] = IGNORED
+    return target
 
 
 def objectness_loss(logits: Tensor, target: Tensor, unlabelled_weight: float = 0.3) -> Tensor:

@@ -235,7 +235,7 @@ class SpocoLoss(nn.Module):
         if len(crop.counts):
             terms |= self._annotated_terms(embeddings, rows, crop, wanted, generator)
         if teacher is not None and self.supervision == "sparse" and "consistency" in wanted:
-            terms["consistency"] = nothing + self._consistency_term(rows, teacher, crop, generator)
+            terms["consistency"] = self._consistency_term(rows, teacher, crop, generator)
         return terms
 
     def _annotated_terms(

@@ -75,9 +75,8 @@ class SweepParams:
 
     def reach(self, dtype: torch.dtype) -> float:
         """Distance beyond which a voxel of another object adds nothing: kernel values under the machine epsilon."""
-        return max(
-            kernel_reach(self.scale, dtype) if self.dice or self.bce else 0.0, self.delta_dist if self.hinge else 0.0
-        )
+        kernel = kernel_reach(self.scale, dtype) if self.dice or self.bce else 0.0
+        return max(kernel, self.delta_dist if self.hinge else 0.0)
 
     def far(self, dtype: torch.dtype) -> float:
         """Squared distance that stands for all beyond."""
@@ -111,7 +110,8 @@ def reachable(points: Tensor, anchors: Tensor, reach: float) -> Tensor | slice:
     if points.device.type != "cpu":
         return slice(None)
     radius = points.square().sum(1).max().sqrt()
-    return (anchors.square().sum(1).sqrt() <= radius + reach).nonzero()[:, 0]
+    # asked this way round, what is not a number stays in and shows in the sums
+    return (~(anchors.square().sum(1).sqrt() > radius + reach)).nonzero()[:, 0]
 
 
 def kernel(sq_dist: Tensor, scale: float) -> Tensor:
@@ -196,7 +196,7 @@ def _others(
         place = line.clamp_min(0), torch.arange(free, len(points), device=rows.device)
         pairs.sq_dist[place] = torch.where(line >= 0, far, pairs.sq_dist[place])
     if isinstance(index, Tensor):
-        close = (pairs.sq_dist.amin(1) <= reach**2).nonzero()[:, 0]
+        close = (~(pairs.sq_dist.amin(1) > reach**2)).nonzero()[:, 0]
         if len(close) == 0:
             return None
         if len(close) < len(index):

@@ -24,10 +24,14 @@ def clusters(sizes, noise=0.01):
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("values", [1, 2**19])
-def test_sums_equal_brute_force(monkeypatch, pooled, values):
+@pytest.mark.parametrize("far", [0.0, 50.0])
+def test_sums_equal_brute_force(monkeypatch, pooled, values, far):
     monkeypatch.setitem(CHUNK_VALUES, "cpu", values)
     torch.manual_seed(0)
-    student = torch.randn(2500, 3, dtype=torch.float64, requires_grad=True)
+    # the last of several chunks may be out of every anchor's reach
+    student = torch.randn(2500, 3, dtype=torch.float64)
+    student[2048:] += far
+    student.requires_grad_()
     teacher = student.detach() + 0.3 * torch.randn(2500, 3, dtype=torch.float64)
     anchors, scale = torch.tensor([3, 2000, 77]), 0.4
     value = dice(*consistency_sums(student, teacher, anchors, scale), pooled)

@@ -366,6 +366,16 @@ def test_loss_and_gradients_are_finite_for_small_and_large_embeddings(magnitude,
     assert torch.isfinite(leaf.grad).all() and leaf.grad.any()
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_is_not_a_number_shows_in_the_loss(labelled):
+    embeddings, labels, teacher = make_crop((8, 9, 10))
+    labels.clamp_min_(0)
+    if not labelled:
+        labels[:] = 0
+    embeddings[0, 0, 4, 4, 4] = torch.nan
+    assert SpocoLoss()(embeddings, labels, teacher)["loss"].isnan()
+
+
 def test_distances_stay_in_float32_under_autocast():
     embeddings, labels, teacher = make_crop((8, 9, 10), dtype=torch.float32)
     labels[labels == -1] = 0
