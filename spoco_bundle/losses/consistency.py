@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.embedding_space import squared_distances
-from spoco_bundle.losses.sweep import Pairs, chunks, kernel, kernel_reach, pair_distances, reachable
+from spoco_bundle.losses.sweep import Pairs, chunks, in_full_precision, kernel, kernel_reach, pair_distances, reachable
 
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
@@ -101,6 +101,7 @@ class _ConsistencySums(torch.autograd.Function):
         return overlap, squares
 
     @staticmethod
+    @in_full_precision
     def backward(ctx, overlap: Tensor, squares: Tensor) -> tuple[Tensor, None, None, None]:
         student, teacher, anchors = ctx.saved_tensors
         grad, grad_anchors = torch.zeros_like(student), student.new_zeros(len(anchors), student.shape[1])

@@ -10,12 +10,15 @@ where distances are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from spoco_bundle.embedding_space import full_precision
 
 __all__ = [
     "AnchorSums",
@@ -23,6 +26,7 @@ __all__ = [
     "SweepParams",
     "anchor_sums",
     "chunks",
+    "in_full_precision",
     "kernel",
     "kernel_reach",
     "pair_distances",
@@ -204,6 +208,17 @@ def _others(
     return index, pairs, free
 
 
+def in_full_precision(backward: Callable) -> Callable:
+    """Run a backward pass in the precision of its forward pass, whatever surrounds the call of `backward()`."""
+
+    @wraps(backward)
+    def run(ctx, *grads: Tensor) -> object:
+        with full_precision(grads[0].device):
+            return backward(ctx, *grads)
+
+    return run
+
+
 class _AnchorSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, params: SweepParams) -> AnchorSums:
@@ -237,6 +252,7 @@ class _AnchorSums(torch.autograd.Function):
         return AnchorSums(pull, overlap, squares, entropy, hinge)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx, pull: Tensor, overlap: Tensor, squares: Tensor, entropy: Tensor, hinge: Tensor):
         rows, anchors, owner = ctx.saved_tensors
         outside, params = ctx.outside, ctx.params

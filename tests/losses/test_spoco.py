@@ -389,6 +389,19 @@ def test_distances_stay_in_float32_under_autocast():
     assert all(torch.equal(rounded[term], value) for term, value in exact.items())
 
 
+def test_gradients_stay_in_float32_when_backward_runs_under_autocast():
+    embeddings, labels, teacher = make_crop((8, 9, 10), dtype=torch.float32)
+    labels.clamp_min_(0)
+    gradients = []
+    for inside in (False, True):
+        leaf = embeddings.clone().requires_grad_()
+        loss = SpocoLoss()(leaf, labels, teacher, seeds=[0])["loss"]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            loss.backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
 def test_float32_agrees_with_float64_far_from_the_origin():
     embeddings, labels, teacher = make_crop((8, 9, 10))
     labels[labels == -1] = 0
