@@ -42,15 +42,18 @@ class Blocks:
 
     Attributes:
         size: voxels per block and axis.
-        mean: (E, z, y, x) mean embedding of the block's foreground voxels.
-        mass: (z, y, x) number of foreground voxels.
+        mean: (E, z, y, x) mean embedding.
+        mass: (z, y, x) number of voxels.
         weight: (z, y, x) mass times mean objectness (mass alone without objectness).
+        inside: (z, y, x) share of foreground voxels, 1 without a given foreground. Blocks that are mostly foreground
+            and blocks that are not never join.
     """
 
     size: tuple[int, int, int]
     mean: Tensor
     mass: Tensor
     weight: Tensor
+    inside: Tensor
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,9 +102,7 @@ def density_peaks(
     Returns:
         labels (z, y, x) int32, 0 = background, not yet consecutive.
     """
-    if objectness is None and foreground is not None:
-        objectness = foreground.float()
-    blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), objectness)
+    blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), foreground, objectness)
     density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
     region, means = merge_basins(blocks, density, peak, merge_distance)
     count = len(means)
@@ -113,14 +114,16 @@ def density_peaks(
     dissolved = borders(touching(region), means, top, core_density * neighbours, border_distance)
     dissolved |= torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count) < min_size
     region = region * ~dissolved[region]
-    inside = None if foreground is None else pool(foreground[None].float(), blocks.size)[0] * blocks.weight
-    mass = blocks.mass if foreground is None else blocks.weight
-    empty = background_clusters(background, region, count, mass, inside, blocks.mean[:coordinate_channels])
+    if background == "mask":
+        empty = torch.zeros(count, dtype=torch.bool, device=volume.device)
+        empty[region[blocks.inside < 0.5]] = True
+    else:
+        empty = background_clusters(background, region, count, blocks.mass, votes=blocks.mean[:coordinate_channels])
     if background in ("scatter", "largest") and empty.any():
         empty |= nearest_centre(means, means[empty])[1] < border_distance**2  # pockets of background between objects
-    if foreground is not None:
+    if background == "mask":
         region = region * ~empty[region]
-    region = fill_blocks(blocks, region, means, None if inside is None else inside > 0, FILL_ROUNDS)
+    region = fill_blocks(blocks, region, means, blocks.inside > 0, FILL_ROUNDS)
     labels = assign_voxels(volume, blocks, region, means, foreground, smoothness, outlier_distance)
     return labels * ~empty[labels.long()]
 
@@ -135,7 +138,9 @@ def block_size(shape: tuple[int, int, int], max_blocks: int = 250_000) -> tuple[
     return tuple(size)
 
 
-def pool_blocks(volume: Volume, size: tuple[int, int, int], objectness: Tensor | None = None) -> Blocks:
+def pool_blocks(
+    volume: Volume, size: tuple[int, int, int], foreground: Tensor | None = None, objectness: Tensor | None = None
+) -> Blocks:
     """Average embeddings over every block, and weight the blocks by their size (and objectness, where given)."""
     shape = [-(-n // s) for n, s in zip(volume.shape, size, strict=True)]
     mean = torch.empty(volume.channels, *shape, device=volume.device)
@@ -151,7 +156,8 @@ def pool_blocks(volume: Volume, size: tuple[int, int, int], objectness: Tensor |
     weight = mass
     if objectness is not None:
         weight = mass * pool(objectness[None], size)[0].clamp(min=OBJECTNESS_FLOOR)
-    return Blocks(size, mean, mass, weight)
+    inside = torch.ones_like(mass) if foreground is None else pool(foreground[None].float(), size)[0]
+    return Blocks(size, mean, mass, weight, inside)
 
 
 def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -198,8 +204,10 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
         distances.append(squared)
     order = torch.arange(density.numel(), device=density.device).reshape(density.shape)
     parent = order.clone()
+    side = blocks.inside >= 0.5
     best = torch.full_like(density, reach**2)
     for (a, b), squared in zip(pairs, distances, strict=True):
+        squared.masked_fill_(side[a] != side[b], torch.inf)
         ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
         for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
             closer = chosen & (squared < best[low])
@@ -229,6 +237,9 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
         [torch.bincount(label.flatten(), (c * density).flatten().double(), minlength=count) for c in blocks.mean], 1
     )
     edges = touching(label)
+    side = torch.zeros(count, dtype=torch.bool, device=label.device)
+    side[label[blocks.inside >= 0.5]] = True
+    edges = edges[side[edges[:, 0]] == side[edges[:, 1]]]
     edges = edges[pair_distances(total, weight, edges) < (FAR_PAIR * merge_distance) ** 2]
     target = torch.arange(count, device=label.device)
     while len(edges):
@@ -310,7 +321,7 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
     return torch.stack([key // count, key % count], 1)
 
 
-def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor | None, rounds: int) -> Tensor:
+def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, rounds: int) -> Tensor:
     """Give unlabelled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
     padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
     flat = padded.view(-1)
@@ -318,7 +329,7 @@ def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor | N
     offsets = [int((torch.tensor(o) * steps).sum()) for o in itertools.product((-1, 0, 1), repeat=3) if any(o)]
     place = torch.arange(padded.numel(), device=label.device).view(padded.shape)[1:-1, 1:-1, 1:-1]
     for _ in range(rounds):
-        missing = label == 0 if wanted is None else (label == 0) & wanted
+        missing = (label == 0) & wanted
         cells = place[missing]
         if len(cells) == 0:
             break
