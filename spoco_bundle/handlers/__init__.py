@@ -3,6 +3,7 @@
 from spoco_bundle.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
+from spoco_bundle.handlers.picture_files import PictureFilesHandler
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
 from spoco_bundle.handlers.progress import TrainingProgress
 from spoco_bundle.handlers.scores import ScoresHandler
@@ -16,6 +17,7 @@ __all__ = [
     "InstanceClusteringHandler",
     "LoadWeights",
     "LossTermsHandler",
+    "PictureFilesHandler",
     "PicturesHandler",
     "ScoresHandler",
     "TrainingCheckpoint",

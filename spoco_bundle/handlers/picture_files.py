@@ -1,0 +1,51 @@
+"""A picture of each evaluated image, as a PNG file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from spoco_bundle.data.datalist import image_name
+from spoco_bundle.data.geometry import voxel_spacing
+from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.report.pictures import overview_picture
+
+
+class PictureFilesHandler:
+    """Writes ``NAME_overview.png`` for each image of an evaluation: image, embedding, instances found, truth.
+
+    Args:
+        output_dir: folder of the pictures.
+        max_images: images drawn; the others have scores only.
+        embeddings_key: key of the evaluator's output with the raw network output (E, *spatial).
+    """
+
+    def __init__(self, output_dir: str, max_images: int = 20, embeddings_key: str = "embeddings"):
+        self.output_dir = Path(output_dir)
+        self.max_images = max_images
+        self.embeddings_key = embeddings_key
+        self._drawn = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Draws after each iteration."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draws the images of one iteration."""
+        for sample in engine.state.output[: self.max_images - self._drawn]:
+            image = sample["image"]
+            prediction = np.asarray(sample["pred"].cpu())[0]
+            source = str(image.meta["filename_or_obj"])
+            with written_whole(self.output_dir / f"{image_name(source)}_overview.png") as path:
+                overview_picture(
+                    path,
+                    np.asarray(image.cpu()),
+                    prediction,
+                    np.asarray(sample["label"].cpu())[0],
+                    np.asarray(sample[self.embeddings_key].cpu()),
+                    voxel_spacing(image, prediction.ndim),
+                    Path(source).name,
+                )
+            self._drawn += 1

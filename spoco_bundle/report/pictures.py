@@ -1,0 +1,150 @@
+"""Pictures of images, embeddings and instances, for people to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from skimage.segmentation import find_boundaries
+
+__all__ = ["embedding_colours", "gray", "instance_overlay", "label_colours", "overview_picture"]
+
+PCA_VOXELS = 20_000  # voxels that the principal components are fitted on
+GOLDEN_RATIO = 0.618034
+
+
+def embedding_colours(embeddings: np.ndarray) -> np.ndarray:
+    """Colours by the first three principal components.
+
+    Args:
+        embeddings: (E, *spatial), any E.
+
+    Returns:
+        (*spatial, 3) in [0, 1]; percentiles 1 and 99 of each component span its colour, missing components are 0.
+    """
+    values = np.asarray(embeddings, dtype=np.float32)
+    rows = values.reshape(len(values), -1).T
+    sample = rows[np.random.default_rng(0).integers(len(rows), size=min(len(rows), PCA_VOXELS))]
+    mean = sample.mean(axis=0)
+    axes = np.linalg.svd(sample - mean, full_matrices=False)[2][:3]
+    components = (rows - mean) @ axes.T
+    low, high = np.percentile(components, [1, 99], axis=0)
+    colours = np.zeros((len(rows), 3), dtype=np.float32)
+    colours[:, : len(axes)] = np.clip((components - low) / np.maximum(high - low, 1e-6), 0, 1)
+    return colours.reshape(*values.shape[1:], 3)
+
+
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Colours of instances, the same id always the same colour.
+
+    Args:
+        labels: (*spatial) ints; ids below 1 are black.
+
+    Returns:
+        (*spatial, 3) in [0, 1].
+    """
+    ids, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    hue = (ids * GOLDEN_RATIO) % 1.0  # neighbouring ids get unlike hues
+    table = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.75), 0.75 + 0.25 * (ids % 2)], axis=1))
+    table[ids < 1] = 0
+    return table[inverse].reshape(*np.shape(labels), 3)
+
+
+def gray(image: np.ndarray) -> np.ndarray:
+    """An image as gray values, or as it is where it is RGB.
+
+    Args:
+        image: (C, *spatial), any range.
+
+    Returns:
+        (*spatial, 3) in [0, 1]; percentiles 1 and 99.8 span the range.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    low, high = np.percentile(values, [1, 99.8])
+    shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return np.moveaxis(shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0), 0, -1)
+
+
+def instance_overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.35) -> np.ndarray:
+    """Instances as tinted areas with outlines over a 2D image.
+
+    Args:
+        image: (C, y, x).
+        labels: (y, x) ints, 0 = background.
+        alpha: strength of the tint, in [0, 1].
+
+    Returns:
+        (y, x, 3) in [0, 1].
+    """
+    picture, colours = gray(image), label_colours(labels)
+    inside = (np.asarray(labels) > 0)[..., None]
+    picture = np.where(inside, (1 - alpha) * picture + alpha * colours, picture)
+    outline = find_boundaries(labels, mode="inner")[..., None]
+    return np.where(outline, colours, picture)
+
+
+def overview_picture(
+    path: str | Path,
+    image: np.ndarray,
+    prediction: np.ndarray,
+    truth: np.ndarray | None = None,
+    embeddings: np.ndarray | None = None,
+    spacing: tuple[float, ...] | None = None,
+    title: str = "",
+) -> None:
+    """Writes a PNG with image, embedding, prediction and truth side by side; of a volume, three planes in rows.
+
+    The planes go through the middle of the labelled region.
+
+    Args:
+        path: the PNG file.
+        image: (C, z, y, x) or (C, y, x).
+        prediction: instances (z, y, x) or (y, x).
+        truth: true instances of the same shape, or None.
+        embeddings: (E, z, y, x) or (E, y, x), or None.
+        spacing: voxel size per axis, so that planes keep their proportions.
+        title: text above.
+    """
+    dims = np.ndim(prediction)
+    steps = (1.0,) * dims if spacing is None else tuple(spacing)
+    colours = None if embeddings is None else embedding_colours(embeddings)
+    planes = _planes(prediction if truth is None or not np.any(truth) else truth)
+    names = ["image", *(["embedding"] if colours is not None else []), "instances found"]
+    names += ["truth"] if truth is not None else []
+    figure = Figure(figsize=(3.2 * len(names), 3.2 * len(planes) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(planes), len(names), squeeze=False)
+    for row, (plane, index) in zip(axes, planes, strict=True):
+        rows, columns = (axis for axis in range(dims) if (dims == 2 or axis != plane))
+        part = [slice(None)] * dims
+        if dims == 3:
+            part[plane] = index
+        cut = tuple(part)
+        shown = {"image": gray(image[(slice(None), *cut)])}
+        if colours is not None:
+            shown["embedding"] = colours[cut]
+        shown["instances found"] = instance_overlay(image[(slice(None), *cut)], prediction[cut])
+        if truth is not None:
+            shown["truth"] = instance_overlay(image[(slice(None), *cut)], truth[cut])
+        for axis, name in zip(row, names, strict=True):
+            axis.imshow(shown[name], aspect=steps[rows] / steps[columns], interpolation="nearest")
+            axis.set_axis_off()
+            if row is axes[0]:
+                axis.set_title(name, fontsize=11)
+    figure.suptitle(title, fontsize=12)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def _planes(labels: np.ndarray) -> list[tuple[int, int]]:
+    """(axis, index) of the planes shown: the fullest one across each axis of a volume; (0, 0) of an image."""
+    if np.ndim(labels) == 2:
+        return [(0, 0)]
+    inside = np.asarray(labels) > 0
+    planes = []
+    for axis in range(3):
+        filled = inside.sum(axis=tuple(other for other in range(3) if other != axis))
+        planes.append((axis, int(filled.argmax()) if filled.any() else inside.shape[axis] // 2))
+    return planes
