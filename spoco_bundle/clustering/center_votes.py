@@ -7,7 +7,8 @@ for the same one. So objects are the modes of a histogram of D axes, whatever th
 1. `vote_histogram`: votes of the foreground, weighted by the objectness, on a grid of small bins, smoothed;
 2. `find_peaks`: its local maxima with enough votes, the higher one of two that are closer than `merge_distance`;
 3. `mode_embeddings`: the mean embedding, over all channels, of the voxels that vote for a peak;
-4. `assign_voxels`: every voxel goes to the nearest of the modes around its own vote, over all channels.
+4. every voxel goes to the nearest of the modes around its own vote, over all channels;
+5. `largest_parts`: a mode is one object, so of its connected parts only the largest is kept.
 
 A voxel of a blurred border votes somewhere between two objects; it has no cut-off to miss and joins the nearer one.
 """
@@ -18,6 +19,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -137,7 +139,8 @@ def center_votes(
         distance = (rows[:, None] - modes[choice]).square_().sum(2)
         mine = choice.gather(1, distance.argmin(1, keepdim=True))[:, 0].int() + 1
         labels[index] = mine * (grid.votes[bins] >= min_votes) if background == "density" else mine
-    return labels.reshape(volume.shape)
+    kept = largest_parts(labels.reshape(volume.shape).cpu().numpy())
+    return torch.from_numpy(kept).to(volume.device)
 
 
 def voxel_rows(
@@ -261,3 +264,17 @@ def mode_embeddings(
         weighted = torch.cat([rows[near], torch.ones_like(rows[near, :1])], 1) * (weight[near, None] + 1e-6)
         sums.index_add_(0, peak[near], weighted.double())
     return (sums[:, :-1] / sums[:, -1:]).float()
+
+
+def largest_parts(labels: np.ndarray) -> np.ndarray:
+    """Labels (z, y, x) int32 with only the largest connected part (26 neighbours) of each id, the others 0."""
+    parts = cc3d.connected_components(labels, connectivity=26)
+    sizes = np.bincount(parts.ravel())
+    owner = np.zeros(len(sizes), dtype=labels.dtype)
+    owner[parts.ravel()] = labels.ravel()
+    largest_last = np.lexsort((sizes, owner))
+    last_of_owner = np.append(owner[largest_last][1:] != owner[largest_last][:-1], True)
+    kept = np.zeros_like(owner)
+    winners = largest_last[last_of_owner]
+    kept[winners] = owner[winners]
+    return kept[parts]

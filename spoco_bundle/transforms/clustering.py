@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: a foreground mask (1, *spatial); None without.
         confidence: whether to compute the confidence.
         min_confidence: objects below it are dropped, in [0, 1].
+        min_fraction: least size of an object, as a fraction of a ball (disc) of twice the coordinate scale, which is near
+            the typical object; sets ``min_size``, and ``min_votes`` of "center_votes", where they are not given. None
+            leaves them at their defaults.
         allow_missing_keys: whether a sample without the key passes through.
         params: further keywords of ``cluster_embeddings``: background, objectness_threshold, merge_distance...
 
@@ -55,6 +59,7 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: str | None = None,
         confidence: bool = True,
         min_confidence: float = 0.0,
+        min_fraction: float | None = None,
         allow_missing_keys: bool = False,
         **params: Any,
     ):
@@ -71,6 +76,7 @@ class ClusterEmbeddingsd(MapTransform):
         self.foreground_key = foreground_key
         self.confidence = confidence
         self.min_confidence = min_confidence
+        self.min_fraction = min_fraction
         self.params = params
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -91,7 +97,7 @@ class ClusterEmbeddingsd(MapTransform):
                 objectness=objectness,
                 image=_plain(image) if self.params.get("background") == "intensity" else None,
                 return_confidence=True,
-                **self.params,
+                **{**self._smallest(image), **self.params},
             )
             if self.min_confidence > 0:
                 labels, confidence = _drop_uncertain(labels, confidence, self.min_confidence)
@@ -111,6 +117,17 @@ class ClusterEmbeddingsd(MapTransform):
             dims = output.ndim - 1
             output = add_coordinates(output[None], voxel_spacing(image, dims), self._scale())[0]
         return output, objectness
+
+    def _smallest(self, image: torch.Tensor) -> dict[str, float]:
+        """Least size and votes of an object in voxels, where they follow from the coordinate scale."""
+        if self.min_fraction is None or not self.coordinate_channels:
+            return {}
+        dims = image.ndim - 1
+        radius = 2 * self._scale()
+        ball = 4 / 3 * math.pi * radius**3 if dims == 3 else math.pi * radius**2
+        voxels = self.min_fraction * ball / math.prod(voxel_spacing(image, dims))
+        votes = {"min_votes": max(1.0, voxels)} if self.method == "center_votes" else {}
+        return {"min_size": max(1, round(voxels)), **votes}
 
     def _scale(self) -> float:
         if self.coordinate_scale is not None:
