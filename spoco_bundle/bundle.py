@@ -109,7 +109,9 @@ def user_error(error: BaseException) -> SpocoError | None:
 
 
 def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
-    """Writes the ids that training and inference share beside the model, so that prediction needs no overlay.
+    """Writes the ids in which a training differs from the defaults of inference beside the model.
+
+    With them prediction needs no overlay.
 
     Args:
         files: configs of the training, base first.
@@ -121,8 +123,8 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     """
     trained = read_configs(files, overrides).get()
     default = read_configs([find_config("inference")], {}).get()
-    own = {"imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "initialize", "run", "finalize"}
-    shared = {key: value for key, value in trained.items() if key in default and key not in own}
+    own = {"imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "load", "initialize", "run"}
+    shared = {k: v for k, v in trained.items() if k in default and k not in own and v != default[k]}
     target = Path(folder) / MODEL_CONFIG
     with written_whole(target) as path:
         path.write_text(json.dumps(shared, indent=4) + "\n")

@@ -122,9 +122,8 @@ def _weights(model: str) -> dict[str, str]:
 def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("monai.bundle").setLevel(logging.ERROR)
-    for noisy in ("ignite", "monai", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in ("ignite", "matplotlib", "monai", "monai.bundle.workflows"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         fire.Fire(Spoco, name="spoco")

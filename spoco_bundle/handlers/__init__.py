@@ -7,6 +7,7 @@ from spoco_bundle.handlers.picture_files import PictureFilesHandler
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
 from spoco_bundle.handlers.progress import TrainingProgress
 from spoco_bundle.handlers.scores import ScoresHandler
+from spoco_bundle.handlers.second_network import SecondNetwork
 from spoco_bundle.handlers.tensorboard import LossTermsHandler
 from spoco_bundle.handlers.tensorboard_pictures import PicturesHandler
 
@@ -20,6 +21,7 @@ __all__ = [
     "PictureFilesHandler",
     "PicturesHandler",
     "ScoresHandler",
+    "SecondNetwork",
     "TrainingCheckpoint",
     "TrainingProgress",
 ]
