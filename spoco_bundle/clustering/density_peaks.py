@@ -45,8 +45,9 @@ class Blocks:
         mean: (E, z, y, x) mean embedding.
         mass: (z, y, x) number of voxels.
         weight: (z, y, x) mass times mean objectness (mass alone without objectness).
-        inside: (z, y, x) share of foreground voxels, 1 without a given foreground. Blocks that are mostly foreground
-            and blocks that are not never join.
+        inside: (z, y, x) share of foreground voxels, 1 without a given foreground.
+        side: (z, y, x) bool; blocks of different sides never join. With an objectness the sides are mostly foreground
+            and mostly not: outside its objects a network's embeddings are arbitrary.
     """
 
     size: tuple[int, int, int]
@@ -54,6 +55,7 @@ class Blocks:
     mass: Tensor
     weight: Tensor
     inside: Tensor
+    side: Tensor
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,8 +76,8 @@ def density_peaks(
     border_distance: float | None = None,
     core_density: float = 0.5,
     min_size: int = 20,
-    smoothness: float = 0.1,
-    outlier_distance: float = 3.0,
+    smoothness: float = 0.3,
+    outlier_distance: float = 4.5,
     max_blocks: int = 250_000,
 ) -> Tensor:
     """Cluster a volume; see the module's text for the steps.
@@ -111,13 +113,13 @@ def density_peaks(
     neighbours = 3 ** sum(n > 1 for n in blocks.shape)
     if border_distance is None:
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
-    dissolved = borders(touching(region), means, top, core_density * neighbours, border_distance)
+    core = blocks.weight * likeness.square()  # a region's core says whether it is foreground, not its blurred border
+    outside = background_clusters("mask", region, count, core, inside=core * blocks.inside)
+    dissolved = borders(touching(region, reach=2), means, top, core_density * neighbours, border_distance)
     dissolved |= torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count) < min_size
     region = region * ~dissolved[region]
-    if background == "mask":
-        empty = torch.zeros(count, dtype=torch.bool, device=volume.device)
-        empty[region[blocks.inside < 0.5]] = True
-    else:
+    empty = outside
+    if background != "mask":
         empty = background_clusters(background, region, count, blocks.mass, votes=blocks.mean[:coordinate_channels])
     if background in ("scatter", "largest") and empty.any():
         empty |= nearest_centre(means, means[empty])[1] < border_distance**2  # pockets of background between objects
@@ -157,7 +159,8 @@ def pool_blocks(
     if objectness is not None:
         weight = mass * pool(objectness[None], size)[0].clamp(min=OBJECTNESS_FLOOR)
     inside = torch.ones_like(mass) if foreground is None else pool(foreground[None].float(), size)[0]
-    return Blocks(size, mean, mass, weight, inside)
+    side = torch.ones_like(inside, dtype=torch.bool) if objectness is None else inside >= 0.5
+    return Blocks(size, mean, mass, weight, inside, side)
 
 
 def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -165,13 +168,10 @@ def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
     return functional.avg_pool3d(values[None], size, ceil_mode=True, count_include_pad=False)[0]
 
 
-def neighbour_pairs(shape: tuple[int, ...], faces_only: bool = False) -> Iterator[tuple[tuple, tuple]]:
+def neighbour_pairs(shape: tuple[int, ...]) -> Iterator[tuple[tuple, tuple]]:
     """Pairs of slices (a, b): every pair of neighbouring grid cells once, b after a in raster order."""
     for offset in itertools.product((-1, 0, 1), repeat=3):
-        steps = sum(map(abs, offset))
-        if offset <= (0, 0, 0) or (faces_only and steps > 1):
-            continue
-        if any(abs(o) >= n for o, n in zip(offset, shape, strict=True)):
+        if offset <= (0, 0, 0) or any(abs(o) >= n for o, n in zip(offset, shape, strict=True)):
             continue
         yield (
             tuple(slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, shape, strict=True)),
@@ -204,10 +204,9 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
         distances.append(squared)
     order = torch.arange(density.numel(), device=density.device).reshape(density.shape)
     parent = order.clone()
-    side = blocks.inside >= 0.5
     best = torch.full_like(density, reach**2)
     for (a, b), squared in zip(pairs, distances, strict=True):
-        squared.masked_fill_(side[a] != side[b], torch.inf)
+        squared.masked_fill_(blocks.side[a] != blocks.side[b], torch.inf)
         ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
         for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
             closer = chosen & (squared < best[low])
@@ -238,7 +237,7 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
     )
     edges = touching(label)
     side = torch.zeros(count, dtype=torch.bool, device=label.device)
-    side[label[blocks.inside >= 0.5]] = True
+    side[label[blocks.side]] = True
     edges = edges[side[edges[:, 0]] == side[edges[:, 1]]]
     edges = edges[pair_distances(total, weight, edges) < (FAR_PAIR * merge_distance) ** 2]
     target = torch.arange(count, device=label.device)
@@ -282,7 +281,7 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, toleran
     """Regions that are blurred borders or noise, (K + 1,) bool.
 
     A region without a core (greatest likeness below `core`) belongs to its surroundings if its mean lies within
-    `tolerance` of a touching region that is denser, or of the segment between two of these.
+    `tolerance` of a denser region around it, or of the segment between two of these.
     """
     both = torch.cat([edges, edges.flip(1)])
     both = both[(likeness[both[:, 0]] < core) & (likeness[both[:, 1]] > likeness[both[:, 0]])]
@@ -304,13 +303,18 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, toleran
     return found
 
 
-def touching(label: Tensor) -> Tensor:
-    """Pairs (n, 2) of different labels above 0 that share a block face, each pair once, the smaller first."""
+def touching(label: Tensor, reach: int = 1) -> Tensor:
+    """Pairs (n, 2) of different labels above 0 at most `reach` blocks apart along an axis, once, the smaller first."""
     found = []
-    for a, b in neighbour_pairs(label.shape, faces_only=True):
-        left, right = label[a], label[b]
-        edge = (left != right) & (left > 0) & (right > 0)
-        found.append(torch.stack([left[edge], right[edge]], 1))
+    for axis in range(3):
+        for step in range(1, reach + 1):
+            length = label.shape[axis] - step
+            if length > 0:
+                left, right = label.narrow(axis, 0, length), label.narrow(axis, step, length)
+                edge = (left != right) & (left > 0) & (right > 0)
+                found.append(torch.stack([left[edge], right[edge]], 1))
+    if not found:
+        return torch.zeros(0, 2, dtype=label.dtype, device=label.device)
     return unique_pairs(torch.cat(found), int(label.max()) + 1)
 
 
