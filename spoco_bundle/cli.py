@@ -12,8 +12,11 @@ import fire
 from fire.decorators import SetParseFns
 
 from spoco_bundle.bundle import MODEL_CONFIG, find_config, run_configs, write_model_config
+from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.synthetic import make_synthetic_sample
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.report.classical import otsu_watershed
 
 
 class Spoco:
@@ -25,7 +28,7 @@ class Spoco:
 
     @SetParseFns(output=str)
     def demo(self, output: str = "demo", seed: int = 0) -> None:
-        """Try everything on an artificial sample: train, segment, score, and draw a picture. Takes about five minutes.
+        """Try everything on an artificial sample: train, segment, score, and draw a picture. Takes a few minutes.
 
         Args:
             output: folder for the sample, the model and the results.
@@ -40,11 +43,14 @@ class Spoco:
         print("3/4 segmenting the held-out volumes", flush=True)
         self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"))
         print("4/4 comparing with the truth", flush=True)
-        self.evaluate(str(data), output=str(folder / "results"), model=str(folder / "model"))
+        results = str(folder / "results")
+        self.evaluate(str(data), output=results, model=str(folder / "model"), partly_labelled=False)
+        classical = pool_scores([_classical_scores(pair) for pair in build_datalist(data, "val")])
+        print(f"for comparison, Otsu threshold and watershed: AP at IoU 0.5 {classical['ap_50']:.2f}")
 
     @SetParseFns(dataset_dir=str, output=str, config=str)
     def train(
-        self, dataset_dir: str, output: str = "model", config: str = "", resume: bool = False, **overrides: Any
+        self, dataset_dir: str, output: str = "model", config: str = "", resume: bool | str = False, **overrides: Any
     ) -> None:
         """Train on a folder of images with a few annotated objects each.
 
@@ -53,13 +59,14 @@ class Spoco:
                 MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
             output: folder for the model; `spoco predict --model` takes it.
             config: extra settings on top of the defaults: 2d, nonspatial, or a JSON file; several with commas between.
-            resume: go on where an interrupted training in the same output folder stopped.
+            resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
+                from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
             **overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
         files = [find_config("train"), *_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "ckpt_dir": output, "output_dir": output, **overrides}
         if resume:
-            overrides["resume"] = "last"
+            overrides["resume"] = "last" if resume is True else str(resume)
         write_model_config(files, overrides, output)
         run_configs(files, overrides, "train")
         print(f"model in {Path(output) / 'model.pt'}")
@@ -100,6 +107,11 @@ class Spoco:
         overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
         run_configs(files, overrides, "train")
         print(f"scores and pictures in {Path(output)}")
+
+
+def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
+    image, label = read_volume(pair["image"]), read_volume(pair["label"], "label")
+    return instance_scores(label.array[0], otsu_watershed(image.array[0], image.spacing))
 
 
 def _overlays(config: str) -> list[Path]:

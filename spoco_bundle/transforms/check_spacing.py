@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 class CheckSpacingd(MapTransform):
     """Says in the log where a spacing is unknown or differs from the training's by more than 1.5 times.
 
+    Only the first image of each kind is named, the others would fill the log.
+
     An image without a spacing of its own is taken to have that of the training, if the network knows one, else 1 per
     axis. Only the affine changes; ``spacing_known`` stays 0, so that sizes are reported in voxels.
 
@@ -32,6 +34,7 @@ class CheckSpacingd(MapTransform):
     ):
         super().__init__(keys, allow_missing_keys)
         self.network = network
+        self._said: set[bool] = set()
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         """Returns a copy of the sample, with the assumed spacing in the affine where the file had none."""
@@ -49,10 +52,11 @@ class CheckSpacingd(MapTransform):
                 training,
                 name=str(image.meta["filename_or_obj"]),
             )
-            if warning is not None:
-                logger.warning(warning)
+            if warning is not None and known not in self._said:
+                self._said.add(known)
+                assumed = "; until then " + ("1 per axis" if training is None else "the training's") + " is assumed"
+                logger.warning("%s%s", warning, "" if known else assumed)
             if not known and training is not None:
-                logger.warning("%s: the spacing of the training is assumed", image.meta["filename_or_obj"])
                 sample[key] = image.clone()
                 sample[key].affine = torch.as_tensor(rescale_affine(image.affine, training))
         return sample
