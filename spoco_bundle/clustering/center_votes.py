@@ -33,6 +33,7 @@ __all__ = ["center_votes"]
 
 ROWS = 1 << 18  # voxels compared with their candidate modes at a time
 STRAY_VOTES = 5e-4  # share of the votes on either end of an axis that may lie outside the histogram
+SMALL_BINS = 1 << 22  # a histogram up to this holds all votes, stray or not
 MAX_BINS = 1 << 27  # a histogram beyond this says that the coordinates are not in units of the objects' size
 
 
@@ -170,22 +171,29 @@ def vote_histogram(
     bin_width: float,
     smoothing: float,
 ) -> VoteGrid:
-    """Smoothed histogram of the weighted votes; stray votes do not stretch it.
+    """Smoothed histogram of the weighted votes; stray votes do not stretch it beyond a small one.
 
     Raises:
         SpocoError: embeddings that are not finite, or coordinates that would need a histogram beyond reason.
     """
-    sample = []
+    sample, ends = [], []
     for _, rows, _ in voxel_rows(volume, foreground, None):
         if not torch.isfinite(rows).all():
             raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
-        sample.append(rows[:: max(1, len(rows) // 4096), :coordinate_channels])
+        votes = rows[:, :coordinate_channels]
+        sample.append(votes[:: max(1, len(votes) // 4096)])
+        ends += [votes.amin(0), votes.amax(0)] if len(votes) else []
     ordered = torch.cat(sample).sort(dim=0).values
     stray = int(STRAY_VOTES * len(ordered))
     margin = 4 * (bin_width + smoothing)
-    origin = ordered[stray] - margin
-    extent = ordered[len(ordered) - 1 - stray] + margin - origin
-    shape = tuple(int(n) for n in (extent / bin_width).ceil().long() + 1)
+    every = torch.stack(ends).sort(dim=0).values
+    # all votes if that is affordable: a lone object far from a crowd has few of them and is no stray
+    for first, last in ((every[0], every[-1]), (ordered[stray], ordered[len(ordered) - 1 - stray])):
+        origin = first - margin
+        extent = last + margin - origin
+        shape = tuple(int(n) for n in (extent / bin_width).ceil().long() + 1)
+        if math.prod(shape) <= SMALL_BINS:
+            break
     if math.prod(shape) > MAX_BINS:
         raise SpocoError(
             f"centre votes spread over {tuple(round(float(x)) for x in extent)} coordinate scales: coordinate_scale "
