@@ -8,7 +8,7 @@ for the same one. So objects are the modes of a histogram of D axes, whatever th
 2. `find_peaks`: its local maxima with enough votes, the higher one of two that are closer than `merge_distance`;
 3. `mode_embeddings`: the mean embedding, over all channels, of the voxels that vote for a peak;
 4. every voxel goes to the nearest of the modes around its own vote, over all channels;
-5. `largest_parts`: a mode is one object, so of its connected parts only the largest is kept.
+5. `largest_parts`: a mode is one object, so of its connected parts only the one with most of its votes is kept.
 
 A voxel of a blurred border votes somewhere between two objects; it has no cut-off to miss and joins the nearer one.
 """
@@ -133,14 +133,19 @@ def center_votes(
     if len(peaks) == 0:
         return labels.reshape(volume.shape)
     nearest = nearest_peaks(grid, peaks, candidates)
-    modes = mode_embeddings(volume, foreground, objectness, grid, peaks, nearest, 1.5 * smoothing + bin_width)
+    reach = 1.5 * smoothing + bin_width
+    modes = mode_embeddings(volume, foreground, objectness, grid, peaks, nearest, reach)
+    voting = torch.zeros(volume.voxels, dtype=torch.bool, device=volume.device)
     for index, rows, _ in voxel_rows(volume, foreground, None):
-        bins, _ = grid.index(rows[:, :coordinate_channels])
+        votes = rows[:, :coordinate_channels]
+        bins, _ = grid.index(votes)
         choice = nearest[bins]
         distance = (rows[:, None] - modes[choice]).square_().sum(2)
-        mine = choice.gather(1, distance.argmin(1, keepdim=True))[:, 0].int() + 1
+        mine = choice.gather(1, distance.argmin(1, keepdim=True))[:, 0]
+        voting[index] = (votes - modes[mine, :coordinate_channels]).square_().sum(1) <= reach**2
+        mine = mine.int() + 1
         labels[index] = mine * (grid.votes[bins] >= min_votes) if background == "density" else mine
-    kept = largest_parts(labels.reshape(volume.shape).cpu().numpy())
+    kept = largest_parts(labels.reshape(volume.shape).cpu().numpy(), voting.reshape(volume.shape).cpu().numpy())
     return torch.from_numpy(kept).to(volume.device)
 
 
@@ -274,15 +279,20 @@ def mode_embeddings(
     return (sums[:, :-1] / sums[:, -1:]).float()
 
 
-def largest_parts(labels: np.ndarray) -> np.ndarray:
-    """Labels (z, y, x) int32 with only the largest connected part (26 neighbours) of each id, the others 0."""
+def largest_parts(labels: np.ndarray, voting: np.ndarray) -> np.ndarray:
+    """Labels (z, y, x) int32 with one connected part (26 neighbours) of each id, the others 0.
+
+    It is the part with the most voxels in `voting` (z, y, x) bool, those that vote for the centre of their object, and the
+    largest of equal ones. Debris that votes nowhere joins the object beside it, and may be larger.
+    """
     parts = cc3d.connected_components(labels, connectivity=26)
     sizes = np.bincount(parts.ravel())
+    votes = np.bincount(parts[voting], minlength=len(sizes))
     owner = np.zeros(len(sizes), dtype=labels.dtype)
     owner[parts.ravel()] = labels.ravel()
-    largest_last = np.lexsort((sizes, owner))
-    last_of_owner = np.append(owner[largest_last][1:] != owner[largest_last][:-1], True)
+    best_last = np.lexsort((sizes, votes, owner))
+    last_of_owner = np.append(owner[best_last][1:] != owner[best_last][:-1], True)
     kept = np.zeros_like(owner)
-    winners = largest_last[last_of_owner]
+    winners = best_last[last_of_owner]
     kept[winners] = owner[winners]
     return kept[parts]
