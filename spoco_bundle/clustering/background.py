@@ -71,7 +71,7 @@ def largest_cluster(label: Tensor, count: int, mass: Tensor) -> Tensor:
     return torch.arange(count, device=label.device) == size.argmax()
 
 
-def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, spread: float = 0.5) -> Tensor:
+def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, spread: float = 0.75) -> Tensor:
     """Clusters that keep the spread of their voxels' own positions, (count,) bool: background.
 
     Both the votes (coordinate channels) and the positions of a cluster's voxels have a variance; the background's ratio

@@ -1,8 +1,8 @@
 """Modes of centre votes: the default for semi-convolutional embeddings, linear in the number of voxels.
 
-The first D channels of a semi-convolutional embedding (Novotny et al., ECCV 2018) are the voxel's position plus an offset
-that the network learnt, in units of the coordinate scale: every voxel votes for a centre, and the voxels of an object vote
-for the same one. So objects are the modes of a histogram of D axes, whatever the number of channels:
+The first D channels of a semi-convolutional embedding (Novotny et al., ECCV 2018) are the voxel's position plus an
+offset that the network learnt, in units of the coordinate scale: every voxel votes for a centre, and the voxels of an
+object vote for the same one. So objects are the modes of a histogram of D axes, whatever the number of channels:
 
 1. `vote_histogram`: votes of the foreground, weighted by the objectness, on a grid of small bins, smoothed;
 2. `find_peaks`: its local maxima with enough votes, the higher one of two that are closer than `merge_distance`;
@@ -114,7 +114,8 @@ def center_votes(
         )
     if background not in ("mask", "density", "none"):
         raise SpocoError(
-            f"center_votes knows no background rule {background!r}: choose objectness, foreground, intensity, density or none"
+            f"center_votes knows no background rule {background!r}: choose objectness, foreground, intensity, density "
+            "or none"
         )
     for name, value in {
         "merge_distance": merge_distance,
@@ -282,8 +283,8 @@ def mode_embeddings(
 def largest_parts(labels: np.ndarray, voting: np.ndarray) -> np.ndarray:
     """Labels (z, y, x) int32 with one connected part (26 neighbours) of each id, the others 0.
 
-    It is the part with the most voxels in `voting` (z, y, x) bool, those that vote for the centre of their object, and the
-    largest of equal ones. Debris that votes nowhere joins the object beside it, and may be larger.
+    It is the part with the most voxels in `voting` (z, y, x) bool, those that vote for the centre of their object, and
+    the largest of equal ones. Debris that votes nowhere joins the object beside it, and may be larger.
     """
     parts = cc3d.connected_components(labels, connectivity=26)
     sizes = np.bincount(parts.ravel())

@@ -78,6 +78,7 @@ def density_peaks(
     min_size: int = 20,
     smoothness: float = 0.3,
     outlier_distance: float = 4.5,
+    object_preference: float = 1.15,
     max_blocks: int = 250_000,
 ) -> Tensor:
     """Cluster a volume; see the module's text for the steps.
@@ -99,6 +100,8 @@ def density_peaks(
         min_size: regions with fewer voxels are dissolved among their neighbours.
         smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, 0 or more.
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
+        object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
+            halfway between an object and the background belongs to the object.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
 
     Returns:
@@ -126,7 +129,8 @@ def density_peaks(
     if background == "mask":
         region = region * ~empty[region]
     region = fill_blocks(blocks, region, means, blocks.inside > 0, FILL_ROUNDS)
-    labels = assign_voxels(volume, blocks, region, means, foreground, smoothness, outlier_distance)
+    penalty = torch.where(empty, object_preference**2, 1.0)
+    labels = assign_voxels(volume, blocks, region, means, penalty, foreground, smoothness, outlier_distance)
     return labels * ~empty[labels.long()]
 
 
@@ -368,17 +372,24 @@ def nearest_blocks(extent: int, size: int, device: torch.device) -> list[Tensor]
 
 
 def assign_voxels(
-    volume: Volume, blocks: Blocks, label: Tensor, means: Tensor, mask: Tensor | None, smoothness: float, cap: float
+    volume: Volume,
+    blocks: Blocks,
+    label: Tensor,
+    means: Tensor,
+    penalty: Tensor,
+    mask: Tensor | None,
+    smoothness: float,
+    cap: float,
 ) -> Tensor:
     """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
 
     Where these agree the voxel takes their label unseen. Elsewhere it takes the label that minimises
-    `min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks that carry the label.
+    `penalty * min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks with the label.
     """
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     label = label.to(torch.int32)
     axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
-    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 23):
+    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 22):
         near = []
         for z, y, x in itertools.product(*axes):
             near.append(label[z[start:stop]][:, y][:, :, x].flatten())
@@ -392,12 +403,12 @@ def assign_voxels(
         rows = torch.nonzero(open_voxels).squeeze(1)
         if len(rows):
             part = volume.slab(start, stop).reshape(volume.channels, -1)
-            agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, smoothness, cap)
+            agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, penalty, smoothness, cap)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
     return result
 
 
-def choose(vectors: Tensor, near: Tensor, means: Tensor, smoothness: float, cap: float) -> Tensor:
+def choose(vectors: Tensor, near: Tensor, means: Tensor, penalty: Tensor, smoothness: float, cap: float) -> Tensor:
     """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none."""
     best = torch.full((len(vectors),), torch.inf, device=vectors.device)
     chosen = torch.zeros(len(vectors), dtype=near.dtype, device=vectors.device)
@@ -409,7 +420,8 @@ def choose(vectors: Tensor, near: Tensor, means: Tensor, smoothness: float, cap:
         if len(rows) == 0:
             continue
         candidate = near[j, rows]
-        cost = (vectors[rows] - means[candidate.long()]).square_().sum(1).clamp_(max=cap**2)
+        which = candidate.long()
+        cost = (vectors[rows] - means[which]).square_().sum(1).clamp_(max=cap**2).mul_(penalty[which])
         cost -= smoothness * (near[:, rows] == candidate).sum(0)
         better = cost < best[rows]
         rows = rows[better]
