@@ -107,19 +107,20 @@ def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, spread: 
 
 
 def scattered_clusters(
-    label: Tensor, count: int, mass: Tensor, size_ratio: float = 4.0, compactness: float = 0.5
+    label: Tensor, count: int, mass: Tensor, size_ratio: float = 4.0, compactness: float = 0.5, extent: float = 0.8
 ) -> Tensor:
-    """Clusters that are much larger than the median and fill little of the ellipsoid that they span, (count,) bool.
+    """Clusters that are much larger than the median, and scattered or spread over the whole volume, (count,) bool.
 
-    The ellipsoid has the cluster's covariance; a solid ellipsoid fills it wholly, a background among objects does not.
-    Where no cluster is both, none is background.
+    Scattered: filling little of the ellipsoid of the same covariance, which a solid ellipsoid fills wholly. Spread: with
+    a standard deviation along every axis near that of the whole volume. Where no cluster is so, none is background.
 
     Args:
         label: (z, y, x) cluster of every cell, 0..count-1.
         count: number of clusters, 0 included.
         mass: (z, y, x) voxels per cell.
         size_ratio: multiple of the median cluster's size from which a cluster can be background, above 1.
-        compactness: filled fraction below which it is, between 0 and 1.
+        compactness: filled fraction of the ellipsoid below which it is, between 0 and 1.
+        extent: share of the volume's standard deviation, along every axis, above which it is, between 0 and 1.
     """
     axes = [axis for axis in range(3) if label.shape[axis] > 1]
     places = []
@@ -149,6 +150,8 @@ def scattered_clusters(
     if not present.any():
         return torch.zeros(count, dtype=torch.bool, device=label.device)
     median = size[1:][present].median()
-    found = (size > size_ratio * median) & (cells < compactness * ellipsoid)
+    whole = torch.tensor([(label.shape[axis] ** 2) / 12 for axis in axes], device=label.device)
+    spread = (covariance.diagonal(dim1=1, dim2=2) > extent**2 * whole).all(1)
+    found = (size > size_ratio * median) & ((cells < compactness * ellipsoid) | spread)
     found[0] = False
     return found

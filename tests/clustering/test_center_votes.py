@@ -22,7 +22,7 @@ CENTRES = {
 
 
 def scene(shape, centres, radius=4.5, noise=0.06, channels=6, seed=0):
-    """Embeddings (E, *shape) in which objects collapsed to their centres and background kept its place, and the truth."""
+    """Embeddings (E, *shape): objects collapsed to their centres, background kept its place; and the truth."""
     generator = np.random.default_rng(seed)
     place = np.indices(shape).astype(np.float32)
     distance, nearest = cKDTree(centres).query(np.moveaxis(place, 0, -1))

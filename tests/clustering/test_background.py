@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from spoco_bundle.clustering import cluster_embeddings
+from spoco_bundle.clustering.background import background_clusters
+
+
+def grid(shape):
+    return torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij"))
+
+
+def test_density_rule_tells_spread_from_collapsed_votes():
+    place = grid((16, 16, 16))
+    label = torch.ones(16, 16, 16, dtype=torch.long)
+    label[2:8, 2:8, 2:8] = 2
+    votes = torch.where(label == 2, torch.full_like(place, 4.5), place) * 0.2
+    found = background_clusters("density", label, 3, torch.ones(16, 16, 16), votes=votes)
+    assert found.tolist() == [False, True, False]
+
+
+def test_scatter_rule_tells_a_background_from_a_large_object():
+    label = torch.ones(24, 24, 24, dtype=torch.long)
+    radius = (grid((24, 24, 24)) - 11.5).norm(dim=0)
+    label[radius < 8] = 2  # large and compact
+    for number, corner in enumerate([(0, 0, 0), (0, 20, 20), (20, 0, 20), (20, 20, 0)], start=3):
+        z, y, x = corner
+        label[z : z + 4, y : y + 4, x : x + 4] = number
+    assert background_clusters("scatter", label, 7, torch.ones(24, 24, 24)).nonzero().flatten().tolist() == [1]
+    assert background_clusters("largest", label, 7, torch.ones(24, 24, 24)).nonzero().flatten().tolist() == [1]
+    assert not background_clusters("none", label, 7, torch.ones(24, 24, 24)).any()
+
+
+def test_mask_rule_takes_the_majority():
+    label = torch.tensor([[[1, 1, 1, 2, 2, 2]]])
+    inside = torch.tensor([[[1.0, 1.0, 0.0, 1.0, 0.0, 0.0]]])
+    found = background_clusters("mask", label, 3, torch.ones(1, 1, 6), inside=inside)
+    assert found[1:].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("rule", ["largest", "scatter", "none"])
+def test_rules_that_need_nothing(scene, rule):
+    s = scene(3)
+    labels = cluster_embeddings(s.embeddings, background=rule, min_size=50)  # a pocket of background has 39 voxels
+    assert labels.max() == (10 if rule == "none" else 9)
+
+
+def test_intensity_rule_takes_bright_voxels(scene):
+    s = scene(3)
+    image = (s.label > 0) * 100.0 + np.random.default_rng(0).normal(size=s.label.shape)
+    labels = cluster_embeddings(s.embeddings, background="intensity", image=image[None])
+    assert np.mean((labels > 0) == (s.label > 0)) > 0.999

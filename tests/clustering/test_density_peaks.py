@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.metrics import adapted_rand_error
+
+from spoco_bundle.clustering import cluster_embeddings, voxels
+from spoco_bundle.errors import SpocoError
+
+
+def same_partition(a, b):
+    pairs = np.unique(np.stack([np.ravel(a), np.ravel(b)]), axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1] == len(np.unique(pairs[1]))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("coordinates", [False, True])
+@pytest.mark.parametrize("max_blocks", [10, 10**9])
+def test_finds_every_ball_voxel_for_voxel(scene, spatial_dims, coordinates, max_blocks):
+    s = scene(spatial_dims, coordinates)
+    d = spatial_dims if coordinates else 0
+    labels = cluster_embeddings(
+        s.embeddings, coordinate_channels=d, foreground=s.label > 0, max_blocks=max_blocks, merge_distance=0.6
+    )
+    assert labels.dtype == np.int32
+    assert np.array_equal(np.unique(labels), np.arange(10))
+    assert same_partition(labels, s.label)
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_background_is_found_without_help(scene, coordinates):
+    s = scene(3, coordinates)
+    labels = cluster_embeddings(s.embeddings, coordinate_channels=3 * coordinates, merge_distance=0.6)
+    assert labels.max() == 9
+    objects = s.label > 0
+    assert ((labels > 0) == objects)[objects].mean() > 0.97
+    assert ((labels > 0) == objects)[~objects].mean() > 0.97
+
+
+def test_objectness_is_the_foreground_and_weak_objects_go(scene):
+    s = scene(3, True)
+    objectness = np.where(s.label == 4, 0.4 * s.objectness, s.objectness)
+    labels = cluster_embeddings(s.embeddings, coordinate_channels=3, objectness=objectness, objectness_threshold=0.04)
+    assert labels.max() == 8
+    assert (labels[s.label == 4] == 0).mean() > 0.95
+    assert (labels[(s.label > 0) & (s.label != 4)] > 0).mean() > 0.95
+
+
+def test_blurred_borders_and_outliers_are_assigned(scene):
+    s = scene(3, noise=0.1)
+    blurred = ndimage.uniform_filter(s.embeddings, (0, 2, 2, 2))
+    drop = np.random.default_rng(1).random(s.label.shape) < 0.05
+    blurred[:, drop] = 2 * np.random.default_rng(2).normal(size=(8, drop.sum()))
+    labels = cluster_embeddings(blurred, foreground=s.label > 0, max_blocks=10)
+    assert labels.max() == 9
+    assert (labels[s.label > 0] > 0).all()
+    assert adapted_rand_error(s.label, labels)[0] < 0.05
+    outliers = drop & (ndimage.grey_erosion(s.label, size=(5, 5, 5)) > 0)  # deep inside an object
+    majority = np.array([np.bincount(labels[s.label == i]).argmax() for i in range(10)])
+    assert np.array_equal(labels[outliers], majority[s.label[outliers]])
+
+
+def test_far_objects_of_one_colour_are_two(scene):
+    s = scene(3)
+    s.embeddings[:, s.label == 9] = s.embeddings[:, s.label == 1].mean(1, keepdims=True)
+    labels = cluster_embeddings(s.embeddings, foreground=s.label > 0, merge_distance=0.6)
+    assert labels.max() == 9
+
+
+@pytest.mark.parametrize(("slab", "threads"), [(1, 1), (5000, 2)])
+def test_labels_do_not_depend_on_slabs_and_threads(scene, monkeypatch, slab, threads):
+    embeddings = scene(3, noise=0.3).embeddings[:, :12, :30, :30]
+    whole = voxels.Volume.slabs
+    monkeypatch.setattr(voxels.Volume, "slabs", lambda self, multiple=1, values=0: whole(self, multiple, slab))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert len(list(voxels.Volume(embeddings).slabs())) > 1
+        labels = cluster_embeddings(embeddings, max_blocks=10)
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.undo()
+    assert np.array_equal(labels, cluster_embeddings(embeddings, max_blocks=10))
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_rotated_channels_give_the_same_partition(scene, coordinates):
+    s = scene(3, coordinates, noise=0.2)
+    free = slice(3 * coordinates, None)
+    n = s.embeddings[free].shape[0]
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0].astype(np.float32)
+    rotated = s.embeddings.copy()
+    rotated[free] = np.einsum("ij,j...->i...", rotation, s.embeddings[free])
+    keywords = {"coordinate_channels": 3 * coordinates, "foreground": s.label > 0, "merge_distance": 0.6}
+    a, b = cluster_embeddings(s.embeddings, **keywords), cluster_embeddings(rotated, **keywords)
+    assert adapted_rand_error(a + 1, b + 1)[0] <= 1e-4
+    assert a.max() == b.max() == 9
+
+
+def test_half_precision_memory_maps_and_tensors(scene, tmp_path):
+    s = scene(3)
+    file = np.memmap(tmp_path / "e", dtype=np.float16, mode="w+", shape=s.embeddings.shape)
+    file[:] = s.embeddings
+    file.flush()
+    mapped = np.memmap(tmp_path / "e", dtype=np.float16, mode="r", shape=s.embeddings.shape)
+    labels = cluster_embeddings(mapped, foreground=s.label > 0)
+    assert same_partition(labels, s.label)
+    tensor = cluster_embeddings(torch.from_numpy(s.embeddings), foreground=torch.from_numpy(s.label > 0)[None])
+    assert torch.is_tensor(tensor) and tensor.dtype == torch.int32
+    assert np.array_equal(tensor.numpy(), labels)
+
+
+def test_empty_foreground_and_single_voxel():
+    empty = np.zeros((4, 5, 6, 7), np.float32)
+    assert cluster_embeddings(empty, foreground=np.zeros((5, 6, 7), bool)).max() == 0
+    assert cluster_embeddings(np.ones((4, 1, 1, 1), np.float32), background="none", min_size=1).item() == 1
+
+
+def test_bad_input_is_named():
+    embeddings = np.zeros((4, 5, 6, 7), np.float32)
+    broken = embeddings.copy()
+    broken[0, 0, 0, 0] = np.nan
+    for message, arguments, keywords in [
+        ("NaN", [broken], {}),
+        ("one volume at a time", [embeddings[None]], {}),
+        ("floating", [embeddings.astype(int)], {}),
+        ("density_peaks, ", [embeddings, "watershed"], {}),
+        ("merge_distance", [embeddings], {"merge_distanse": 1.0}),
+        ("foreground has shape", [embeddings], {"foreground": np.ones((5, 6))}),
+        ("carry 0 or 3", [embeddings], {"coordinate_channels": 4}),
+        ("needs the argument objectness", [embeddings], {"background": "objectness"}),
+        ("needs coordinate_channels", [embeddings], {"background": "density"}),
+        ("is unknown", [embeddings], {"background": "darkest"}),
+        ("teacher_embeddings have shape", [embeddings], {"teacher_embeddings": embeddings[:3]}),
+        ("min_size", [embeddings], {"min_size": 0}),
+    ]:
+        with pytest.raises(SpocoError, match=message):
+            cluster_embeddings(*arguments, **keywords)
