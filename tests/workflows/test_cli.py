@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import tifffile
 from support import run_python
+
+from spoco_bundle.cli import main
 
 
 def spoco(*arguments, cwd):
     return run_python(["-m", "spoco_bundle.cli", *arguments], cwd=cwd)
 
 
-def refused(result, *words):
+def refused(code, stderr, *words):
     """Exit code 2, one line on the error stream, no traceback."""
-    assert result.returncode == 2, result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("spoco: ")]
-    assert len(lines) == 1 and "Traceback" not in result.stderr + result.stdout, result.stderr
+    assert code == 2, stderr
+    lines = [line for line in stderr.splitlines() if line.startswith("spoco: ")]
+    assert len(lines) == 1 and "Traceback" not in stderr, stderr
     for word in words:
         assert word in lines[0]
 
@@ -59,14 +62,18 @@ def test_training_leaves_what_prediction_needs(trained):
         (["train", "{sample}/train"], ["train"]),
     ],
 )
-def test_bad_input_ends_with_one_clear_line(arguments, words, sample, tmp_path):
-    arguments = [argument.format(sample=sample) for argument in arguments]
-    refused(spoco(*arguments, cwd=tmp_path), *words)
+def test_bad_input_ends_with_one_clear_line(arguments, words, sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["spoco", *(argument.format(sample=sample) for argument in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    refused(ended.value.code, capsys.readouterr().err, *words)
 
 
 def test_weights_of_another_network_are_refused(sample, trained, tmp_path):
     result = spoco("predict", sample / "val", "--model", trained, "--channels", "[4,6]", cwd=tmp_path)
-    refused(result, "model.pt", "another network")
+    refused(result.returncode, result.stderr, "model.pt", "another network")
+    assert "Traceback" not in result.stdout
     assert not list(tmp_path.rglob("*_instances*"))
 
 
