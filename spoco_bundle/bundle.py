@@ -94,7 +94,10 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        raise user_error(error) or error
+        mendable = user_error(error)
+        if mendable is None:
+            raise
+        raise mendable from error
     return workflow
 
 

@@ -22,8 +22,8 @@ from spoco_bundle.report.classical import otsu_watershed
 class Spoco:
     """Find every object in your images after annotating only a few of them.
 
-    Start with `spoco demo`. Then put your images and labels into a folder (train/NAME_raw.tif with train/NAME_label.tif,
-    the same under val/), run `spoco train FOLDER`, and `spoco predict IMAGE`.
+    Start with `spoco demo`. Then put your images and labels into a folder (train/NAME_raw.tif with
+    train/NAME_label.tif, the same under val/), run `spoco train FOLDER`, and `spoco predict IMAGE`.
     """
 
     @SetParseFns(output=str)
@@ -55,8 +55,8 @@ class Spoco:
         """Train on a folder of images with a few annotated objects each.
 
         Args:
-            dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif (also .nii.gz), the same under val/; or a
-                MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
+            dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif (also .nii.gz), the same under val/;
+                or a MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
             output: folder for the model; `spoco predict --model` takes it.
             config: extra settings on top of the defaults: 2d, nonspatial, or a JSON file; several with commas between.
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
@@ -72,9 +72,7 @@ class Spoco:
         print(f"model in {Path(output) / 'model.pt'}")
 
     @SetParseFns(input=str, output=str, model=str, config=str)
-    def predict(
-        self, input: str, output: str = "results", model: str = "", config: str = "", **overrides: Any
-    ) -> None:
+    def predict(self, input: str, output: str = "results", model: str = "", config: str = "", **overrides: Any) -> None:
         """Segment one image or a folder of images.
 
         Args:

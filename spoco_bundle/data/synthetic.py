@@ -57,13 +57,18 @@ def make_synthetic_sample(
     datalist: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
     for (split, name, suffix, shape), stream in zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True):
         image, label = synthetic_volume(np.random.default_rng(stream), shape, spacing)
-        paths = {"image": Path(folder, split, f"{name}_raw{suffix}"), "label": Path(folder, split, f"{name}_label{suffix}")}
+        paths = {
+            "image": Path(folder, split, f"{name}_raw{suffix}"),
+            "label": Path(folder, split, f"{name}_label{suffix}"),
+        }
         try:
             paths["image"].parent.mkdir(parents=True, exist_ok=True)
             for key, volume in (("image", image), ("label", label)):
                 _write(paths[key], volume, spacing)
         except OSError as error:
-            raise SpocoError(f"cannot write {error.filename or folder}: {error.strerror}; choose another folder") from error
+            raise SpocoError(
+                f"cannot write {error.filename or folder}: {error.strerror}; choose another folder"
+            ) from error
         datalist[split].append({key: str(path) for key, path in paths.items()})
     return datalist
 
@@ -113,9 +118,7 @@ def _illumination(generator: np.random.Generator, shape: tuple[int, ...]) -> np.
     return 0.25 ** (0.5 + 0.5 * along) * 0.67 ** (0.5 + 0.5 * z)
 
 
-def _nuclei(
-    generator: np.random.Generator, shape: tuple[int, ...], step: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _nuclei(generator: np.random.Generator, shape: tuple[int, ...], step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels of crowded ellipsoids, and the normalised distance of their voxels from the centre (0) to the rim (1)."""
     extent = np.asarray(shape) * step
     field = float(np.prod(extent))

@@ -22,24 +22,25 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 class SpocoTrainer(SupervisedTrainer):
     """Supervised trainer with a momentum teacher (Wolny et al. 2022, section 3).
 
-    An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another intensity
-    augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines of ``image``. It leaves in
-    ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and
-    ``loss_terms`` (name to float).
+    An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another
+    intensity augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines
+    of ``image``. It leaves in ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output),
+    ``loss`` (scalar tensor) and ``loss_terms`` (name to float).
 
     The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 
-    Semi-convolutional embeddings (``coordinate_channels`` > 0) get their coordinates here, after the network and after all
-    spatial augmentation, over the physical ``coordinate_scale`` that the network carries as a buffer.
+    Semi-convolutional embeddings (``coordinate_channels`` > 0) get their coordinates here, after the network and after
+    all spatial augmentation, over the physical ``coordinate_scale`` that the network carries as a buffer.
 
     Args:
         teacher: momentum teacher of the student, on the same device.
         coordinate_channels: number of leading embedding channels that get coordinates: 0 or the spatial dimensions.
-        precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively. With
-            bfloat16 the network runs under autocast, which needs no scaling of the loss as float16 would. The loss is
-            always computed in float32.
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively.
+            With bfloat16 the network runs under autocast, which needs no scaling of the loss as float16 would. The loss
+            is always computed in float32.
         max_grad_norm: the gradient is scaled down to this L2 norm where it is longer; None to leave it alone.
-        seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an uninterrupted one.
+        seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an
+            uninterrupted one.
         **kwargs: arguments of MONAI's ``SupervisedTrainer``; ``loss_function`` is a ``SpocoLoss``.
 
     Raises:
@@ -115,8 +116,8 @@ class SpocoTrainer(SupervisedTrainer):
         output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
         if not torch.isfinite(loss):
             raise SpocoError(
-                f"loss: {float(loss)} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at these images, "
-                "lower the learning rate, or set precision to float32"
+                f"loss: {float(loss)} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at these "
+                "images, lower the learning rate, or set precision to float32"
             )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 

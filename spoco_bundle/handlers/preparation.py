@@ -51,14 +51,14 @@ class LoadWeights:
 class CoordinateScale:
     """Writes the training spacing and the coordinate scale into the buffers of student and teacher.
 
-    The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or disc
-    with the object's volume). Where the volumes have different spacings the median per axis is kept.
+    The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or
+    disc with the object's volume). Where the volumes have different spacings the median per axis is kept.
 
     Args:
         network: the student, with the buffers of ``EmbeddingUNet``.
         teacher: its momentum teacher.
-        samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far as
-            ``max_volumes``.
+        samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far
+            as ``max_volumes``.
         spatial_dims: 2 or 3.
         scale: coordinate scale in physical units, or None to estimate it. A fine-tuned network keeps its own.
         radii: scale in units of the median radius, where it is estimated.

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 class TrainingProgress:
     """One bar for all iterations of all epochs; Ignite's own bar starts again with every epoch.
 
-    Shows iterations, time gone and left, epoch, loss, and the best validation score where one is given. Where the output
-    is no terminal, a line is logged at the end of each epoch instead. Quiet on other ranks than 0.
+    Shows iterations, time gone and left, epoch, loss, and the best validation score where one is given. Where the
+    output is no terminal, a line is logged at the end of each epoch instead. Quiet on other ranks than 0.
 
     Args:
         best_weights: object with ``best_score`` to show, such as ``BestWeights``; None shows none.

@@ -73,6 +73,7 @@ class ScoresHandler:
         lines = ["  ".join([f"{'image':<{width}}", *(f"{c:>{len(c)}}" for c in self.columns)])]
         for row in (*rows, last):
             numbers = (f"{row[c]:.0f}" if c in COUNTS else f"{row[c]:.2f}" for c in self.columns)
-            lines.append("  ".join([f"{row['image']:<{width}}", *(n.rjust(len(c)) for n, c in zip(numbers, self.columns))]))
+            lines.append(
+                "  ".join([f"{row['image']:<{width}}", *(n.rjust(len(c)) for n, c in zip(numbers, self.columns))])
+            )
         return "\n".join(lines)
-

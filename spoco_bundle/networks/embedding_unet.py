@@ -1,7 +1,6 @@
 """U-Net that gives every voxel an embedding vector."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 from monai.networks.blocks import Convolution
@@ -13,9 +12,9 @@ from torch import nn
 class EmbeddingUNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, Çiçek et al. 2016) with a linear head, in 2D or 3D.
 
-    Each level is a few convolutions with normalisation and activation. Downsampling is a strided convolution; upsampling
-    is by nearest neighbour followed by a convolution, because transposed convolutions print a checkerboard into the
-    embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
+    Each level is a few convolutions with normalisation and activation. Downsampling is a strided convolution;
+    upsampling is nearest neighbour followed by a convolution, because transposed convolutions print a checkerboard into
+    the embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
 
     The network is translation-equivariant on the grid of its total stride: coordinates are never added inside it. What
     has to travel with the weights for that later step are two buffers: ``coordinate_scale`` (physical units; 0 while
@@ -28,15 +27,15 @@ class EmbeddingUNet(nn.Module):
         channels: feature channels per level, from the full resolution down.
         strides: stride of each step down, one per level after the first; an int or one int per axis (z, y, x).
         kernel_sizes: odd kernel size of each level; an int or one int per axis.
-        convolutions: convolutions per level, on the way down and again on the way up; an int or one int per level. One at
-            the full resolution saves much of the time.
+        convolutions: convolutions per level, on the way down and again on the way up; an int or one int per level.
+            One at the full resolution saves much of the time.
         norm: normalisation of MONAI's ``Convolution``: "batch", "instance", ("group", {...}) or None.
         act: activation of MONAI's ``Convolution``.
         dropout: dropout probability after each convolution, in [0, 1).
 
     Raises:
-        ValueError: if the lengths of channels, strides, kernel_sizes and convolutions do not fit together, or a kernel is
-            even.
+        ValueError: if the lengths of channels, strides, kernel_sizes and convolutions do not fit together, or a kernel
+            is even.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class EmbeddingUNet(nn.Module):
         in_channels: int = 1,
         out_channels: int = 9,
         channels: Sequence[int] = (8, 16, 32, 64),
-        strides: Sequence[Union[int, Sequence[int]]] = ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        kernel_sizes: Sequence[Union[int, Sequence[int]]] = ((1, 3, 3), 3, 3, 3),
-        convolutions: Union[int, Sequence[int]] = (1, 2, 2, 2),
-        norm: Union[str, tuple, None] = "batch",
-        act: Union[str, tuple] = "relu",
+        strides: Sequence[int | Sequence[int]] = ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        kernel_sizes: Sequence[int | Sequence[int]] = ((1, 3, 3), 3, 3, 3),
+        convolutions: int | Sequence[int] = (1, 2, 2, 2),
+        norm: str | tuple | None = "batch",
+        act: str | tuple = "relu",
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -129,7 +128,7 @@ class EmbeddingUNet(nn.Module):
         return self.head(x)
 
 
-def _per_axis(value: Union[int, Sequence[int]], spatial_dims: int) -> tuple[int, ...]:
+def _per_axis(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
     axes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
     if len(axes) != spatial_dims:
         raise ValueError(f"expected one int or {spatial_dims} ints per level, got {value}")

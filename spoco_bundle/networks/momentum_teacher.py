@@ -14,8 +14,8 @@ class MomentumTeacher(AveragedModel):
 
         m_t = min(momentum, (1 + t) / (10 + t)),
 
-    so that a short run is not left with a teacher from its first minutes. Integer buffers are copied. The inner network is
-    ``teacher.module``: save and load that one, because the state dict of the wrapper carries a prefix.
+    so that a short run is not left with a teacher from its first minutes. Integer buffers are copied. The inner network
+    is ``teacher.module``: save and load that one, because the state dict of the wrapper carries a prefix.
 
     Args:
         student: the network to follow; copied, then left alone.

@@ -36,9 +36,9 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: a foreground mask (1, *spatial); None without.
         confidence: whether to compute the confidence.
         min_confidence: objects below it are dropped, in [0, 1].
-        min_fraction: least size of an object, as a fraction of a ball (disc) of twice the coordinate scale, which is near
-            the typical object; sets ``min_size``, and ``min_votes`` of "center_votes", where they are not given. None
-            leaves them at their defaults.
+        min_fraction: least size of an object, as a fraction of a ball (disc) of twice the coordinate scale, which is
+            near the typical object; sets ``min_size``, and ``min_votes`` of "center_votes", where they are not given.
+            None leaves them at their defaults.
         allow_missing_keys: whether a sample without the key passes through.
         params: further keywords of ``cluster_embeddings``: background, objectness_threshold, merge_distance...
 

@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 from ignite.engine import Events
-from support import training
 
 from spoco_bundle.bundle import user_error
 from spoco_bundle.embedding_space import coordinate_grid
 from spoco_bundle.errors import SpocoError
+from support import training
 
 NO_VALIDATION = {"val_interval": 1000}
 

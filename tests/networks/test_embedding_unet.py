@@ -4,10 +4,16 @@ import torch
 from spoco_bundle.networks import EmbeddingUNet
 
 SMALL_3D = dict(
-    spatial_dims=3, out_channels=5, channels=(4, 6, 8), strides=((1, 2, 2), 2), kernel_sizes=((1, 3, 3), 3, 3),
+    spatial_dims=3,
+    out_channels=5,
+    channels=(4, 6, 8),
+    strides=((1, 2, 2), 2),
+    kernel_sizes=((1, 3, 3), 3, 3),
     convolutions=(1, 2, 2),
 )
-SMALL_2D = dict(spatial_dims=2, out_channels=5, channels=(4, 6, 8), strides=(2, 2), kernel_sizes=(3, 3, 3), convolutions=2)
+SMALL_2D = dict(
+    spatial_dims=2, out_channels=5, channels=(4, 6, 8), strides=(2, 2), kernel_sizes=(3, 3, 3), convolutions=2
+)
 
 
 def network(settings, **overrides):

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support import TINY, run_python
 
 from spoco_bundle.data.synthetic import make_synthetic_sample
+from support import TINY, run_python
+
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Path:

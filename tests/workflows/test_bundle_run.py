@@ -16,7 +16,8 @@ from support import TINY, run_python
 
 WITHOUT_THE_PACKAGE = """
 import runpy, sys
-sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "") + getattr(f, "__name__", "")]
+hidden = lambda f: "editable" in getattr(f, "__module__", "") + getattr(f, "__name__", "")
+sys.meta_path = [f for f in sys.meta_path if not hidden(f)]
 sys.path = [p for p in sys.path if p != {repository!r} and "__editable__" not in p]
 try:
     import spoco_bundle

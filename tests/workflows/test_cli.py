@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import tifffile
-from support import run_python
 
 from spoco_bundle.cli import main
+from support import run_python
 
 
 def spoco(*arguments, cwd):
@@ -26,7 +26,9 @@ def refused(code, stderr, *words):
 
 
 def test_predict_with_a_trained_model_needs_no_overlay(sample, trained, tmp_path):
-    result = spoco("predict", sample / "val" / "field_b_raw.ome.tif", "--model", trained, "--output", "out", cwd=tmp_path)
+    result = spoco(
+        "predict", sample / "val" / "field_b_raw.ome.tif", "--model", trained, "--output", "out", cwd=tmp_path
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     with tifffile.TiffFile(tmp_path / "out" / "field_b_raw_instances.ome.tif") as file:
         assert file.series[0].axes == "ZYX"

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import run_python
 
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.handlers.checkpoint import load_checkpoint
+from support import run_python
 
 # dropout and two epochs: draws of layers, the order of crops and the schedule all have to go on where they stopped
 SETTINGS = {"precision": "float32", "dropout": 0.1, "iterations_per_epoch": 12, "max_epochs": 2, "val_interval": 100}

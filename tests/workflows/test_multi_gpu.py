@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+
 from support import TINY, run_python
 
 GRADIENTS = """

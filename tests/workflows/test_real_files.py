@@ -6,9 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from support import run_python
 
 from spoco_bundle.data import read_volume
+from support import run_python
 
 
 def predict(source, model, output, *options):
