@@ -111,8 +111,8 @@ def scattered_clusters(
 ) -> Tensor:
     """Clusters that are much larger than the median, and scattered or spread over the whole volume, (count,) bool.
 
-    Scattered: filling little of the ellipsoid of the same covariance, which a solid ellipsoid fills wholly. Spread: with
-    a standard deviation along every axis near that of the whole volume. Where no cluster is so, none is background.
+    Scattered: filling little of the ellipsoid of the same covariance, which a solid ellipsoid fills wholly. Spread:
+    with a standard deviation along every axis near the volume's own. Where no cluster is so, none is background.
 
     Args:
         label: (z, y, x) cluster of every cell, 0..count-1.

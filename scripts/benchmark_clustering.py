@@ -1,0 +1,150 @@
+"""Speed and accuracy of the clustering methods on generated volumes of touching, blurred objects.
+
+    python scripts/benchmark_clustering.py                       # 2 million voxels
+    python scripts/benchmark_clustering.py --millions 8          # needs 5 GB
+    python scripts/benchmark_clustering.py --slow                # also HDBSCAN and mean-shift, on a small volume
+
+Prints one row per volume: voxels per second end to end (wall clock, best of the repeats), peak memory over embeddings
+plus labels, AP50 and adapted Rand error, and the same of the oracle that assigns every voxel to the nearest true
+instance mean (nearest among the voxels of objects; it knows the foreground).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import torch
+from embedding_volumes import scores, volume
+
+from spoco_bundle.clustering import cluster_embeddings
+
+MERGE_DISTANCE = {False: 1.0, True: 0.6}  # the generator scales the free channels of semi-convolutional volumes by 0.2
+
+
+def resident() -> int:
+    """Memory of this process in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class PeakMemory:
+    """Greatest memory that the process takes beyond what it has on entry, sampled every 2 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        """Starts sampling."""
+        self.start = self.top = resident()
+        self.running = True
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Stops sampling."""
+        self.running = False
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while self.running:
+            self.top = max(self.top, resident())
+            time.sleep(0.002)
+
+    @property
+    def extra(self) -> int:
+        """Bytes."""
+        return self.top - self.start
+
+
+def oracle(embeddings: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Every object voxel to the nearest true instance mean, 0 elsewhere."""
+    flat, owner = embeddings.reshape(len(embeddings), -1), truth.ravel()
+    ids, inverse = np.unique(owner, return_inverse=True)
+    sums = np.stack([np.bincount(inverse, channel) for channel in flat], 1)
+    means = torch.from_numpy((sums / np.bincount(inverse)[:, None])[ids > 0]).float()
+    result = np.zeros(owner.shape, np.int32)
+    inside = np.flatnonzero(owner)
+    for part in np.array_split(inside, 1 + len(inside) // 20_000):
+        vectors = torch.from_numpy(flat[:, part].T.astype(np.float32))
+        nearest = torch.addmm(means.square().sum(1), vectors, means.T, alpha=-2).argmin(1).numpy()
+        result[part] = ids[ids > 0][nearest]
+    return result.reshape(truth.shape)
+
+
+def measure(embeddings, truth, method, coordinates, foreground, repeats, **params):
+    """One row of the table."""
+    seconds = []
+    keywords = {"coordinate_channels": 3 * coordinates, "foreground": truth > 0 if foreground else None, **params}
+    with PeakMemory() as memory:
+        for _ in range(repeats):
+            start, cpu = time.perf_counter(), time.process_time()
+            labels = cluster_embeddings(embeddings, method, **keywords)
+            seconds.append((time.perf_counter() - start, time.process_time() - cpu))
+    wall, cpu = min(seconds)
+    result = scores(truth, labels)
+    ratio = (embeddings.nbytes + memory.extra) / (embeddings.nbytes + labels.nbytes)
+    return {
+        "method": method,
+        "seconds": f"{wall:.2f}",
+        "cpu s": f"{cpu:.2f}",
+        "Mvoxel/s": f"{truth.size / wall / 1e6:.3g}",
+        "memory": f"{ratio:.2f}",
+        "objects": f"{result['pred']}/{result['truth']}",
+        "AP50": f"{result['ap']:.3f}",
+        "ARE": f"{result['are']:.4f}",
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Prints rows as a Markdown table."""
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(map(str, row.values())) + " |")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--millions", type=float, nargs="+", default=[2], help="voxels per volume, in millions")
+    parser.add_argument("--objects", type=int, nargs="+", default=[60, 600, 3000])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--no-oracle", action="store_true", help="skip the oracle, which takes longest at 3,000 objects"
+    )
+    parser.add_argument("--slow", action="store_true", help="compare with the slow methods at 200,000 voxels instead")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    print(f"{options.threads} threads, load average {os.getloadavg()[0]:.1f} at the start\n")
+    rows = []
+    for millions in [0.2] if options.slow else options.millions:
+        side = round((millions * 1e6) ** (1 / 3))
+        for count in [60] if options.slow else options.objects:
+            for coordinates in (False, True):
+                embeddings, truth = volume((side,) * 3, count, seed=options.seed, coordinates=coordinates)
+                name = {"voxels": f"{truth.size / 1e6:.2g} M", "true": count, "coordinates": coordinates}
+                best = {} if options.no_oracle else scores(truth, oracle(embeddings, truth))
+                for foreground in (True, False):
+                    base = {**name, "foreground": foreground}
+                    runs = [("density_peaks", {"merge_distance": MERGE_DISTANCE[coordinates]}, options.repeats)]
+                    if options.slow:
+                        runs += [
+                            ("hdbscan", {"max_samples": 10**9, "min_cluster_size": 30}, 1),
+                            ("mean_shift", {"bandwidth": 0.6 if coordinates else 1.0, "max_samples": 50_000}, 1),
+                        ]
+                    for method, params, repeats in runs:
+                        row = measure(embeddings, truth, method, coordinates, foreground, repeats, **params)
+                        if best:
+                            row |= {"oracle AP50": f"{best['ap']:.3f}", "oracle ARE": f"{best['are']:.4f}"}
+                        rows.append(base | row)
+                        print(rows[-1], file=sys.stderr, flush=True)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
