@@ -117,7 +117,7 @@ def overview_picture(
     figure = Figure(figsize=(3.2 * len(names), 3.2 * len(planes) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(planes), len(names), squeeze=False)
-    for row, (plane, index) in zip(axes, planes, strict=True):
+    for number, (row, (plane, index)) in enumerate(zip(axes, planes, strict=True)):
         rows, columns = (axis for axis in range(dims) if (dims == 2 or axis != plane))
         part = [slice(None)] * dims
         if dims == 3:
@@ -132,7 +132,7 @@ def overview_picture(
         for axis, name in zip(row, names, strict=True):
             axis.imshow(shown[name], aspect=steps[rows] / steps[columns], interpolation="nearest")
             axis.set_axis_off()
-            if row is axes[0]:
+            if number == 0:
                 axis.set_title(name, fontsize=11)
     figure.suptitle(title, fontsize=12)
     figure.savefig(path, dpi=110, format="png")
