@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,10 +86,26 @@ def uninterrupted(sample, tiny_overlay, tmp_path_factory) -> dict:
     return training.content()
 
 
+def assert_equal(one: Any, other: Any, name: str) -> None:
+    """The same nested state, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), name
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), name
+        for key in one:
+            assert_equal(one[key], other[key], f"{name}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), name
+        for number, pair in enumerate(zip(one, other)):
+            assert_equal(*pair, f"{name}.{number}")
+    else:
+        assert one == other, name
+
+
 def assert_same_end(training: Training, uninterrupted: dict) -> None:
     content = training.content()
     for name in ("engine", "network", "teacher", "optimizer", "lr_scheduler"):
-        torch.testing.assert_close(content[name], uninterrupted[name], rtol=0, atol=0)
+        assert_equal(content[name], uninterrupted[name], name)
 
 
 def resume(training: Training, *more: str) -> None:
