@@ -11,7 +11,7 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFns
 
-from spoco_bundle.bundle import MODEL_CONFIG, find_config, run_configs, write_model_config
+from spoco_bundle.bundle import MODEL_CONFIG, config_folder, find_config, run_configs, write_model_config
 from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.synthetic import make_synthetic_sample
 from spoco_bundle.errors import SpocoError
@@ -123,7 +123,7 @@ def _model_overlay(model: str) -> list[Path]:
 
 def _weights(model: str) -> dict[str, str]:
     if not model:
-        return {}
+        return {"bundle_root": str(config_folder().parent)}
     if not (Path(model) / "model.pt").is_file():
         raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
     return {"ckpt_dir": model}

@@ -370,7 +370,7 @@ class BestWeights:
         self.best_epoch = int(engine.state.epoch)
         if idist.get_rank() == 0:
             self.save()
-        logger.info("best %s so far: %.4f at epoch %d, weights in %s", name, score, self.best_epoch, self.path)
+        logger.info("best validation score so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
 
 
 def _first_line(error: BaseException) -> str:
