@@ -31,6 +31,7 @@ from spoco_bundle.errors import SpocoError
 OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: background still forms regions
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
+SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
 BORDER_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
 
 __all__ = ["density_peaks"]
@@ -97,7 +98,8 @@ def density_peaks(
             two, is noise or a blurred border; by default merge_distance with coordinates, twice that without.
         core_density: share of the greatest possible density from which a region has a core and cannot be a blurred
             border, 0 to 1.
-        min_size: regions with fewer voxels are dissolved among their neighbours.
+        min_size: regions with fewer voxels (weighted by objectness) near their mean embedding are dissolved among their
+            neighbours: debris does not agree on an embedding.
         smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, 0 or more.
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
@@ -119,7 +121,7 @@ def density_peaks(
     core = blocks.weight * likeness.square()  # a region's core says whether it is foreground, not its blurred border
     outside = background_clusters("mask", region, count, core, inside=core * blocks.inside)
     dissolved = borders(touching(region, reach=2), means, top, core_density * neighbours, border_distance)
-    dissolved |= torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=count) < min_size
+    dissolved |= core_sizes(blocks, region, means, kernel_scale(delta_var, kernel_threshold)) < min_size
     region = region * ~dissolved[region]
     empty = outside
     if background != "mask":
@@ -128,7 +130,8 @@ def density_peaks(
         empty |= nearest_centre(means, means[empty])[1] < border_distance**2  # pockets of background between objects
     if background == "mask":
         region = region * ~empty[region]
-    region = fill_blocks(blocks, region, means, blocks.inside > 0, FILL_ROUNDS)
+    rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
+    region = fill_blocks(blocks, region, means, blocks.inside > 0, rounds)
     penalty = torch.where(empty, object_preference**2, 1.0)
     labels = assign_voxels(volume, blocks, region, means, penalty, foreground, smoothness, outlier_distance)
     return labels * ~empty[labels.long()]
@@ -305,6 +308,15 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, toleran
         away = (point - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
         found[region[rows[away < tolerance**2]]] = True
     return found
+
+
+def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
+    """Weight (K + 1,) of every region near its mean embedding: a block counts by its kernel value around the mean."""
+    owner = region.flatten()
+    squared = torch.zeros(len(owner), device=owner.device)
+    for channel, mean in zip(blocks.mean, means.T, strict=True):
+        squared += (channel.flatten() - mean[owner]).square_()
+    return torch.bincount(owner, blocks.weight.flatten() * torch.exp(squared / -scale), minlength=len(means))
 
 
 def touching(label: Tensor, reach: int = 1) -> Tensor:
