@@ -36,6 +36,15 @@ def test_predict_with_a_trained_model_needs_no_overlay(sample, trained, tmp_path
     assert (tmp_path / "out" / "field_b_raw_objects.csv").is_file()
 
 
+def test_agreement_of_student_and_teacher_gives_confidences_and_consistency_clustering(sample, trained, tmp_path):
+    source = sample / "val" / "field_a_raw.nii.gz"
+    options = ["--agreement", "True", "--clustering#method", "consistency", "--clustering#background", "none"]
+    result = spoco("predict", source, "--model", trained, "--output", "out", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "model_student.pt" in result.stdout
+    assert (tmp_path / "out" / "field_a_raw_objects.csv").read_text().startswith("id,voxels,volume")
+
+
 def test_evaluate_prints_a_table(sample, trained, tmp_path):
     result = spoco(
         "evaluate", sample, "--model", trained, "--output", "out", "--partly_labelled", "False", cwd=tmp_path
