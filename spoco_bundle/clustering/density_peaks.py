@@ -132,9 +132,9 @@ def density_peaks(
         region = region * ~empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
     region = fill_blocks(blocks, region, means, blocks.inside > 0, rounds)
-    penalty = torch.where(empty, object_preference**2, 1.0)
-    labels = assign_voxels(volume, blocks, region, means, penalty, foreground, smoothness, outlier_distance)
-    return labels * ~empty[labels.long()]
+    return assign_voxels(
+        volume, blocks, region, means, empty, foreground, object_preference**2, smoothness, outlier_distance
+    )
 
 
 def block_size(shape: tuple[int, int, int], max_blocks: int = 250_000) -> tuple[int, int, int]:
@@ -388,20 +388,23 @@ def assign_voxels(
     blocks: Blocks,
     label: Tensor,
     means: Tensor,
-    penalty: Tensor,
+    empty: Tensor,
     mask: Tensor | None,
+    preference: float,
     smoothness: float,
     cap: float,
 ) -> Tensor:
     """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
 
     Where these agree the voxel takes their label unseen. Elsewhere it takes the label that minimises
-    `penalty * min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks with the label.
+    `penalty * min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks with the label,
+    penalty = `preference` for background (`empty` labels), otherwise 1. Background and voxels off the mask get 0.
     """
+    penalty = torch.where(empty, preference, 1.0)
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     label = label.to(torch.int32)
     axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
-    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 22):
+    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 21):
         near = []
         for z, y, x in itertools.product(*axes):
             near.append(label[z[start:stop]][:, y][:, :, x].flatten())
@@ -416,6 +419,7 @@ def assign_voxels(
         if len(rows):
             part = volume.slab(start, stop).reshape(volume.channels, -1)
             agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, penalty, smoothness, cap)
+        agreed.masked_fill_(empty[agreed], 0)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
     return result
 

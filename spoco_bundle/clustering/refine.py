@@ -35,18 +35,26 @@ def refine(
     if split_parts:
         labels = cc3d.connected_components(np.ascontiguousarray(labels, dtype=np.int32), connectivity=26)
     labels = np.ascontiguousarray(labels, dtype=np.int32)
-    small = np.bincount(labels.ravel()) < min_size
+    small = sizes(labels) < min_size
     small[0] = False
     if small.any():
         labels = absorb(labels, small, against_background=foreground is None)
-    dropped = np.bincount(labels.ravel()) < min_size
+    dropped = sizes(labels) < min_size
     if objectness is not None:
         top = np.zeros(len(dropped), np.float32)
         np.maximum.at(top, labels.ravel(), objectness.ravel())
         dropped |= top < seed_objectness
     if dropped.any():
         labels = np.where(dropped, 0, np.arange(len(dropped), dtype=np.int32))[labels]
-    return fastremap.renumber(labels, preserve_zero=True)[0].astype(np.int32, copy=False)
+    return fastremap.renumber(labels, preserve_zero=True, in_place=True)[0].astype(np.int32, copy=False)
+
+
+def sizes(labels: np.ndarray) -> np.ndarray:
+    """Voxels per label, counted plane by plane: NumPy counts a copy in 64 bits."""
+    count = np.zeros(int(labels.max()) + 1, np.int64)
+    for plane in labels:
+        count += np.bincount(plane.ravel(), minlength=len(count))
+    return count
 
 
 def absorb(labels: np.ndarray, small: np.ndarray, against_background: bool) -> np.ndarray:
