@@ -4,6 +4,7 @@ from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
+from spoco_bundle.transforms.foreground import FindForegroundd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
@@ -15,6 +16,7 @@ __all__ = [
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
+    "FindForegroundd",
     "IndexInstancesd",
     "KeepInstanceFractiond",
     "LoadVolumed",

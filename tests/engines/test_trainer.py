@@ -131,3 +131,13 @@ def test_unknown_precision_is_refused(bundle_root, sample, tmp_path):
     with pytest.raises(Exception) as error:
         _ = training(bundle_root, sample, tmp_path, precision="float8").trainer
     assert isinstance(user_error(error.value), SpocoError)
+
+
+def test_dense_supervision_trains_without_consistency(bundle_root, sample, tmp_path):
+    overlay = bundle_root / "configs" / "nonspatial.json"
+    workflow = training(bundle_root, sample, tmp_path, overlay, max_epochs=1, supervision="dense", **NO_VALIDATION)
+    before = weights(workflow)
+    run(workflow)
+    terms = workflow.trainer.state.output["loss_terms"]
+    assert terms["consistency"] == 0 and terms["unlabeled_push"] == 0 and terms["pull"] > 0
+    assert not same(before, weights(workflow))
