@@ -202,7 +202,9 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
     likeness = torch.ones_like(density)
     distances = []
     for a, b in pairs:
-        squared = (blocks.mean[(slice(None), *a)] - blocks.mean[(slice(None), *b)]).square_().sum(0)
+        squared = torch.zeros_like(density[a])
+        for channel in blocks.mean:  # one by one: their differences stay in the cache
+            squared += (channel[a] - channel[b]).square_()
         similar = torch.exp(squared / -scale)
         density[a] += blocks.weight[b] * similar
         density[b] += blocks.weight[a] * similar
@@ -281,7 +283,8 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
 def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
     """Squared distances (n,) between the means total / weight of pairs (n, 2)."""
     mean = total / weight[:, None]
-    return (mean[pairs[:, 0]] - mean[pairs[:, 1]]).square().sum(1)
+    parts = [(mean[part[:, 0]] - mean[part[:, 1]]).square_().sum(1) for part in pairs.split(1 << 15)]
+    return torch.cat(parts)
 
 
 def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, tolerance: float) -> Tensor:
@@ -321,6 +324,7 @@ def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> T
 
 def touching(label: Tensor, reach: int = 1) -> Tensor:
     """Pairs (n, 2) of different labels above 0 at most `reach` blocks apart along an axis, once, the smaller first."""
+    count = int(label.max()) + 1
     found = []
     for axis in range(3):
         for step in range(1, reach + 1):
@@ -328,10 +332,10 @@ def touching(label: Tensor, reach: int = 1) -> Tensor:
             if length > 0:
                 left, right = label.narrow(axis, 0, length), label.narrow(axis, step, length)
                 edge = (left != right) & (left > 0) & (right > 0)
-                found.append(torch.stack([left[edge], right[edge]], 1))
+                found.append(unique_pairs(torch.stack([left[edge], right[edge]], 1), count))
     if not found:
         return torch.zeros(0, 2, dtype=label.dtype, device=label.device)
-    return unique_pairs(torch.cat(found), int(label.max()) + 1)
+    return unique_pairs(torch.cat(found), count)
 
 
 def unique_pairs(pairs: Tensor, count: int) -> Tensor:
