@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.embedding_space import squared_distances
-from spoco_bundle.losses.sweep import Pairs, chunks, in_full_precision, kernel, kernel_reach, pair_distances, reachable
+from spoco_bundle.losses.sweep import (
+    Pairs,
+    chunks,
+    in_full_precision,
+    kernel,
+    kernel_reach,
+    pair_distances,
+    reachable,
+    worth_keeping,
+)
 
 __all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
 
@@ -70,7 +79,7 @@ def draw_anchors(
     points = unlabelled.detach()[subset]
     if sampling == "density":
         # the largest of Gumbel variables shifted by ln(weight) is a draw in proportion to the weight
-        near = squared_distances(points, points[:DENSITY_REFERENCES]) <= radius**2
+        near = (squared_distances(points, points[:DENSITY_REFERENCES]) <= radius**2).to(points.dtype)
         priority = priority + (1 + near.sum(1)).log()
     stop = uncovered_fraction * voxels * len(subset) / total
     uncovered = torch.ones(len(subset), dtype=torch.bool, device=device)
@@ -92,12 +101,17 @@ class _ConsistencySums(torch.autograd.Function):
         ctx.save_for_backward(student, teacher, anchors)
         ctx.scale = scale
         overlap, squares = student.new_zeros(2, len(anchors))
+        # of each anchor: two soft masks and the distances
+        kept = ctx.kept = [] if worth_keeping(student, 3 * len(anchors)) else None
         for part in chunks(student, len(anchors)):
-            if (masks := _soft_masks(student, teacher, anchors, part, scale)) is None:
+            masks = _soft_masks(student, teacher, anchors, part, scale)
+            if kept is not None:
+                kept.append(masks)
+            if masks is None:
                 continue
-            soft_f, soft_g, _ = masks
-            overlap += torch.linalg.vecdot(soft_f, soft_g)
-            squares += torch.linalg.vecdot(soft_f, soft_f) + torch.linalg.vecdot(soft_g, soft_g)
+            index, soft_f, soft_g, _ = masks
+            overlap[index] += torch.linalg.vecdot(soft_f, soft_g)
+            squares[index] += torch.linalg.vecdot(soft_f, soft_f) + torch.linalg.vecdot(soft_g, soft_g)
         return overlap, squares
 
     @staticmethod
@@ -105,29 +119,37 @@ class _ConsistencySums(torch.autograd.Function):
     def backward(ctx, overlap: Tensor, squares: Tensor) -> tuple[Tensor, None, None, None]:
         student, teacher, anchors = ctx.saved_tensors
         grad, grad_anchors = torch.zeros_like(student), student.new_zeros(len(anchors), student.shape[1])
-        for part in chunks(student, len(anchors)):
-            if (masks := _soft_masks(student, teacher, anchors, part, ctx.scale)) is None:
+        for number, part in enumerate(chunks(student, len(anchors))):
+            again = ctx.kept is None
+            masks = _soft_masks(student, teacher, anchors, part, ctx.scale) if again else ctx.kept[number]
+            if masks is None:
                 continue
-            soft_f, soft_g, pairs = masks
-            slope = soft_g.mul_(overlap[:, None]).addcmul_(soft_f, squares[:, None], value=2)
+            index, soft_f, soft_g, pairs = masks
+            slope = (soft_g * overlap[index, None]).addcmul_(soft_f, squares[index, None], value=2)
             grad[part], for_anchors = pairs.gradients(slope.mul_(soft_f).mul_(-1 / ctx.scale))
-            grad_anchors += for_anchors
+            grad_anchors[index] += for_anchors
         return grad.index_add_(0, anchors, grad_anchors), None, None, None
 
 
 def _soft_masks(
     student: Tensor, teacher: Tensor, anchors: Tensor, part: slice, scale: float
-) -> tuple[Tensor, Tensor, Pairs] | None:
-    """Both soft masks (A, n) of one chunk and the student's pairs; None if the chunk is out of every anchor's reach."""
+) -> tuple[Tensor | slice, Tensor, Tensor, Pairs] | None:
+    """Soft masks (A, n) of one chunk for the anchors in reach of it in either field.
+
+    Returns the anchors' index, the student's masks, the teacher's, and the student's pairs; None if no anchor is in
+    reach.
+    """
     reach = kernel_reach(scale, student.dtype)
     fields = []
     for rows in (student, teacher):
         centre = rows[part].mean(0)
         fields.append((rows[part] - centre, rows[anchors] - centre))
-    if not any(len(near[reachable(points, near, reach)]) for points, near in fields):
+    found = [reachable(points, near, reach) for points, near in fields]
+    index = torch.cat(found).unique() if isinstance(found[0], Tensor) else found[0]
+    if isinstance(index, Tensor) and len(index) == 0:
         return None
-    pairs_f, pairs_g = (pair_distances(points, near, 2 * reach**2) for points, near in fields)
-    return kernel(pairs_f.sq_dist, scale), kernel(pairs_g.sq_dist, scale), pairs_f
+    pairs_f, pairs_g = (pair_distances(points, near[index], 2 * reach**2) for points, near in fields)
+    return index, kernel(pairs_f.sq_dist, scale), kernel(pairs_g.sq_dist, scale), pairs_f
 
 
 def consistency_sums(student: Tensor, teacher: Tensor, anchors: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """One pass over the voxels of a crop that returns, per anchor, every sum that the loss terms are made of.
 
-No tensor of anchors x voxels is ever kept: the pass goes over chunks of voxels, and the backward pass makes each
-chunk's distances again. Voxels come sorted by object, so that a chunk lies close together in the embedding space and
-most anchors are out of its reach; those are left out, on the CPU, where looking at values does not hold up a queue.
-Distances inside a chunk are taken about the chunk's mean, which keeps the cancellation of the matrix product small
-where distances are small.
+No large tensor of anchors x voxels is kept: the pass goes over chunks of voxels, and the backward pass makes each
+chunk's distances again, except for small crops, whose distances are kept. Voxels come sorted by object and along a
+space-filling curve, so that a chunk lies close together in the embedding space and most anchors are out of its reach;
+those are left out, on the CPU, where looking at values does not hold up a queue. Distances inside a chunk are taken
+about the chunk's mean, which keeps the cancellation of the matrix product small where distances are small.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ __all__ = [
     "kernel_reach",
     "pair_distances",
     "reachable",
+    "worth_keeping",
 ]
 
 # values per chunk and kind of device: what fits the caches of a CPU core, and what keeps a GPU busy
-CHUNK_VALUES = {"cpu": 2**19, "other": 2**24}
+CHUNK_VALUES = {"cpu": 2**18, "other": 2**24}
+# values that a forward pass keeps for its backward pass at most (64 MB in float32); beyond, they are made again
+KEPT_VALUES = 2**24
 
 
 class AnchorSums(NamedTuple):
@@ -100,12 +103,17 @@ def chunks(rows: Tensor, anchors: int) -> Iterator[slice]:
         yield slice(start, min(start + size, len(rows)))
 
 
+def worth_keeping(rows: Tensor, fields: int) -> bool:
+    """Whether so many (V,) fields of (V, E) rows, and the two factors of their distances, are few values."""
+    return len(rows) * (fields + 2 * rows.shape[1] + 2) <= KEPT_VALUES
+
+
 def reachable(points: Tensor, anchors: Tensor, reach: float) -> Tensor | slice:
-    """Anchors within `reach` of the sphere around some points; all of them on a GPU, where asking would cost more.
+    """Anchors within `reach` of the box around some points; all of them on a GPU, where asking would cost more.
 
     Args:
-        points: (n, E), about their own mean.
-        anchors: (C, E), about the same origin.
+        points: (n, E).
+        anchors: (C, E).
         reach: distance.
 
     Returns:
@@ -113,9 +121,15 @@ def reachable(points: Tensor, anchors: Tensor, reach: float) -> Tensor | slice:
     """
     if points.device.type != "cpu":
         return slice(None)
-    radius = points.square().sum(1).max().sqrt()
+    # folded, as torch reduces few long columns many times slower than many short ones; the last rows may count twice
+    folds = min(64, len(points))
+    head = points[: len(points) // folds * folds].reshape(-1, folds * points.shape[1])
+    tail = points[-folds:].reshape(-1)
+    low = torch.minimum(head.amin(0), tail).reshape(folds, -1).amin(0)
+    high = torch.maximum(head.amax(0), tail).reshape(folds, -1).amax(0)
+    gap = torch.maximum(low - anchors, anchors - high).clamp_min_(0)
     # asked this way round, what is not a number stays in and shows in the sums
-    return (~(anchors.square().sum(1).sqrt() > radius + reach)).nonzero()[:, 0]
+    return (~(gap.square().sum(1) > reach**2)).nonzero()[:, 0]
 
 
 def kernel(sq_dist: Tensor, scale: float) -> Tensor:
@@ -225,6 +239,7 @@ class _AnchorSums(torch.autograd.Function):
         ctx.save_for_backward(rows, anchors, owner)
         ctx.outside, ctx.params = outside, params
         clusters, scale = len(anchors), params.scale
+        kept = ctx.kept = [] if worth_keeping(rows, clusters) else None
         pull, overlap, squares, entropy, hinge = rows.new_zeros(5, clusters)
         for part in chunks(rows, clusters):
             own = owner[max(part.start - outside, 0) : max(part.stop - outside, 0)]
@@ -238,7 +253,10 @@ class _AnchorSums(torch.autograd.Function):
                     squares.index_add_(0, own, soft.square())
                 if params.bce:
                     entropy.index_add_(0, own, sq_dist / scale)
-            if (found := _others(rows, anchors, owner, outside, part, params)) is None:
+            found = _others(rows, anchors, owner, outside, part, params)
+            if kept is not None:
+                kept.append(found)
+            if found is None:
                 continue
             index, pairs, free = found
             sq_dist = pairs.sq_dist
@@ -258,7 +276,7 @@ class _AnchorSums(torch.autograd.Function):
         outside, params = ctx.outside, ctx.params
         scale = params.scale
         grad_rows, grad_anchors = torch.zeros_like(rows), torch.zeros_like(anchors)
-        for part in chunks(rows, len(anchors)):
+        for number, part in enumerate(chunks(rows, len(anchors))):
             own = owner[max(part.start - outside, 0) : max(part.stop - outside, 0)]
             if len(own):
                 members = slice(part.stop - len(own), part.stop)
@@ -275,7 +293,9 @@ class _AnchorSums(torch.autograd.Function):
                 step = difference.mul_(2 * weight[:, None])
                 grad_rows[members] = step
                 grad_anchors.index_add_(0, own, step, alpha=-1)
-            if (found := _others(rows, anchors, owner, outside, part, params)) is None:
+            again = ctx.kept is None
+            found = _others(rows, anchors, owner, outside, part, params) if again else ctx.kept[number]
+            if found is None:
                 continue
             index, pairs, free = found
             sq_dist = pairs.sq_dist

@@ -8,6 +8,7 @@ import torch
 from spoco_bundle.losses import SpocoLoss
 from spoco_bundle.losses.consistency import consistency_sums, draw_anchors
 from spoco_bundle.losses.instance import dice
+from spoco_bundle.losses import sweep
 from spoco_bundle.losses.sweep import CHUNK_VALUES
 
 
@@ -25,8 +26,10 @@ def clusters(sizes, noise=0.01):
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("values", [1, 2**19])
 @pytest.mark.parametrize("far", [0.0, 50.0])
-def test_sums_equal_brute_force(monkeypatch, pooled, values, far):
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_sums_equal_brute_force(monkeypatch, pooled, values, far, kept):
     monkeypatch.setitem(CHUNK_VALUES, "cpu", values)
+    monkeypatch.setattr(sweep, "KEPT_VALUES", kept)
     torch.manual_seed(0)
     # the last of several chunks may be out of every anchor's reach
     student = torch.randn(2500, 3, dtype=torch.float64)

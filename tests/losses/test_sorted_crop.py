@@ -52,3 +52,12 @@ def test_half_precision_rows_are_float32_and_their_gradient_is_not():
     assert rows.dtype == torch.float32
     rows.sum().backward()
     assert leaf.grad.dtype == torch.bfloat16 and leaf.grad[0].flatten().tolist() == [1, 1, 1, 1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (9, 4)])
+def test_neighbouring_rows_are_neighbours_in_space_and_none_is_lost(shape):
+    crop = sort_crop(torch.zeros(shape, dtype=torch.int64))
+    assert crop.order.sort().values.tolist() == list(range(crop.unlabelled))
+    # the first 2^D rows are the corner block of side 2
+    block = torch.stack(torch.unravel_index(crop.order[: 2 ** len(shape)], shape))
+    assert block.max() == 1

@@ -22,8 +22,10 @@ def make_rows(dtype=torch.float64, spread=1.0):
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("values", [1, 2**19])
-def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values):
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values, kept):
     monkeypatch.setitem(sweep.CHUNK_VALUES, "cpu", values)
+    monkeypatch.setattr(sweep, "KEPT_VALUES", kept)
     rows, anchors, owner, outside = make_rows(spread=spread)
     params = SweepParams(0.5, 2.0, SCALE, bce=True)
     leaves = [rows.requires_grad_(), anchors.requires_grad_()]
