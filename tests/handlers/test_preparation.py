@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
+from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher
+
+
+def network() -> EmbeddingUNet:
+    return EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
+
+
+def sample(radius: float, spacing=(2.0, 1.0, 1.0)) -> dict:
+    shape = (20, 40, 40)
+    axes = np.meshgrid(*((np.arange(n) - n / 2) * s for n, s in zip(shape, spacing)), indexing="ij")
+    label = (sum(axis**2 for axis in axes) <= radius**2).astype(np.int32)
+    affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
+    return {"image": MetaTensor(torch.zeros(1, *shape), affine=affine), "label": MetaTensor(label[None], affine=affine)}
+
+
+def prepared(samples, student=None, **arguments) -> tuple[EmbeddingUNet, EmbeddingUNet]:
+    student = student or network()
+    teacher = MomentumTeacher(student)
+    engine = Engine(lambda engine, batch: None)
+    CoordinateScale(student, teacher, samples, 3, **arguments).attach(engine)
+    engine.run([0], max_epochs=1)
+    return student, teacher.module
+
+
+def test_scale_is_the_median_radius_of_the_annotated_objects():
+    for one in prepared([sample(6.0), sample(9.0), sample(15.0)], radii=0.5):
+        assert float(one.coordinate_scale) == pytest.approx(4.5, rel=0.05)
+        assert one.training_spacing.tolist() == [2, 1, 1]
+
+
+def test_only_the_first_volumes_are_read():
+    def volumes():
+        yield sample(6.0)
+        raise RuntimeError("read too far")
+
+    student, _ = prepared(volumes(), max_volumes=1)
+    assert float(student.coordinate_scale) == pytest.approx(6.0, rel=0.05)
+
+
+def test_given_scale_wins_over_that_of_the_weights_and_this_over_an_estimate():
+    tuned = network()
+    tuned.coordinate_scale.fill_(7.0)
+    assert [float(one.coordinate_scale) for one in prepared([sample(6.0)], tuned)] == [7, 7]
+    assert [float(one.coordinate_scale) for one in prepared([sample(6.0)], tuned, scale=3.0)] == [3, 3]
+
+
+def test_nothing_to_estimate_from():
+    with pytest.raises(SpocoError, match="coordinate_scale"):
+        prepared([sample(-1.0) | {"label": MetaTensor(torch.zeros(1, 4, 4, 4))}])
+
+
+def test_loaded_weights_reach_the_teacher(tmp_path):
+    saved, student = network(), network()
+    teacher = MomentumTeacher(student)
+    teacher.n_averaged.fill_(5)
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    engine = Engine(lambda engine, batch: None)
+    LoadWeights(str(tmp_path / "weights.pt"), student, teacher).attach(engine)
+    engine.run([0], max_epochs=1)
+    for one in (student, teacher.module):
+        assert all(torch.equal(value, saved.state_dict()[key]) for key, value in one.state_dict().items())
+    assert int(teacher.n_averaged) == 0
