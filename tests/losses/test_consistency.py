@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spoco_bundle.losses import SpocoLoss
+from spoco_bundle.losses import SpocoLoss, sweep
 from spoco_bundle.losses.consistency import consistency_sums, draw_anchors
 from spoco_bundle.losses.instance import dice
-from spoco_bundle.losses import sweep
 from spoco_bundle.losses.sweep import CHUNK_VALUES
 
 
