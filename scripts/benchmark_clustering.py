@@ -109,22 +109,24 @@ def show(rows: list[dict]) -> None:
 def main(arguments: list[str]) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=float, nargs="+", default=[2], help="voxels per volume, in millions")
-    parser.add_argument("--objects", type=int, nargs="+", default=[60, 600, 3000])
+    parser.add_argument("--millions", type=float, nargs="+", help="voxels per volume, in millions: 2, with --slow 0.2")
+    parser.add_argument("--objects", type=int, nargs="+", help="objects per volume: 60 600 3000, with --slow 60")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--no-oracle", action="store_true", help="skip the oracle, which takes longest at 3,000 objects"
     )
-    parser.add_argument("--slow", action="store_true", help="compare with the slow methods at 200,000 voxels instead")
+    parser.add_argument("--slow", action="store_true", help="also run HDBSCAN and mean-shift, on smaller volumes")
     options = parser.parse_args(arguments)
+    millions_of = options.millions or ([0.2] if options.slow else [2])
+    objects = options.objects or ([60] if options.slow else [60, 600, 3000])
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, load average {os.getloadavg()[0]:.1f} at the start\n")
     rows = []
-    for millions in [0.2] if options.slow else options.millions:
+    for millions in millions_of:
         side = round((millions * 1e6) ** (1 / 3))
-        for count in [60] if options.slow else options.objects:
+        for count in objects:
             for coordinates in (False, True):
                 embeddings, truth = volume((side,) * 3, count, seed=options.seed, coordinates=coordinates)
                 name = {"voxels": f"{truth.size / 1e6:.2g} M", "true": count, "coordinates": coordinates}

@@ -86,3 +86,14 @@ def test_without_objectness_and_coordinates():
     result = ClusterEmbeddingsd(confidence=False, background="largest")(sample)
     assert result["pred"].max() == 4
     assert "pred_confidence" not in result
+
+
+@pytest.mark.parametrize("method", ["density_peaks", "center_votes"])
+def test_least_size_follows_from_the_scale(method):
+    sample, label = raw_sample()
+    ball = 4 / 3 * np.pi * (2 * SCALE) ** 3 / np.prod(SPACING)
+    voxels = np.bincount(label.ravel())[1]
+    kept = transform(method=method, min_fraction=0.2 * voxels / ball)(sample)["pred"]
+    dropped = transform(method=method, min_fraction=1.1 * voxels / ball)(sample)["pred"]
+    assert kept.max() == 4
+    assert dropped.max() == 0
