@@ -253,6 +253,7 @@ def train_in_a_process(folder, resume: str, pause: float, max_epochs: int):
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def train():
+        torch.set_num_threads(1)  # the parent's pool of threads did not come along, and waiting for it never ends
         training = Training(folder, interval_iterations=1, resume=resume)
 
         @training.engine.on(Events.ITERATION_STARTED)

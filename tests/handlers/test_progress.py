@@ -10,7 +10,7 @@ class Bar:
     """Stands for tqdm and remembers what it is told."""
 
     def __init__(self, **arguments):
-        self.arguments, self.count, self.postfix, self.closed = arguments, 0, {}, False
+        self.arguments, self.count, self.postfix, self.closed, self.disable = arguments, 0, {}, False, False
 
     def set_postfix(self, shown, refresh):
         self.postfix = shown
@@ -38,3 +38,13 @@ def test_one_bar_counts_all_iterations_from_where_a_run_resumes(monkeypatch):
     assert bar.arguments["total"] == 12 and bar.arguments["initial"] == 5
     assert bar.count == 7 and bar.closed
     assert bar.postfix == {"epoch": 3, "loss": "0.500", "best": "0.750"}
+
+
+def test_without_a_terminal_each_epoch_is_a_line_of_the_log(caplog):
+    engine = Engine(lambda engine, batch: {"loss": torch.tensor(0.25)})
+    progress.TrainingProgress().attach(engine)
+    with caplog.at_level("INFO"):
+        engine.run(range(4), max_epochs=2)
+    lines = [record.getMessage() for record in caplog.records if record.name == progress.__name__]
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1 of 2, loss 0.250")

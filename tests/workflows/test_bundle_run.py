@@ -59,7 +59,7 @@ def test_training_with_only_the_bundle_folder_from_another_directory(run_id, sam
 @pytest.mark.parametrize("run_id", [[], ["inference"]])
 def test_inference_writes_instances_and_objects(run_id, sample, trained, bundle_root, tmp_path):
     arguments = ["-m", "monai.bundle", "run", *run_id, "--config_file", config(bundle_root, "inference")]
-    network = {key: TINY[key] for key in ("channels", "strides", "kernel_sizes", "embedding_channels")}
+    network = {key: TINY[key] for key in ("channels", "strides", "kernel_sizes", "convolutions", "embedding_channels")}
     values = {"dataset_dir": sample / "val", "ckpt_dir": trained, "output_dir": tmp_path, "device": "cpu", **network}
     arguments += [part for key, value in values.items() for part in (f"--{key}", str(value))]
     result = run_python(arguments, cwd=bundle_root)
@@ -98,12 +98,13 @@ def test_evaluation_overlay_writes_scores(sample, trained, bundle_root, tmp_path
         (("inference", "2d"), "infer"),
     ],
 )
-def test_properties_are_complete(names, workflow_type, sample, trained, bundle_root, tmp_path):
+def test_properties_are_complete(names, workflow_type, sample, sample_2d, trained, bundle_root, tmp_path):
+    data = sample_2d if "2d" in names else sample
     workflow = ConfigWorkflow(
         config_file=[str(bundle_root / "configs" / f"{name}.json") for name in names],
         workflow_type=workflow_type,
         logging_file=False,
-        dataset_dir=str(sample / "val") if names[0] == "inference" else str(sample),
+        dataset_dir=str(data / "val") if names[0] == "inference" else str(data),
         ckpt_dir=str(trained),
         output_dir=str(tmp_path),
     )

@@ -60,6 +60,19 @@ def test_training_leaves_what_prediction_needs(trained):
     assert json.loads((trained / "model.json").read_text())["channels"] == [4, 8]
 
 
+def test_rgb_images_train_and_are_segmented_with_the_2d_overlay(sample_2d, tmp_path):
+    small = {"channels": [4, 8], "strides": [2], "kernel_sizes": [3, 3], "convolutions": 1, "crop_size": [24, 24]}
+    small |= {"batch_size": 2, "iterations_per_epoch": 2, "max_epochs": 1, "val_interval": 1, "in_channels": 3}
+    options = [part for key, value in small.items() for part in (f"--{key}", str(value))]
+    result = spoco("train", sample_2d, "--output", "model", "--config", "2d", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "spacing" in result.stdout  # the files state none, and the run says so
+    result = spoco("predict", sample_2d / "val", "--model", "model", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = tifffile.imread(tmp_path / "out" / "field_a_raw_instances.tif")
+    assert found.shape == (40, 48) and found.dtype == "uint16"
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

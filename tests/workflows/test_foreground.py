@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from support import run_python
 
 from spoco_bundle.data import read_volume, write_instances
+from support import run_python
 
 
 def test_objects_fill_the_given_foreground_only(sample, trained, tmp_path):
