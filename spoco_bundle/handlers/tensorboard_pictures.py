@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import TensorBoardHandler
 
-from spoco_bundle.report.pictures import embedding_colours, label_colours
+from spoco_bundle.report.pictures import embedding_colours, gray, label_colours
 
 
 class PicturesHandler(TensorBoardHandler):
@@ -88,10 +88,3 @@ def best_slice(labels: np.ndarray) -> int:
     """Index of the z slice with the most labelled voxels of (z, y, x), the middle one where none is labelled."""
     counts = (labels > 0).reshape(len(labels), -1).sum(axis=1)
     return int(counts.argmax()) if counts.any() else len(labels) // 2
-
-
-def gray(image: np.ndarray) -> np.ndarray:
-    """(C, y, x) of any range as (y, x, 3) in [0, 1]: RGB where there are three channels, else the first in gray."""
-    low, high = float(image.min()), float(image.max())
-    shown = (image - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.moveaxis(shown if len(image) == 3 else np.repeat(shown[:1], 3, axis=0), 0, -1)
