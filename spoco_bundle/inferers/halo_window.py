@@ -137,7 +137,8 @@ class HaloWindowInferer(Inferer):
         tasks = list(itertools.product(range(len(inputs)), itertools.product(*axes)))
         run_on = self.sw_device or inputs.device
         output: torch.Tensor | None = None
-        for first in tqdm(range(0, len(tasks), self.sw_batch_size), desc="windows", disable=not self.progress or len(tasks) == 1):
+        quiet = not self.progress or len(tasks) == 1
+        for first in tqdm(range(0, len(tasks), self.sw_batch_size), desc="windows", disable=quiet):
             chunk = tasks[first : first + self.sw_batch_size]
             batch = torch.cat([padded[(slice(b, b + 1), slice(None), *map(_read, window))] for b, window in chunk])
             result = _plain(network(batch.to(run_on), *args, **kwargs))

@@ -46,5 +46,7 @@ class FindForegroundd(Transform):
         name = image_name(source).removesuffix(self.image_ending)
         mask = source.with_name(f"{name}{self.foreground_ending}{file_suffix(source.name)}")
         if not mask.is_file():
-            raise SpocoError(f"{source}: has no foreground mask {mask.name} beside it: add it, or unset foreground_ending")
+            raise SpocoError(
+                f"{source}: has no foreground mask {mask.name} beside it: add it, or unset foreground_ending"
+            )
         return {**data, self.foreground_key: str(mask)}
