@@ -52,7 +52,7 @@ class SpocoTrainer(SupervisedTrainer):
         *,
         teacher: MomentumTeacher,
         coordinate_channels: int = 0,
-        precision: str = "auto",
+        precision: str = "float32",
         max_grad_norm: float | None = None,
         seed: int = 0,
         **kwargs: Any,

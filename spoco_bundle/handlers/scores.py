@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.metrics import InstanceMetric
+from spoco_bundle.metrics import InstanceMetric, pool_scores
 
 DENSE_COLUMNS = ("true_objects", "objects", "ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
 PARTLY_LABELLED_COLUMNS = (
@@ -54,8 +54,10 @@ class ScoresHandler:
         names = string_list_all_gather(self._names)
         if engine.state.rank != 0:
             return
-        rows = [{"image": name, **scores} for name, scores in zip(names, self.metric.details(), strict=True)]
-        pooled = {"images": len(rows), **self.metric.scores()}
+        # with fewer images than processes every process scores all of them
+        scored = dict(zip(names, self.metric.details(), strict=True))
+        rows = [{"image": name, **scores} for name, scores in scored.items()]
+        pooled = {"images": len(rows), **pool_scores(list(scored.values()))}
         with written_whole(self.output_dir / "scores.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from support import TINY, run_python
 
 GRADIENTS = """
 import sys
+import pytest
 import torch
 import torch.distributed as dist
 from spoco_bundle.losses import SpocoLoss
@@ -68,13 +70,19 @@ def test_two_processes_train_validate_and_write_once(sample, bundle_root, tmp_pa
     assert checkpoint["engine"]["iteration"] == TINY["iterations_per_epoch"]
 
 
-def test_evaluation_gathers_the_scores_of_all_processes(sample, trained, bundle_root, tmp_path):
+@pytest.mark.parametrize("images", [1, 3])
+def test_evaluation_gathers_the_scores_of_uneven_shards(images, sample, trained, bundle_root, tmp_path):
+    found = sorted(sample.glob("*/*_raw.*"))[-images:]
+    pairs = [{"image": str(path), "label": str(path).replace("_raw.", "_label.")} for path in found]
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({"training": pairs, "validation": pairs}))
     names = ("train", "evaluate", "multi_gpu_evaluate")
     configs = str([str(bundle_root / "configs" / f"{name}.json") for name in names])
-    values = {"dataset_dir": sample, "ckpt_dir": trained, "output_dir": tmp_path, **TINY, "partly_labelled": False}
+    values = {"dataset_dir": datalist, "ckpt_dir": trained, "output_dir": tmp_path, **TINY, "partly_labelled": False}
     values.pop("device")
     overrides = [part for key, value in values.items() for part in (f"--{key}", str(value))]
     result = torchrun(["-m", "monai.bundle", "run", "--config_file", configs, *overrides], cwd=bundle_root)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 2
-    assert (tmp_path / "scores.csv").read_text().count("field_") == 2
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == images
+    rows = (tmp_path / "scores.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[0] for row in rows) == sorted(path.name for path in found)
