@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--millions", type=float, nargs="+", help="voxels per volume, in millions: 2, with --slow 0.2")
     parser.add_argument("--objects", type=int, nargs="+", help="objects per volume: 60 600 3000, with --slow 60")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more only where as many cores are idle")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--no-oracle", action="store_true", help="skip the oracle, which takes longest at 3,000 objects"
