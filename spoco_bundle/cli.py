@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fire
+from fire import decorators
 from fire.decorators import SetParseFns
 
 from spoco_bundle.bundle import MODEL_CONFIG, config_folder, find_config, run_configs, write_model_config
@@ -17,6 +18,9 @@ from spoco_bundle.data.synthetic import make_synthetic_sample
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
+
+# fire keeps its notes on a function under a public name, which its help would list as a command
+decorators.FIRE_METADATA = "_fire_metadata"
 
 
 class Spoco:
@@ -61,7 +65,7 @@ class Spoco:
             config: extra settings on top of the defaults: 2d, nonspatial, or a JSON file; several with commas between.
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
                 from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
-            **overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
+            overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
         files = [find_config("train"), *_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "ckpt_dir": output, "output_dir": output, **overrides}
@@ -80,7 +84,7 @@ class Spoco:
             output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes).
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            **overrides: any id of configs/inference.json.
+            overrides: any id of configs/inference.json.
         """
         files = [find_config("inference"), *_model_overlay(model), *_overlays(config)]
         overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
@@ -98,7 +102,7 @@ class Spoco:
             output: folder for scores.json, scores.csv and a picture of each image.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            **overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
+            overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
                 itself holds only some of the objects.
         """
         files = [find_config("train"), *_model_overlay(model), find_config("evaluate"), *_overlays(config)]
@@ -136,7 +140,7 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        fire.Fire(Spoco, name="spoco")
+        fire.Fire(Spoco(), name="spoco")
     except SpocoError as error:
         print(f"spoco: {error}", file=sys.stderr)
         sys.exit(2)

@@ -102,6 +102,10 @@ def test_weights_of_another_network_are_refused(sample, trained, tmp_path):
 
 
 def test_help_says_what_each_command_does(tmp_path):
+    overview = spoco("--help", cwd=tmp_path)
+    for command in ("demo", "train", "predict", "evaluate"):
+        assert f"     {command}\n" in overview.stdout + overview.stderr
     result = spoco("train", "--help", cwd=tmp_path)
-    assert "annotated" in result.stdout + result.stderr
-    assert "resume" in result.stdout + result.stderr
+    shown = result.stdout + result.stderr
+    assert "annotated" in shown and "resume" in shown and "--max_epochs" in shown
+    assert "METADATA" not in shown
