@@ -1,12 +1,13 @@
 """Speed and accuracy of the clustering methods on generated volumes of touching, blurred objects.
 
     python scripts/benchmark_clustering.py                       # 2 million voxels
-    python scripts/benchmark_clustering.py --millions 8          # needs 5 GB
+    python scripts/benchmark_clustering.py --millions 8 32      # needs 10 GB
     python scripts/benchmark_clustering.py --slow                # also HDBSCAN and mean-shift, on a small volume
 
-Prints one row per volume: voxels per second end to end (wall clock, best of the repeats), peak memory over embeddings
-plus labels, AP50 and adapted Rand error, and the same of the oracle that assigns every voxel to the nearest true
-instance mean (nearest among the voxels of objects; it knows the foreground).
+Prints one row per volume: voxels per second end to end (wall clock and processor time, best of the repeats; where other
+work runs too, processor time on one thread is the one to compare), peak memory over embeddings plus labels, AP50 and
+adapted Rand error, and the same of the oracle that assigns every voxel to the nearest true instance mean (nearest among
+the voxels of objects; it knows the foreground).
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def measure(embeddings, truth, method, coordinates, foreground, repeats, **param
         "seconds": f"{wall:.2f}",
         "cpu s": f"{cpu:.2f}",
         "Mvoxel/s": f"{truth.size / wall / 1e6:.3g}",
+        "Mvoxel/cpu s": f"{truth.size / cpu / 1e6:.3g}",
         "memory": f"{ratio:.2f}",
         "objects": f"{result['pred']}/{result['truth']}",
         "AP50": f"{result['ap']:.3f}",

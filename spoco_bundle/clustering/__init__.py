@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from spoco_bundle.clustering.background import background_clusters
-from spoco_bundle.clustering.center_votes import center_votes
 from spoco_bundle.clustering.confidence import object_confidence
 from spoco_bundle.clustering.consistency import consistency
 from spoco_bundle.clustering.density_peaks import density_peaks
 from spoco_bundle.clustering.hdbscan import hdbscan
 from spoco_bundle.clustering.mean_shift import mean_shift
+from spoco_bundle.clustering.mutex_watershed import mutex_watershed
 from spoco_bundle.clustering.refine import refine
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.errors import SpocoError
 
-__all__ = ["BACKGROUND_RULES", "METHODS", "cluster_embeddings"]
+__all__ = ["BACKGROUND_RULES", "METHODS", "MIN_SIZE", "check_method", "cluster_embeddings", "default_parameters"]
 
 ALGORITHMS = {
     "density_peaks": density_peaks,
-    "center_votes": center_votes,
     "mean_shift": mean_shift,
     "hdbscan": hdbscan,
     "consistency": consistency,
+    "mutex_watershed": mutex_watershed,
 }
 METHODS = tuple(ALGORITHMS)
 BACKGROUND_RULES = ("auto", "objectness", "foreground", "intensity", "density", "scatter", "largest", "none")
+MIN_SIZE = 20  # default of the smallest object, in voxels
 FILLED = ("volume", "foreground", "objectness", "teacher", "coordinate_channels", "background")
 
 
@@ -45,7 +47,7 @@ def cluster_embeddings(
     background: str = "auto",
     objectness_threshold: float = 0.1,
     seed_objectness: float = 0.5,
-    min_size: int = 20,
+    min_size: int = MIN_SIZE,
     split_parts: bool = True,
     return_confidence: bool = False,
     **params: Any,
@@ -81,14 +83,9 @@ def cluster_embeddings(
     Raises:
         SpocoError: an unknown method, rule or keyword, a shape that does not fit, a missing input.
     """
-    if method not in ALGORITHMS:
-        raise SpocoError(f"clustering method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    check_method(method, params)
     algorithm = ALGORITHMS[method]
     accepted = inspect.signature(algorithm).parameters
-    unknown = [name for name in params if name not in accepted or name in FILLED]
-    if unknown:
-        known = [name for name in accepted if name not in FILLED]
-        raise SpocoError(f"{method} takes no {', '.join(unknown)}: its parameters are {', '.join(known)}")
     if min_size < 1:
         raise SpocoError(f"min_size is {min_size}: give a number of voxels, 1 or more")
     volume = Volume(embeddings)
@@ -136,6 +133,34 @@ def cluster_embeddings(
         return result
     confidence = object_confidence(volume, labels, objectness=given["objectness"], teacher=teacher)
     return result, confidence if torch.is_tensor(embeddings) else confidence.numpy()
+
+
+def check_method(method: str, params: Iterable[str]) -> None:
+    """Refuses an unknown method, and keywords that neither it nor `cluster_embeddings` takes.
+
+    Args:
+        method: one of `METHODS`.
+        params: names of the keywords.
+
+    Raises:
+        SpocoError: the message lists what there is.
+    """
+    if method not in ALGORITHMS:
+        raise SpocoError(f"clustering method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    accepted = inspect.signature(ALGORITHMS[method]).parameters
+    shared = inspect.signature(cluster_embeddings).parameters
+    unknown = [name for name in params if name not in shared and (name not in accepted or name in FILLED)]
+    if unknown:
+        known = [name for name in accepted if name not in FILLED]
+        raise SpocoError(f"{method} takes no {', '.join(unknown)}: its parameters are {', '.join(known)}")
+
+
+def default_parameters(method: str) -> dict[str, Any]:
+    """Keywords that `cluster_embeddings` takes with a method, and their defaults; inputs are left out."""
+    check_method(method, ())
+    both = {**inspect.signature(ALGORITHMS[method]).parameters, **inspect.signature(cluster_embeddings).parameters}
+    inputs = {*FILLED, "embeddings", "teacher_embeddings", "image", "method", "params", "return_confidence"}
+    return {name: parameter.default for name, parameter in both.items() if name not in inputs - {"background"}}
 
 
 def automatic_rule(coordinate_channels: int, foreground: Any, objectness: Any) -> str:

@@ -3,8 +3,8 @@
 A rule looks at the clusters on a grid (all voxels, or blocks of them) and marks those that are background:
 
 - `mask`: less than half of the cluster lies in a given foreground;
-- `density`: with semi-convolutional embeddings an object's voxels vote for one centre, while background voxels keep the
-  spread of their own positions;
+- `density`: with semi-convolutional embeddings an object's voxels vote for one centre, background voxels for their own
+  positions;
 - `scatter`: without coordinates, background clusters are large, and spread among the objects instead of compact;
 - `largest`: the one largest cluster.
 """
@@ -71,39 +71,40 @@ def largest_cluster(label: Tensor, count: int, mass: Tensor) -> Tensor:
     return torch.arange(count, device=label.device) == size.argmax()
 
 
-def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, spread: float = 0.75) -> Tensor:
-    """Clusters that keep the spread of their voxels' own positions, (count,) bool: background.
+def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: float = 0.7) -> Tensor:
+    """Clusters whose voxels vote for their own positions, (count,) bool: background.
 
-    Both the votes (coordinate channels) and the positions of a cluster's voxels have a variance; the background's ratio
-    is 1 up to noise, a collapsed object's near 0. Positions are brought to the votes' unit by the slope of the votes
-    over the whole volume, which needs no knowledge of spacing and scale.
+    Within a cluster the votes (coordinate channels) are regressed on the positions of its voxels: the slope is 1 for
+    background, which votes for itself, and 0 for an object, whose voxels all vote for its centre, whatever the noise.
+    Positions are brought to the votes' unit by the slope over the whole volume, which needs no knowledge of spacing and
+    scale.
 
     Args:
         label: (z, y, x) cluster of every cell, 0..count-1.
         count: number of clusters, 0 included.
         mass: (z, y, x) voxels per cell.
         votes: (D, z, y, x) coordinate channels; D axes of the grid have more than one cell.
-        spread: ratio of the variances above which a cluster is background, between 0 and 1.
+        slope: least slope of a background cluster, between 0 and 1.
     """
     axes = [axis for axis in range(3) if label.shape[axis] > 1][-len(votes) :]
     total = cluster_sums(label, count, mass)[:, 0].clamp(min=1)
-    kept = torch.zeros(count, device=label.device, dtype=torch.float64)
-    own = torch.zeros_like(kept)
+    covariance = torch.zeros(count, device=label.device, dtype=torch.float64)
+    variance = torch.zeros_like(covariance)
     for axis, vote in zip(axes, votes, strict=False):
         shape = [-1 if a == axis else 1 for a in range(3)]
         place = torch.arange(label.shape[axis], device=label.device, dtype=torch.float32).reshape(shape)
         place = (place - place.mean()).expand(label.shape)
-        slope = (place * (vote - vote.mean())).sum() / place.square().sum()
-        place = place * slope
-        first_vote, second_vote, first_place, second_place = (
+        vote = vote - vote.mean()
+        place = place * ((place * vote).sum() / place.square().sum())
+        mean_vote, mean_place, product, square = (
             column / total
             for column in cluster_sums(
-                label, count, mass * vote, mass * vote.square(), mass * place, mass * place.square()
+                label, count, mass * vote, mass * place, mass * vote * place, mass * place.square()
             ).unbind(1)
         )
-        kept += second_vote - first_vote.square()
-        own += second_place - first_place.square()
-    return kept > spread * own
+        covariance += product - mean_vote * mean_place
+        variance += square - mean_place.square()
+    return covariance > slope * variance
 
 
 def scattered_clusters(

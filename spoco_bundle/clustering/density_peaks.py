@@ -1,4 +1,4 @@
-"""Density peaks on blocks of voxels: the fast default, linear in the number of voxels, no pairwise distances.
+"""Density peaks on blocks of voxels: the default, linear in the number of voxels, no pairwise distances.
 
 The idea of Rodriguez and Laio ("Clustering by fast search and find of density peaks", Science 2014), with neighbours in
 the image instead of neighbours in the embedding space, because an object is a connected piece of the image:
@@ -15,7 +15,7 @@ the image instead of neighbours in the embedding space, because an object is a c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks a
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
 BORDER_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
 
-__all__ = ["density_peaks"]
+__all__ = ["block_size", "density_peaks"]
 
 
 @dataclass
@@ -79,8 +79,9 @@ def density_peaks(
     min_size: int = 20,
     smoothness: float = 0.3,
     outlier_distance: float = 4.5,
-    object_preference: float = 1.15,
+    object_preference: float = 2.0,
     max_blocks: int = 250_000,
+    pooling: Sequence[int] | None = None,
 ) -> Tensor:
     """Cluster a volume; see the module's text for the steps.
 
@@ -105,11 +106,19 @@ def density_peaks(
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
             halfway between an object and the background belongs to the object.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
+        pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
+            volume is averaged like the whole.
 
     Returns:
         labels (z, y, x) int32, 0 = background, not yet consecutive.
+
+    Raises:
+        SpocoError: if `pooling` is not three numbers of 1 or 2, or embeddings are not finite.
     """
-    blocks = pool_blocks(volume, block_size(volume.shape, max_blocks), foreground, objectness)
+    size = block_size(volume.shape, max_blocks) if pooling is None else tuple(pooling)
+    if len(size) != 3 or not set(size) <= {1, 2}:
+        raise SpocoError(f"pooling is {pooling}: give three numbers, each 1 or 2, along z, y, x")
+    blocks = pool_blocks(volume, size, foreground, objectness)
     density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
     region, means = merge_basins(blocks, density, peak, merge_distance)
     count = len(means)
@@ -172,7 +181,8 @@ def pool_blocks(
 
 def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Mean of (C, z, y, x) over blocks; blocks cut by the border are averaged over the voxels that they have."""
-    return functional.avg_pool3d(values[None], size, ceil_mode=True, count_include_pad=False)[0]
+    kernel = tuple(min(step, extent) for step, extent in zip(size, values.shape[1:], strict=True))
+    return functional.avg_pool3d(values[None], kernel, ceil_mode=True, count_include_pad=False)[0]
 
 
 def neighbour_pairs(shape: tuple[int, ...]) -> Iterator[tuple[tuple, tuple]]:

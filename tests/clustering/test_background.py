@@ -21,6 +21,19 @@ def test_density_rule_tells_spread_from_collapsed_votes():
     assert found.tolist() == [False, True, False]
 
 
+def test_density_rule_is_not_misled_by_noise_in_small_objects():
+    # votes that scatter more than the few voxels of the object: their spread alone says nothing
+    generator = torch.Generator().manual_seed(0)
+    place = grid((24, 24, 24))
+    label = torch.ones(24, 24, 24, dtype=torch.long)
+    label[4:9, 4:9, 4:9] = 2
+    votes = torch.where(label == 2, torch.full_like(place, 6.0), place) * 0.05
+    votes += 0.12 * torch.randn(votes.shape, generator=generator)
+    assert votes[0][label == 2].std() > place[0][label == 2].std() * 0.05
+    found = background_clusters("density", label, 3, torch.ones(24, 24, 24), votes=votes)
+    assert found.tolist() == [False, True, False]
+
+
 def test_scatter_rule_tells_a_background_from_a_large_object():
     label = torch.ones(24, 24, 24, dtype=torch.long)
     radius = (grid((24, 24, 24)) - 11.5).norm(dim=0)

@@ -5,14 +5,7 @@ import pytest
 
 from spoco_bundle.clustering import METHODS, cluster_embeddings
 from spoco_bundle.errors import SpocoError
-
-
-def matched(truth, labels):
-    """Number of true objects with a label of IoU above 0.5."""
-    both = np.zeros((truth.max() + 1, labels.max() + 1))
-    np.add.at(both, (truth.ravel(), labels.ravel()), 1)
-    iou = both / (both.sum(1)[:, None] + both.sum(0)[None] - both)
-    return int((iou[1:, 1:] > 0.5).sum())
+from support import matched
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

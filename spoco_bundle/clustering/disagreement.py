@@ -1,0 +1,76 @@
+"""Where two networks see something different: places worth a person's annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from spoco_bundle.embedding_space import soft_mask
+
+__all__ = ["disagreement_map", "most_disputed"]
+
+
+def disagreement_map(
+    student: Tensor,
+    teacher: Tensor,
+    student_objectness: Tensor | None = None,
+    teacher_objectness: Tensor | None = None,
+    delta_var: float = 0.5,
+    kernel_threshold: float = 0.5,
+) -> Tensor:
+    """How much student and teacher differ at every voxel.
+
+    Whether there is an object: the difference of the objectness. Which object: 1 minus the kernel between both
+    embeddings, weighted by the larger objectness, since background has no embedding to agree on.
+
+    Args:
+        student: (E, *spatial) embeddings, with or without coordinates, which cancel.
+        teacher: (E, *spatial).
+        student_objectness: (*spatial) in [0, 1]; None counts every voxel as an object.
+        teacher_objectness: as ``student_objectness``.
+        delta_var: radius of an object in the embedding space, above 0.
+        kernel_threshold: kernel value at that radius, in (0, 1).
+
+    Returns:
+        (*spatial) float32 in [0, 2].
+    """
+    apart = 1 - soft_mask((student.float() - teacher.float()).square().sum(0), delta_var, kernel_threshold)
+    if student_objectness is None or teacher_objectness is None:
+        return apart
+    return (student_objectness - teacher_objectness).abs() + apart * torch.maximum(
+        student_objectness, teacher_objectness
+    )
+
+
+def most_disputed(
+    disagreement: np.ndarray, candidates: np.ndarray, spacing: Sequence[float], radius: float, count: int = 1
+) -> list[tuple[tuple[int, ...], float]]:
+    """Centres of the places of an object's size where a disagreement is largest.
+
+    Args:
+        disagreement: (*spatial) non-negative.
+        candidates: (*spatial) bool, voxels that count and where a place may lie: seen as an object by at least one of
+            the networks, since both only guess elsewhere, and not judged by a person yet.
+        spacing: voxel size per axis.
+        radius: typical radius of an object in the unit of spacing: the width of the averaging, and places lie at least
+            twice that far apart.
+        count: most places to return.
+
+    Returns:
+        Voxel index and mean disagreement around it, largest first; fewer where nothing is left.
+    """
+    sigma = [radius / step for step in spacing]
+    mean = ndimage.gaussian_filter(np.where(candidates, disagreement, 0).astype(np.float32), sigma, mode="constant")
+    mean[~candidates] = -1
+    places = []
+    grids = np.ogrid[tuple(slice(size) for size in mean.shape)]
+    while len(places) < count and mean.max() >= 0:
+        place = np.unravel_index(int(mean.argmax()), mean.shape)
+        places.append((tuple(int(index) for index in place), float(mean[place])))
+        distance = sum(((grid - index) * step) ** 2 for grid, index, step in zip(grids, place, spacing))
+        mean[distance < (2 * radius) ** 2] = -1
+    return places

@@ -1,0 +1,104 @@
+"""Search one parameter at a time, keeping a value unless another one is better by more than the noise.
+
+A score of a few annotated objects is noisy, and the best of many settings is the luckiest one. So a value counts as
+worse than the best one only if its mean score over the images is lower by more than `caution` standard errors of the
+images' differences, and by more than `min_gain`. Of the value in use at the start and the preferred one, as far as they
+are not worse, that of the higher score is taken, the one in use if both score alike; where both are worse, the best.
+Rounds over all parameters are repeated until one changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Trial", "coordinate_search"]
+
+
+@dataclass
+class Trial:
+    """One setting that was compared with the one in use.
+
+    Attributes:
+        name: parameter that was varied.
+        value: its value.
+        score: mean over the images.
+        gain: mean difference to the setting in use at that moment.
+        noise: standard error of that difference, 0 with one image.
+        chosen: whether the value was taken.
+    """
+
+    name: str
+    value: Any
+    score: float
+    gain: float
+    noise: float
+    chosen: bool = False
+
+
+def coordinate_search(
+    evaluate: Callable[[dict[str, Any]], np.ndarray],
+    space: Mapping[str, Sequence[Any]],
+    start: Mapping[str, Any],
+    preferred: Mapping[str, Any] | None = None,
+    caution: float = 1.0,
+    min_gain: float = 0.02,
+    max_rounds: int = 3,
+) -> tuple[dict[str, Any], list[Trial]]:
+    """Finds a good setting near the one in use.
+
+    Args:
+        evaluate: gives the score (images,) of a setting on every image, higher is better, NaN where an image says
+            nothing; asked once per setting.
+        space: values to try by parameter.
+        start: the setting in use, a value for each parameter of the space.
+        preferred: a value for each parameter of the space, or for some, that wins where the scores cannot tell.
+        caution: standard errors of a difference that say nothing, 0 or more.
+        min_gain: difference of the mean scores that says nothing, 0 or more.
+        max_rounds: rounds over all parameters at most, 1 or more.
+
+    Returns:
+        The setting kept, and what was tried, in order.
+    """
+    known: dict[str, np.ndarray] = {}
+
+    def scores(setting: dict[str, Any]) -> np.ndarray:
+        key = repr(sorted(setting.items()))
+        if key not in known:
+            known[key] = np.asarray(evaluate(setting), dtype=float)
+        return known[key]
+
+    kept, trials = dict(start), []
+    preferred = preferred or {}
+    for _ in range(max_rounds):
+        before = dict(kept)
+        for name, values in space.items():
+            current = scores(kept)
+            found = {value: scores({**kept, name: value}) for value in (start[name], *values)}
+            best = max(found, key=lambda value: np.nanmean(found[value]))
+            equal = {best}
+            for value in found:
+                gap, noise = paired_gain(found[best], found[value])
+                if gap <= max(min_gain, caution * noise):
+                    equal.add(value)
+            favored = [value for value in (start[name], preferred.get(name)) if value in equal]
+            choice = max(favored, key=lambda value: np.nanmean(found[value]), default=best)
+            for value in found:
+                if value != kept[name]:
+                    score = float(np.nanmean(found[value]))
+                    trials.append(Trial(name, value, score, *paired_gain(found[value], current), value == choice))
+            kept[name] = choice
+        if kept == before:
+            break
+    return kept, trials
+
+
+def paired_gain(found: np.ndarray, current: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error of the differences of scores (images,), over the images in which both say something."""
+    difference = (found - current)[~np.isnan(found - current)]
+    if len(difference) < 2:
+        return float(difference.sum()), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
