@@ -1,0 +1,349 @@
+"""Blocks against the whole: equality of the partitions, memory, speed with two workers, cost of the network.
+
+    python scripts/benchmark_blockwise.py equality                    # benchmark volumes, blocks of several sizes
+    python scripts/benchmark_blockwise.py memory --folder SCRATCH     # 256^3 and 1024 x 1024 x 512 voxels
+    python scripts/benchmark_blockwise.py scaling --folder SCRATCH    # one and two workers
+    python scripts/benchmark_blockwise.py network                     # the shipped network, bare and in blocks
+
+``memory`` and ``scaling`` use a stand-in for the network: embeddings of balls on a jittered lattice, computed block by
+block from the voxels' positions, while the image is read from OME-Zarr as ever. Clustering, stitching, writing, pyramid
+and table are those of ``spoco predict``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import zarr
+from embedding_volumes import volume
+from monai.data import MetaTensor
+
+from spoco_bundle.blockwise.embedders import StoredEmbedder
+from spoco_bundle.blockwise.engine import job_engine
+from spoco_bundle.blockwise.grid import Block, BlockGrid, region_shape, window_for
+from spoco_bundle.blockwise.job import Job
+from spoco_bundle.blockwise.segment import segment
+from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.bundle import find_config, read_configs, shipped_weights
+from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume
+from spoco_bundle.data.ome_zarr import label_pyramid_shapes
+from spoco_bundle.inferers.halo_window import windows_along_axis
+from spoco_bundle.metrics.contingency import contingency_table
+from spoco_bundle.metrics.partition import adapted_rand_error
+from spoco_bundle.networks import load_weights
+from spoco_bundle.transforms import ClusterEmbeddingsd
+
+PITCH = 32  # voxels between the balls of the stand-in
+RADIUS = 11.0
+MERGE_DISTANCE = {False: 1.0, True: 0.6}  # as in benchmark_clustering.py
+
+
+@dataclass
+class BallEmbedder:
+    """Embeddings of one ball per cell of a lattice, shifted at random within it; every voxel votes for its centre.
+
+    Attributes:
+        source: the image, read with a halo as a network would.
+        halo: voxels around the label region.
+    """
+
+    source: LazyVolume
+    halo: int = 20
+
+    def __call__(self, block: Block) -> dict[str, torch.Tensor]:
+        """Raw output (9, *block.label): 3 offsets, 5 colours, 1 objectness logit."""
+        self.source.read(block.read)
+        axes = [torch.arange(part.start, part.stop, dtype=torch.float32) for part in block.label]
+        cells = [axis.long() // PITCH for axis in axes]
+        z, y, x = (cell.reshape([-1 if i == a else 1 for i in range(3)]) for a, cell in enumerate(cells))
+        lot = (z * 73856093) ^ (y * 19349663) ^ (x * 83492791)
+        output = torch.empty(9, *lot.shape)
+        distance = torch.zeros(lot.shape)
+        for axis in range(3):
+            shift = ((lot >> (4 * axis)) % 9 - 4).float()
+            cell = cells[axis].reshape([-1 if i == axis else 1 for i in range(3)]) * PITCH
+            place = axes[axis].reshape([-1 if i == axis else 1 for i in range(3)])
+            offset = cell + PITCH / 2 + shift - place
+            distance += offset.square()
+            output[axis] = offset / (RADIUS / 2)
+        for channel in range(3, 8):
+            output[channel] = ((lot >> channel) % 7).float() / 7
+        output[8] = RADIUS - distance.sqrt_()
+        return {"pred": output}
+
+
+def balls(folder: Path, shape: tuple[int, int, int]) -> LazyVolume:
+    """An OME-Zarr image, uint8, as the input of the stand-in; noise, so that it does not compress away."""
+    path = folder / f"image_{'x'.join(map(str, shape))}.ome.zarr"
+    if not path.is_dir():
+        partial = path.with_suffix(".partial")
+        group = zarr.open_group(str(partial), mode="w", zarr_format=2)
+        array = zarr.create_array(str(partial / "0"), shape=shape, chunks=(64, 128, 128), dtype="u1", zarr_format=2)
+        random = np.random.default_rng(0)
+        for start in range(0, shape[0], 64):
+            array[start : start + 64] = random.integers(0, 64, (min(64, shape[0] - start), *shape[1:]), dtype=np.uint8)
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+        dataset = {"path": "0", "coordinateTransformations": scale}
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [dataset]}]
+        partial.rename(path)
+    return open_volume(path)
+
+
+def ball_job(source: LazyVolume, work: Path, block: int) -> Job:
+    """The job that segments the balls."""
+    grid = BlockGrid(source.shape, (block,) * 3, (PITCH // 2,) * 3, (20, 20, 20), (4, 8, 8))
+    clustering = ClusterEmbeddingsd(
+        coordinate_channels=3,
+        coordinate_scale=RADIUS / 2,
+        objectness=True,
+        objectness_threshold=0.5,
+    )
+    return Job(
+        grid=grid,
+        embedder=BallEmbedder(source),
+        clustering=clustering,
+        affine=np.eye(4),
+        work=WorkFolder(work),
+        levels=label_pyramid_shapes(source.shape, (1, 1, 1), 256),
+        least_share=0.5,
+        thin_voxels=20,
+        agreement_distance=1.0,
+        threads=1,
+    )
+
+
+def run_job(job: Job, scheduler: str, workers: int, progress: bool = False) -> tuple[int, float]:
+    """Runs a job from nothing; returns the number of objects and the seconds from the start of the first block."""
+    shutil.rmtree(job.work.path, ignore_errors=True)
+    job.work.open({})
+    with job_engine(job, scheduler, workers, 0, progress) as engine:
+        began = time.perf_counter()
+        segment(
+            job,
+            engine,
+            chunks=(64, 64, 64),
+            min_size=20,
+            spacing=(1.0, 1.0, 1.0),
+            translation=(0.0, 0.0, 0.0),
+            unit="micrometer",
+            name="balls",
+            like=None,
+            pyramid=True,
+        )
+        seconds = time.perf_counter() - began
+    objects = sum(1 for _ in job.table_path.open()) - 1
+    return objects, seconds
+
+
+def equality(options: argparse.Namespace) -> None:
+    """Partitions of the benchmark volumes, blocks against whole."""
+    print("| objects | embeddings | foreground | blocks | overlap | whole / blocks objects | ARE |")
+    print("|---|---|---|---|---|---|---|")
+    for count, coordinates in itertools.product(options.objects, (True, False)):
+        embeddings, truth = volume((options.side,) * 3, count, seed=options.seed, coordinates=coordinates)
+        radius = 0.55 * (options.side**3 / count) ** (1 / 3)
+        if coordinates:  # the generator adds them over the mean radius
+            for axis, grid in enumerate(np.ogrid[tuple(slice(n) for n in truth.shape)]):
+                embeddings[axis] -= grid.astype(np.float32) / np.float32(radius)
+        overlap = min(options.side, math.ceil(options.diameters * 2 * radius))
+        for foreground in (True, False):
+            clustering = ClusterEmbeddingsd(
+                coordinate_channels=3 * coordinates,
+                coordinate_scale=radius,
+                foreground_key="foreground" if foreground else None,
+                merge_distance=MERGE_DISTANCE[coordinates],
+            )
+            sample = {"image": MetaTensor(torch.zeros(1, *truth.shape)), "pred": torch.from_numpy(embeddings)}
+            sample["foreground"] = torch.from_numpy(truth[None] > 0)
+            whole = clustering(sample)["pred"][0].numpy()
+            for block in options.blocks:
+                found = in_blocks(embeddings, truth > 0, clustering, block, overlap)
+                error = adapted_rand_error(contingency_table(whole, found))
+                print(
+                    f"| {count} | {'semi-convolutional' if coordinates else 'non-spatial'} "
+                    f"| {'given' if foreground else 'auto'} | {block} | {overlap} "
+                    f"| {whole.max()} / {found.max()} | {error:.5f} |",
+                    flush=True,
+                )
+
+
+def in_blocks(
+    embeddings: np.ndarray, foreground: np.ndarray, clustering: ClusterEmbeddingsd, block: int, overlap: int
+) -> np.ndarray:
+    """Labels of stored embeddings, clustered in blocks."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for entry, values in (("embeddings", embeddings), ("foreground", foreground.astype(np.uint8))):
+            array = zarr.create_array(
+                str(folder / entry), shape=values.shape, chunks=(32,) * values.ndim, dtype=values.dtype, zarr_format=2
+            )
+            array.attrs["_ARRAY_DIMENSIONS"] = list("czyx"[-values.ndim :])
+            array[:] = values
+        shape = foreground.shape
+        none = (0, 0, 0)
+        job = Job(
+            grid=BlockGrid(shape, (block,) * 3, (overlap,) * 3, none, (1, 1, 1)),
+            embedder=StoredEmbedder(open_volume(folder / "embeddings")),
+            clustering=clustering.for_pieces_of(shape),
+            affine=np.eye(4),
+            work=WorkFolder(folder / "work"),
+            levels=[(shape, (1, 1, 1))],
+            least_share=0.5,
+            thin_voxels=20,
+            agreement_distance=1.0,
+            foreground=open_volume(folder / "foreground") if clustering.foreground_key else None,
+        )
+        job.work.open({})
+        with job_engine(job, "threads", 1, 0, False) as engine:
+            labels = segment(
+                job,
+                engine,
+                chunks=(block,) * 3,
+                min_size=20,
+                spacing=None,
+                translation=none,
+                unit="unknown",
+                name="labels",
+                like=None,
+                pyramid=False,
+            )
+            return labels[:].astype(np.int64)
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak resident memory of a small and of a large volume, in fresh processes."""
+    if options.shape:
+        source = balls(options.folder, tuple(options.shape))
+        before = psutil.Process().memory_info().rss
+        found, seconds = run_job(ball_job(source, options.folder / "run", options.block), "threads", 1, progress=True)
+        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+        print(
+            json.dumps({"before": before, "peak": peak, "objects": found, "seconds": seconds, "voxels": source.voxels})
+        )
+        return
+    rows = []
+    for shape in ((256, 256, 256), (512, 1024, 1024)):
+        balls(options.folder, shape)
+        command = [sys.executable, __file__, "memory", "--folder", str(options.folder), "--block", str(options.block)]
+        output = subprocess.run(
+            [*command, "--shape", *map(str, shape)], stdout=subprocess.PIPE, check=True, text=True
+        ).stdout
+        rows.append(json.loads(output.splitlines()[-1]))
+        row = rows[-1]
+        cells = math.prod(shape) // PITCH**3
+        print(
+            f"{' x '.join(map(str, shape))}: {row['objects']} objects of {cells}, peak {row['peak'] / 2**30:.3f} GiB "
+            f"({row['before'] / 2**30:.3f} before), {row['seconds']:.0f} s, "
+            f"{row['voxels'] / row['seconds'] / 1e6:.2f} million voxels per second",
+            flush=True,
+        )
+    print(f"ratio of the peaks: {rows[1]['peak'] / rows[0]['peak']:.3f}")
+
+
+def scaling(options: argparse.Namespace) -> None:
+    """One worker against two, alternating, in one process."""
+    source = balls(options.folder, (256, 256, 512))
+    ratios = []
+    for repeat in range(options.repeats):
+        seconds = {}
+        for workers in (1, 2) if repeat % 2 == 0 else (2, 1):
+            job = ball_job(source, options.folder / "run", options.block)
+            _, seconds[workers] = run_job(job, "processes", workers)
+        ratios.append(seconds[1] / seconds[2])
+        print(
+            f"{len(job.grid)} blocks: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {ratios[-1]:.2f}; "
+            f"load average {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+    print(f"median ratio {np.median(ratios):.2f}")
+
+
+@torch.inference_mode()
+def network(options: argparse.Namespace) -> None:
+    """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
+    torch.set_num_threads(1)
+    parser = read_configs([find_config("inference_blockwise")], {})
+    net = parser.get_parsed_content("network_def")
+    load_weights(net, shipped_weights(3) / "model.pt").eval().to(memory_format=torch.channels_last_3d)
+    inferer = parser.get_parsed_content("inferer")
+    block = tuple(parser.get_parsed_content("largest_block"))
+    scale, spacing = float(net.coordinate_scale), net.training_spacing.tolist()
+    overlap = tuple(math.ceil(options.diameters * 4 * scale / step) for step in spacing)
+    grid = BlockGrid(tuple(3 * size for size in block), block, overlap, tuple(inferer.halo), net.total_stride)
+    middle = grid.at((1, 1, 1))
+    roi_size = window_for(middle, inferer.halo, net.total_stride, parser.get_parsed_content("window_voxels"))
+    windows = 1
+    for read, label, size, halo, multiple in zip(middle.read, middle.label, roi_size, inferer.halo, net.total_stride):
+        start, stop = label.start - read.start, label.stop - read.start
+        axis = windows_along_axis(read.stop - read.start, size, halo, multiple)
+        windows *= sum(w.core_start < stop and w.core_stop > start for w in axis)
+    seen = windows * math.prod(roi_size)
+    window = torch.rand(1, 1, *roi_size)
+    net(window)
+    seconds = []
+    for _ in range(options.repeats):
+        began = time.perf_counter()
+        net(window)
+        seconds.append(time.perf_counter() - began)
+    speed = math.prod(roi_size) / min(seconds)
+    overhead = seen / math.prod(block)
+    block_seconds = seen / speed
+    print(f"block {block}, overlap {overlap}, halo {tuple(inferer.halo)}, window {roi_size}")
+    print(f"bare pass: {speed / 1e6:.2f} million voxels per second, load average {os.getloadavg()[0]:.1f}")
+    print(
+        f"a block inside a volume takes {windows} windows: {overhead:.2f} times the arithmetic of a bare pass over its "
+        f"voxels, {math.prod(region_shape(middle.label)) / math.prod(block):.2f} times of which for the overlap; "
+        f"{math.prod(block) / block_seconds / 1e6:.3f} million voxels per second"
+    )
+    for voxels in (5.4e8, 1e9, 1e12):
+        print(f"{voxels:.2g} voxels: {voxels / math.prod(block) * block_seconds / 3600:.1f} hours on this thread")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one of the benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("equality")
+    command.add_argument("--side", type=int, default=128)
+    command.add_argument("--objects", type=int, nargs="+", default=[60, 600, 3000])
+    command.add_argument("--blocks", type=int, nargs="+", default=[48, 64])
+    command.add_argument("--diameters", type=float, default=1.5, help="overlap over the mean diameter of the objects")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=equality)
+    command = commands.add_parser("memory")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--block", type=int, default=64)
+    command.add_argument("--shape", type=int, nargs=3, help="only this volume, in this process")
+    command.set_defaults(run=memory)
+    command = commands.add_parser("scaling")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--block", type=int, default=64)
+    command.add_argument("--repeats", type=int, default=3)
+    command.set_defaults(run=scaling)
+    command = commands.add_parser("network")
+    command.add_argument("--diameters", type=float, default=1.5, help="overlap over a typical object's diameter")
+    command.add_argument("--repeats", type=int, default=3)
+    command.set_defaults(run=network)
+    options = parser.parse_args(arguments)
+    if getattr(options, "folder", None):
+        options.folder.mkdir(parents=True, exist_ok=True)
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,71 @@
+"""Where the embeddings of a block come from: the network, or a file of embeddings computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from spoco_bundle.blockwise.grid import Block, within
+from spoco_bundle.data.lazy_volumes import LazyVolume
+from spoco_bundle.errors import SpocoError
+
+__all__ = ["NetworkEmbedder", "StoredEmbedder"]
+
+
+@dataclass
+class NetworkEmbedder:
+    """Reads a block with its halo, normalises it with the range of the whole volume, and runs the network.
+
+    Attributes:
+        source: the image.
+        networks: entry of the sample to network, ``pred`` and, where two networks have to agree, ``second_pred``.
+        inferer: a ``HaloWindowInferer``.
+        normalize: a ``NormalizePercentiled``.
+        ranges: (C, 2) of the whole volume, from ``normalize.fit`` of a sample.
+        bright: with the background rule "intensity", the threshold of the normalised image; None otherwise.
+    """
+
+    source: LazyVolume
+    networks: dict[str, torch.nn.Module]
+    inferer: Any
+    normalize: Any
+    ranges: torch.Tensor
+    bright: float | None = None
+
+    def __call__(self, block: Block) -> dict[str, torch.Tensor]:
+        """Raw outputs (E, *block.label) by entry, and the mask ``foreground`` where there is a threshold.
+
+        Raises:
+            SpocoError: if the image holds values that are not finite.
+        """
+        image = torch.from_numpy(np.ascontiguousarray(self.source.read(block.read), dtype=np.float32))
+        if not torch.isfinite(image).all():
+            raise SpocoError(f"{self.source.path}: {block} holds NaN or infinite voxels: replace them")
+        image = self.normalize.apply(image, self.ranges)
+        keep = within(block.label, block.read)
+        outputs = {key: self.inferer.part(image[None], keep, network)[0] for key, network in self.networks.items()}
+        if self.bright is not None:
+            outputs["foreground"] = image[(slice(None), *keep)].mean(0, keepdim=True) > self.bright
+        return outputs
+
+
+@dataclass
+class StoredEmbedder:
+    """Reads embeddings (and, as their last channel, the objectness logit) from a file instead of computing them.
+
+    Attributes:
+        source: an image whose channels are the network's output, coordinates not added.
+        prepare: applied to every block's (E, *block.label) float32.
+    """
+
+    source: LazyVolume
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(self, block: Block) -> dict[str, torch.Tensor]:
+        """The stored values (E, *block.label) as entry ``pred``."""
+        values = torch.from_numpy(np.ascontiguousarray(self.source.read(block.label), dtype=np.float32))
+        return {"pred": values if self.prepare is None else self.prepare(values)}

@@ -1,0 +1,169 @@
+"""Dask runs the steps: on threads of this process, on local processes, or on any scheduler's workers."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import torch
+from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
+
+from spoco_bundle.blockwise.job import Job
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.progress import Progress
+
+__all__ = ["Engine", "job_engine"]
+
+CONNECT_SECONDS = 30
+_QUEUED = 10_000  # steps known to the scheduler at a time
+
+# Dask keeps an hour of profiles and logs in memory, which outgrow the blocks
+_KEEP_LITTLE = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.log-length": 1000,
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.system-monitor.log-length": 100,
+}
+
+# a local worker that was silent, as in a process that was stopped for a while, still works: nobody would replace it
+_LOCAL = {"distributed.scheduler.worker-ttl": None}
+
+
+class JobPlugin(WorkerPlugin):
+    """Hands the job to every worker, also to those that come later."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in each worker."""
+        if self.job.threads is not None:
+            torch.set_num_threads(self.job.threads)
+
+
+@contextmanager
+def job_engine(job: Job, scheduler: str, workers: int, retries: int, progress: bool) -> Iterator[Engine]:
+    """Connects to Dask and hands the job to its workers.
+
+    Args:
+        job: what the steps are made of.
+        scheduler: ``"threads"`` (of this process), ``"processes"`` (of this machine) or the address of a running
+            scheduler, such as ``"tcp://host:8786"``.
+        workers: number of threads or processes; a running scheduler has its own.
+        retries: how often a failing step is tried again, and how many dying workers it may have.
+        progress: whether to show a progress bar for each stage.
+
+    Raises:
+        SpocoError: if the scheduler cannot be reached.
+    """
+    for name in ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    plugin = f"spoco-{uuid.uuid4()}"  # a shared scheduler may hold the jobs of others
+    settings = {**_KEEP_LITTLE, "distributed.scheduler.allowed-failures": retries}
+    with dask.config.set(settings), _client(scheduler, workers) as client:
+        client.register_plugin(JobPlugin(job), name=plugin)
+        try:
+            yield Engine(client, plugin, job, retries, progress)
+        finally:
+            if scheduler not in ("threads", "processes"):
+                client.unregister_worker_plugin(plugin)
+
+
+@contextmanager
+def _client(scheduler: str, workers: int) -> Iterator[Client]:
+    if scheduler in ("threads", "processes"):
+        threads = scheduler == "threads"
+        with (
+            dask.config.set(_LOCAL),
+            LocalCluster(
+                n_workers=1 if threads else workers,
+                threads_per_worker=workers if threads else 1,
+                processes=not threads,
+                memory_limit=None,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    choices = "give threads, processes or the address of a running Dask scheduler, such as tcp://host:8786"
+    if ":" not in scheduler:
+        raise SpocoError(f"--scheduler {scheduler}: is no address: {choices}")
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise SpocoError(f"--scheduler {scheduler}: cannot be reached ({reason}): {choices}") from error
+    with client:
+        yield client
+
+
+class Engine:
+    """Runs stages of one job; see :func:`job_engine`."""
+
+    def __init__(self, client: Client, plugin: str, job: Job, retries: int, progress: bool) -> None:
+        self.client = client
+        self.plugin = plugin
+        self.job = job
+        self.retries = retries
+        self.progress = progress
+
+    def run(self, stage: str, total: int, name: Callable[[int], str]) -> None:
+        """Runs a stage for the blocks that still need it.
+
+        Args:
+            stage: name of the stage.
+            total: its number of blocks.
+            name: describes a block in an error.
+
+        Raises:
+            SpocoError: if blocks failed on every try, after all others were finished; at once for what the user has to
+                mend first, such as a full disk.
+        """
+        done = self.job.work.finished(stage)
+        self._run(stage, [number for number in range(total) if number not in done], total, name)
+
+    def _run(self, stage: str, numbers: Iterable[int], total: int, name: Callable[[int], str]) -> None:
+        waiting = list(numbers)[::-1]
+        failed: dict[int, str] = {}
+        owners: dict[str, int] = {}
+        running = as_completed()
+
+        def submit() -> None:
+            number = waiting.pop()
+            future = self.client.submit(_step, self.plugin, stage, number, retries=self.retries, pure=False)
+            owners[future.key] = number
+            running.add(future)
+
+        with Progress(f"{stage}, blocks", total, done=total - len(waiting), quiet=not self.progress) as bar:
+            while waiting and len(owners) < _QUEUED:
+                submit()
+            for future in running:
+                number = owners.pop(future.key)
+                if future.status == "finished":
+                    bar.update()
+                else:
+                    error = future.exception()
+                    if isinstance(error, SpocoError):
+                        self.client.cancel(list(running.futures))
+                        raise error
+                    reason = " ".join(str(error).split())[:200]
+                    failed[number] = f"{name(number)} failed ({type(error).__name__}: {reason})"
+                future.release()
+                if waiting:
+                    submit()
+        if failed:
+            others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            raise SpocoError(
+                f"{failed[min(failed)]}{others}, tried {self.retries + 1} times; all other blocks are kept in "
+                f"{self.job.work.path}: mend the cause and give the same command again"
+            )
+
+
+def _step(plugin: str, stage: str, number: int) -> None:
+    get_worker().plugins[plugin].job.run(stage, number)

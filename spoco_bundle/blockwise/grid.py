@@ -1,0 +1,195 @@
+"""Blocks of a volume: what each one reads, what it labels and what it writes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from spoco_bundle.errors import SpocoError
+
+Region = tuple[slice, ...]
+MOST_WINDOWS = 12  # per axis of a block that are thought of
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the grid; regions are slices in voxels of the whole volume, along z, y, x or y, x.
+
+    Attributes:
+        number: place in raster order, from 0.
+        place: the same per axis.
+        write: voxels that this block is responsible for; those of all blocks tile the volume.
+        label: voxels that are clustered: ``write`` and the overlap around it.
+        read: voxels that the network sees: ``label`` and the halo around it, from the network's stride grid.
+    """
+
+    number: int
+    place: tuple[int, ...]
+    write: Region
+    label: Region
+    read: Region
+
+    def __str__(self) -> str:
+        spans = (f"{name} {part.start}:{part.stop}" for name, part in zip("zyx"[-len(self.write) :], self.write))
+        return f"block {self.number} ({', '.join(spans)})"
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Blocks that tile a volume.
+
+    Args:
+        shape: voxels of the volume per axis.
+        block: voxels of a block's write region; the last block of an axis may be smaller.
+        overlap: voxels that are clustered around the write region. Objects up to that long are complete in every block
+            that writes a part of them.
+        halo: voxels that the network reads around those, its receptive radius.
+        multiple: stride of the network: read regions start on multiples of it.
+
+    Raises:
+        SpocoError: if an entry is out of range or has another number of axes than the shape.
+    """
+
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    overlap: tuple[int, ...]
+    halo: tuple[int, ...]
+    multiple: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name, least in (("block", 1), ("overlap", 0), ("halo", 0), ("multiple", 1)):
+            values = getattr(self, name)
+            if len(values) != len(self.shape) or min(values) < least:
+                raise SpocoError(f"{name}: expected {len(self.shape)} ints of at least {least}, got {values}")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks per axis."""
+        return tuple(-(-size // step) for size, step in zip(self.shape, self.block))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def __getitem__(self, number: int) -> Block:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = []
+        rest = number
+        for count in reversed(self.counts):
+            rest, index = divmod(rest, count)
+            place.append(index)
+        return self.at(tuple(reversed(place)))
+
+    def at(self, place: tuple[int, ...]) -> Block:
+        """The block at a place of the grid."""
+        write, label, read = [], [], []
+        for index, size, step, overlap, halo, multiple in zip(
+            place, self.shape, self.block, self.overlap, self.halo, self.multiple
+        ):
+            start, stop = index * step, min(size, (index + 1) * step)
+            write.append(slice(start, stop))
+            # from even voxels: a clustering that averages 2 x 2 x 2 voxels then sees the same averages in every block
+            start, stop = max(0, start - overlap) // 2 * 2, min(size, -(-(stop + overlap) // 2) * 2)
+            label.append(slice(start, stop))
+            start, stop = max(0, start - halo) // multiple * multiple, -(-(stop + halo) // multiple) * multiple
+            read.append(slice(start, min(size, stop)))
+        number = 0
+        for index, count in zip(place, self.counts):
+            number = number * count + index
+        return Block(number, place, tuple(write), tuple(label), tuple(read))
+
+    def largest(self) -> Block:
+        """A block than which no other one reads or labels more: away from the volume's end, where blocks may be cut."""
+        return self.at(tuple((count - 1) // 2 for count in self.counts))
+
+    def neighbours(self, block: Block) -> Iterator[tuple[tuple[int, ...], Block]]:
+        """Blocks that touch this one by a face, an edge or a corner and come after it in raster order.
+
+        Yields:
+            The step per axis (-1, 0 or 1) and the neighbour.
+        """
+        for step in itertools.product((-1, 0, 1), repeat=len(self.shape)):
+            place = tuple(index + move for index, move in zip(block.place, step))
+            if step > (0,) * len(step) and all(0 <= index < count for index, count in zip(place, self.counts)):
+                yield step, self.at(place)
+
+    def reach(self) -> tuple[int, ...]:
+        """Voxels on either side of a border within which two blocks' labels are compared: half the overlap."""
+        return tuple(max(1, overlap // 2) if overlap else 0 for overlap in self.overlap)
+
+    def shared(self, block: Block, step: tuple[int, ...]) -> Region:
+        """Where the labels of a block and of its neighbour are compared: around their common face, edge or corner."""
+        region = []
+        for part, move, reach, size in zip(block.write, step, self.reach(), self.shape):
+            border = part.stop if move > 0 else part.start
+            region.append(slice(max(0, border - reach), min(size, border + reach)) if move else part)
+        return tuple(region)
+
+    def slabs(self, block: Block) -> dict[tuple[int, int], Region]:
+        """The regions around the faces of a block, (axis, side -1 or 1) to region; they hold all shared regions."""
+        found = {}
+        for axis, count in enumerate(self.counts):
+            for side in (-1, 1):
+                if 0 <= block.place[axis] + side < count:
+                    step = tuple(side if other == axis else 0 for other in range(len(self.shape)))
+                    wide = tuple(
+                        slice(max(0, part.start - reach), min(size, part.stop + reach))
+                        for part, reach, size in zip(block.write, self.reach(), self.shape)
+                    )
+                    thin = self.shared(block, step)
+                    found[axis, side] = (*wide[:axis], thin[axis], *wide[axis + 1 :])
+        return found
+
+
+def window_for(block: Block, halo: Sequence[int], multiple: Sequence[int], most_voxels: float) -> tuple[int, ...]:
+    """The window with which the network runs over a block for the least arithmetic.
+
+    Args:
+        block: the block.
+        halo: voxels cut off a window's inner faces.
+        multiple: stride of the network.
+        most_voxels: that a window may have; the smallest possible one may have more.
+
+    Returns:
+        Voxels per axis.
+    """
+    choices = []
+    for label, read, edge, step in zip(block.label, block.read, halo, multiple):
+        size, whole = label.stop - label.start, read.stop - read.start
+        sizes = {min(whole, -(-size // count) + 2 * edge) for count in range(1, MOST_WINDOWS + 1)}
+        axis = []
+        for window in sizes:
+            window = -(-max(window, 2 * edge + step) // step) * step
+            core = window if window >= whole else (window - 2 * edge) // step * step
+            axis.append((window, 1 if window >= whole else -(-size // core)))
+        choices.append(axis)
+    found = []
+    for axes in itertools.product(*choices):
+        voxels = math.prod(window for window, _ in axes)
+        arithmetic = voxels * math.prod(count for _, count in axes)
+        found.append((max(0, voxels - most_voxels), arithmetic, tuple(window for window, _ in axes)))
+    return min(found)[2]
+
+
+def within(inner: Region, outer: Region) -> Region:
+    """A region in voxels of the volume, as slices of an array that covers another one."""
+    return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(inner, outer))
+
+
+def region_shape(region: Region) -> tuple[int, ...]:
+    """Voxels of a region per axis."""
+    return tuple(part.stop - part.start for part in region)
+
+
+def per_axis(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One int per axis, from one int for all or a sequence.
+
+    Raises:
+        SpocoError: if the number of axes differs.
+    """
+    values = (value,) * dims if isinstance(value, int) else tuple(int(part) for part in value)
+    if len(values) != dims:
+        raise SpocoError(f"{name} is {value}: give one number, or {dims} for a {dims}D image")
+    return values

@@ -1,0 +1,202 @@
+"""The steps of a run, each for one block: label, link to the neighbours, renumber, coarsen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastremap
+import numpy as np
+import torch
+import zarr
+from monai.data import MetaTensor
+
+from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, region_shape, within
+from spoco_bundle.blockwise.memory import release_freed
+from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
+from spoco_bundle.blockwise.work import WorkFolder, told
+from spoco_bundle.data.geometry import column_spacing
+from spoco_bundle.data.lazy_volumes import LazyVolume
+from spoco_bundle.data.ome_zarr import chunk_regions, halve
+from spoco_bundle.embedding_space import add_coordinates
+
+__all__ = ["STAGES", "Job"]
+
+#: steps for every block, in order; the levels of the pyramid follow
+STAGES = ("label", "link", "renumber")
+_MEAN_VOXELS = 1 << 21  # voxels whose embeddings are averaged at a time
+
+
+@dataclass
+class Job:
+    """Everything a worker needs; every step reads and writes files only, so that steps may be repeated and killed.
+
+    Attributes:
+        grid: the blocks.
+        embedder: maps a block to the network's output over its label region (see ``embedders``).
+        clustering: a ``ClusterEmbeddingsd`` of the entry ``pred``.
+        affine: of the volume.
+        work: records; the labels of the blocks lie in ``labels`` inside it, the result in ``result.zarr``.
+        levels: of the label pyramid.
+        least_share: see ``link_pieces``.
+        thin_voxels: see ``link_pieces``.
+        agreement_distance: see ``link_pieces``.
+        foreground: a mask beside the image, or None.
+        threads: of torch in a worker; None leaves them.
+    """
+
+    grid: BlockGrid
+    embedder: Callable[[Block], dict[str, torch.Tensor]]
+    clustering: Any
+    affine: np.ndarray
+    work: WorkFolder
+    levels: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    least_share: float
+    thin_voxels: int
+    agreement_distance: float
+    foreground: LazyVolume | None = None
+    threads: int | None = None
+
+    @property
+    def labels_path(self) -> Path:
+        """Zarr array of the labels as numbered by each block."""
+        return self.work.path / "labels"
+
+    @property
+    def result_path(self) -> Path:
+        """Zarr image of the final labels."""
+        return self.work.path / "result.zarr"
+
+    @property
+    def table_path(self) -> Path:
+        """CSV table of the objects."""
+        return self.work.path / "objects.csv"
+
+    def run(self, stage: str, number: int) -> None:
+        """Runs one step and records it.
+
+        Raises:
+            SpocoError: if the disk is full or the target cannot be written.
+        """
+        with told(self.work.path):
+            if stage.startswith("level"):
+                self.coarsen(int(stage.removeprefix("level")), number)
+            else:
+                getattr(self, stage)(number)
+        release_freed()
+
+    def blank_image(self, block: Block) -> MetaTensor:
+        """An image of the block's label region that says where it lies; its voxels are zeros that take no memory."""
+        image = MetaTensor(torch.zeros(()).expand(1, *region_shape(block.label)), affine=torch.as_tensor(self.affine))
+        image.meta["block_origin"] = [part.start for part in block.label]
+        return image
+
+    @torch.inference_mode()
+    def label(self, number: int) -> None:
+        """Embeds and clusters a block, writes the labels of its write region, records pieces and shared borders."""
+        block = self.grid[number]
+        image = self.blank_image(block)
+        outputs = self.embedder(block)
+        if self.foreground is not None:
+            outputs["foreground"] = torch.from_numpy(self.foreground.read(block.label) > 0)
+        sample = self.clustering({"image": image, **outputs})
+        labels = torch.as_tensor(sample["pred"])[0].cpu().numpy().astype(np.uint32)
+        confidence = torch.as_tensor(sample["pred_confidence"]).cpu().numpy()
+        del sample
+        inside = within(block.write, block.label)
+        ids = fastremap.unique(labels[inside])
+        ids = ids[ids > 0]
+        table = np.zeros(int(labels.max()) + 1, np.uint32)
+        table[ids] = np.arange(1, len(ids) + 1)
+        labels = table[labels]
+        own = np.ascontiguousarray(labels[inside])
+        pieces = measure_pieces(own, [part.start for part in block.write], self.grid.shape, confidence[ids - 1])
+        slabs = {
+            f"slab_{axis}_{side}": labels[within(region, block.label)]
+            for (axis, side), region in self.grid.slabs(block).items()
+        }
+        means = self.piece_means(outputs["pred"], labels, len(ids), image, block)
+        zarr.open_array(str(self.labels_path), mode="r+")[block.write] = own
+        self.work.save("label", number, means=means, **pieces.arrays(), **slabs)
+
+    def piece_means(
+        self, output: torch.Tensor, labels: np.ndarray, count: int, image: MetaTensor, block: Block
+    ) -> np.ndarray:
+        """Mean embeddings (count + 1, E) float32 of the pieces over the label region, coordinates added."""
+        embeddings = output[:-1] if self.clustering.objectness else output
+        sums = torch.zeros(count + 1, len(embeddings), dtype=torch.float64)
+        step = max(1, _MEAN_VOXELS // max(1, labels[0].size))
+        for start in range(0, len(labels), step):
+            part = embeddings[:, start : start + step].cpu()
+            if self.clustering.coordinate_channels:
+                origin = [block.label[0].start + start, *(axis.start for axis in block.label[1:])]
+                part = add_coordinates(part[None], self.spacing, self.clustering.scale(), origin)[0]
+            owner = torch.from_numpy(labels[start : start + step].astype(np.int64).ravel())
+            chosen = owner.nonzero()[:, 0]
+            sums.index_add_(0, owner[chosen], part.reshape(len(part), -1)[:, chosen].T.double())
+        voxels = np.bincount(labels.ravel(), minlength=count + 1)
+        return (sums.numpy() / np.maximum(voxels, 1)[:, None]).astype(np.float32)
+
+    @property
+    def spacing(self) -> list[float]:
+        """Spacing that the coordinates are multiplied with."""
+        return list(column_spacing(self.affine[:, : len(self.grid.shape)]))
+
+    def link(self, number: int) -> None:
+        """Finds which pieces of a block are one object with which of its later neighbours'."""
+        block = self.grid[number]
+        found = [np.zeros((0, 4), np.int64)]
+        with self.work.load("label", number) as mine:
+            for step, neighbour in self.grid.neighbours(block):
+                axis = next(axis for axis, move in enumerate(step) if move)
+                shared = self.grid.shared(block, step)
+                with self.work.load("label", neighbour.number) as theirs:
+                    pairs = link_pieces(
+                        self._slab(mine, block, axis, step[axis], shared),
+                        self._slab(theirs, neighbour, axis, -step[axis], shared),
+                        mine["means"],
+                        theirs["means"],
+                        self.least_share,
+                        self.thin_voxels,
+                        self.agreement_distance,
+                    )
+                rows = np.zeros((len(pairs), 4), np.int64)
+                rows[:, 0], rows[:, 2] = number, neighbour.number
+                rows[:, 1], rows[:, 3] = pairs.T
+                found.append(rows)
+        self.work.save("link", number, links=np.concatenate(found))
+
+    def _slab(self, record: Any, block: Block, axis: int, side: int, shared: Region) -> np.ndarray:
+        return record[f"slab_{axis}_{side}"][within(shared, self.grid.slabs(block)[axis, side])]
+
+    def renumber(self, number: int) -> None:
+        """Writes the final ids of a block."""
+        start, stop = np.load(self.work.path / "offsets.npy", mmap_mode="r")[number : number + 2]
+        ids = np.load(self.work.path / "ids.npy", mmap_mode="r")[start:stop]
+        source = zarr.open_array(str(self.labels_path), mode="r")
+        target = zarr.open_array(str(self.result_path / "0"), mode="r+")
+        table = np.concatenate([[0], ids]).astype(target.dtype)
+        for part in chunk_regions(self.grid[number].write, target.chunks):
+            values = np.asarray(source[part])
+            if values.any():
+                target[part] = table[values]
+        self.work.save("renumber", number)
+
+    def coarsen(self, level: int, number: int) -> None:
+        """Writes one block of a level of the pyramid."""
+        grid = self.level_grid(level)
+        halve(self.result_path, level, grid[number].write, self.levels)
+        self.work.save(f"level{level}", number)
+
+    def level_grid(self, level: int) -> BlockGrid:
+        """Blocks of a level of the pyramid."""
+        shape = self.levels[level][0]
+        none = (0,) * len(shape)
+        return BlockGrid(shape, self.grid.block, none, none, (1,) * len(shape))
+
+    def pieces_of(self, number: int) -> Pieces:
+        """The measured pieces of a finished block."""
+        with self.work.load("label", number) as record:
+            return Pieces(**{name: record[name] for name in Pieces.__dataclass_fields__})

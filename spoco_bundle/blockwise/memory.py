@@ -1,0 +1,138 @@
+"""How much memory there is, and how much a prediction needs."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from spoco_bundle.errors import SpocoError
+
+__all__ = ["available_memory", "block_memory", "readable", "release_freed", "whole_memory"]
+
+GIB = 2**30
+# Measured with scripts/benchmark_blockwise.py; see docs/blockwise.md.
+PROCESS = 0.7 * GIB  # Python, torch and MONAI before they do anything
+WINDOW_FEATURE_BYTES = 52  # a window's activations, per voxel and feature channel of the full resolution
+CLUSTER_BYTES = 40  # labels, masks and connected parts, per voxel
+CLUSTER_SLABS = 0.2 * GIB  # embeddings that the clustering looks at together
+_SUFFIXES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def available_memory(max_memory: str | float | None = None) -> float:
+    """Bytes that this process may take: the least of free memory, limits of the process and its control groups.
+
+    Args:
+        max_memory: a limit of the user's, such as ``"4GiB"`` or ``"500MB"``; a plain number counts GiB. None sets none.
+
+    Raises:
+        SpocoError: if the limit is no size.
+    """
+    limits = [psutil.virtual_memory().available, *_group_limits()]
+    process = psutil.Process()
+    if hasattr(psutil, "RLIMIT_AS"):
+        used = process.memory_info()
+        for kind, taken in ((psutil.RLIMIT_AS, used.vms), (psutil.RLIMIT_DATA, used.data)):
+            soft = process.rlimit(kind)[0]
+            if soft != psutil.RLIM_INFINITY:
+                limits.append(soft - taken)
+    if max_memory is not None:
+        limits.append(_size(max_memory))
+    return float(max(0, min(limits)))
+
+
+def whole_memory(voxels: int, channels: int, outputs: int, features: int, window: int) -> float:
+    """Bytes that predicting a volume in one piece takes.
+
+    Args:
+        voxels: of the volume.
+        channels: of the image.
+        outputs: channels of the network's output.
+        features: feature channels of the network at full resolution.
+        window: voxels of a window of the network.
+    """
+    image, output = 4 * channels * voxels, 4 * outputs * voxels
+    # the image as read, as float32, and normalised
+    network = 3 * image + output + WINDOW_FEATURE_BYTES * features * min(voxels, window)
+    clustering = image + 2 * output + CLUSTER_BYTES * voxels + CLUSTER_SLABS
+    return PROCESS + max(network, clustering)
+
+
+def block_memory(
+    read: Sequence[int], label: Sequence[int], channels: int, outputs: int, features: int, window: int
+) -> float:
+    """Bytes that one worker takes for a block, on top of its process.
+
+    Args:
+        read: shape of the region that the network sees.
+        label: shape of the region that is clustered.
+        channels: of the image.
+        outputs: channels of the network's output.
+        features: feature channels of the network at full resolution.
+        window: voxels of a window of the network.
+    """
+    seen, labelled = math.prod(read), math.prod(label)
+    network = 3 * 4 * channels * seen + 4 * outputs * labelled + WINDOW_FEATURE_BYTES * features * min(seen, window)
+    clustering = 2 * 4 * outputs * labelled + CLUSTER_BYTES * labelled + CLUSTER_SLABS
+    return max(network, clustering)
+
+
+def release_freed() -> None:
+    """Gives memory that was freed back to the system, where the C library (glibc) would keep it in pieces.
+
+    Without it the resident memory of a worker creeps up from block to block, though nothing is held.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def readable(size: float) -> str:
+    """Bytes as GiB."""
+    return f"{size / GIB:.1f} GiB"
+
+
+def _size(text: str | float) -> float:
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]?)i?b?\s*", str(text).lower())
+    try:
+        number, unit = float(match.group(1)), match.group(2)  # type: ignore[union-attr]
+        size = number * (_SUFFIXES[unit] if unit or "b" in str(text).lower() else GIB)
+    except (AttributeError, ValueError, KeyError):
+        size = 0.0
+    if size <= 0:
+        raise SpocoError(f"max_memory is {text}: give a size such as 4GiB or 500MB")
+    return size
+
+
+def _group_limits() -> list[float]:
+    """What the control groups of this process (versions 1 and 2) leave, where they limit it."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, inner = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") if not controllers else Path("/sys/fs/cgroup/memory")
+        names = (
+            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        folder = root / inner.lstrip("/")
+        while True:
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names)
+                if limit != "max" and float(limit) < 2**60:
+                    found.append(float(limit) - float(used))
+            except OSError:
+                pass
+            if folder == root or root not in folder.parents:
+                break
+            folder = folder.parent
+    return found

@@ -1,0 +1,478 @@
+"""Prediction block by block, for volumes of any size: what ``configs/inference_blockwise.json`` runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.filters import threshold_otsu
+
+from spoco_bundle.blockwise.embedders import NetworkEmbedder
+from spoco_bundle.blockwise.engine import job_engine
+from spoco_bundle.blockwise.grid import BlockGrid, per_axis, region_shape, window_for
+from spoco_bundle.blockwise.job import Job
+from spoco_bundle.blockwise.memory import (
+    PROCESS,
+    WINDOW_FEATURE_BYTES,
+    available_memory,
+    block_memory,
+    readable,
+)
+from spoco_bundle.blockwise.sampling import sample_voxels
+from spoco_bundle.blockwise.segment import segment
+from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
+from spoco_bundle.data import file_suffix, image_name
+from spoco_bundle.data.datalist import OUTPUT_ENDING
+from spoco_bundle.data.finished import TABLE_ENDING
+from spoco_bundle.data.geometry import rescale_affine, spacing_warning
+from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume, unpack
+from spoco_bundle.data.ome_zarr import is_label_image, label_pyramid_shapes
+from spoco_bundle.data.volumes import is_zarr, write_instances
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.networks import load_weights
+
+__all__ = ["BlockwisePredictor"]
+
+logger = logging.getLogger(__name__)
+
+# measured on one thread, see docs/blockwise.md; only the estimate before a run uses it
+CLUSTER_SECONDS = 1.5e-6  # per clustered voxel
+TRIAL_VOXELS = 2**19  # that the network is timed on
+
+
+class BlockwisePredictor:
+    """Segments images of any size in blocks, on Dask, and writes what ``SaveInstancesd`` writes for small ones.
+
+    For an OME-Zarr or plain Zarr image the result is an OME-Zarr label image, otherwise a file of the image's format.
+    An interrupted run goes on when it is started again: finished blocks lie in ``RESULT.partial`` beside the result.
+
+    Args:
+        images: datalist with the entry ``image``.
+        output_dir: folder for ``NAME_instances.EXT`` and ``NAME_objects.csv``.
+        network: the network.
+        weights: its weights file.
+        inferer: a ``HaloWindowInferer``; with a ``roi_size`` of None the windows are chosen to fit the blocks.
+        clustering: a ``ClusterEmbeddingsd`` of the entry ``pred``.
+        normalize: a ``NormalizePercentiled``.
+        output: path of the result, an OME-Zarr folder, where there is one image only; None names it after the image.
+        second_network: where student and teacher have to agree, the other one.
+        second_weights: its weights file.
+        device: where the network runs.
+        spatial_dims: 2 or 3.
+        in_channels: image channels of the network.
+        axes: see ``open_volume``.
+        spacing: see ``open_volume``.
+        channel: see ``open_volume``.
+        time: see ``open_volume``.
+        foreground_ending: how the names of masks beside the images end, None without masks.
+        image_ending: how the images' names end.
+        target_spacing: not None is refused: blocks are not resampled.
+        block_size: voxels of a block along z, y, x; rounded up to whole chunks. None takes ``largest_block``, halved
+            until a block fits into memory.
+        largest_block: see ``block_size``.
+        chunk_size: voxels of a chunk of the result.
+        overlap: voxels clustered around a block; None takes ``overlap_diameters``.
+        overlap_diameters: the overlap in diameters of a typical object (four coordinate scales).
+        stitch_share: overlap over union from which pieces of two blocks are one object.
+        stitch_voxels: common voxels below which their embeddings have to agree; None takes the least object's.
+        stitch_distance: embeddings closer than this agree.
+        window_voxels: of a window that is chosen, at most.
+        coarsest_level: voxels along the longest axis of the label pyramid's last level, at most.
+        sample_voxels: voxels on which the range of intensities is fitted.
+        scheduler: see ``job_engine``.
+        workers: see ``job_engine``.
+        network_threads: threads of torch per worker; None shares the cores.
+        retries: see ``job_engine``.
+        max_memory: see ``available_memory``.
+        progress: whether to show progress bars.
+
+    Raises:
+        SpocoError: if an argument is out of range; when run, for all that the user can mend.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[dict[str, str]],
+        output_dir: str | Path,
+        network: torch.nn.Module,
+        weights: str | Path,
+        inferer: Any,
+        clustering: Any,
+        normalize: Any,
+        output: str | Path | None = None,
+        second_network: torch.nn.Module | None = None,
+        second_weights: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        axes: str | None = None,
+        spacing: Sequence[float] | None = None,
+        channel: int | None = None,
+        time: int | None = None,
+        foreground_ending: str | None = None,
+        image_ending: str = "_raw",
+        target_spacing: Sequence[float] | None = None,
+        block_size: int | Sequence[int] | None = None,
+        largest_block: int | Sequence[int] = (128, 256, 256),
+        chunk_size: int | Sequence[int] = (64, 128, 128),
+        overlap: int | Sequence[int] | None = None,
+        overlap_diameters: float = 1.5,
+        stitch_share: float = 0.5,
+        stitch_voxels: int | None = None,
+        stitch_distance: float = 1.0,
+        window_voxels: int = 7_000_000,
+        coarsest_level: int = 256,
+        sample_voxels: int = 2**28,
+        scheduler: str = "threads",
+        workers: int = 1,
+        network_threads: int | None = None,
+        retries: int = 2,
+        max_memory: str | float | None = None,
+        progress: bool = True,
+    ) -> None:
+        if output is not None and len(images) != 1:
+            raise SpocoError(f"output {output}: names one result, but there are {len(images)} images: give a folder")
+        if output is not None and not str(output).rstrip("/").endswith(".zarr"):
+            raise SpocoError(f"output {output}: only OME-Zarr results are named: end it with .ome.zarr")
+        if target_spacing is not None:
+            raise SpocoError("target_spacing: blocks are not resampled: resample the image first, or set it to null")
+        if workers < 1 or retries < 0:
+            raise SpocoError(f"workers is {workers}, retries {retries}: give at least 1 and 0")
+        if not 0 < stitch_share <= 1:
+            raise SpocoError(f"stitch_share is {stitch_share}: give a number above 0, up to 1")
+        self.images = list(images)
+        self.output_dir = Path(output_dir)
+        self.output = None if output is None else Path(output)
+        self.networks = {"pred": network} | ({} if second_network is None else {"second_pred": second_network})
+        self.weights = [Path(weights)] + ([] if second_network is None else [Path(str(second_weights))])
+        self.inferer = inferer
+        self.clustering = clustering
+        self.normalize = normalize
+        self.device = torch.device(device)
+        self.dims = spatial_dims
+        self.in_channels = in_channels
+        self.reading = {"axes": axes, "spacing": spacing, "channel": channel, "time": time}
+        self.foreground_ending = foreground_ending
+        self.image_ending = image_ending
+        self.block_size = None if block_size is None else per_axis("block_size", block_size, spatial_dims)
+        self.largest_block = per_axis("largest_block", largest_block, spatial_dims)
+        self.chunk_size = per_axis("chunk_size", chunk_size, spatial_dims)
+        self.overlap = None if overlap is None else per_axis("overlap", overlap, spatial_dims)
+        self.overlap_diameters = overlap_diameters
+        self.stitching = {"least_share": stitch_share, "agreement_distance": stitch_distance}
+        self.stitch_voxels = stitch_voxels
+        self.window_voxels = window_voxels
+        self.coarsest_level = coarsest_level
+        self.sample_voxels = sample_voxels
+        self.scheduler = scheduler
+        self.workers = workers
+        self.network_threads = network_threads
+        self.retries = retries
+        self.max_memory = max_memory
+        self.progress = progress
+
+    def run(self) -> None:
+        """Segments the images, one after the other; one that is bad does not keep the others from their results."""
+        for network, file in zip(self.networks.values(), self.weights):
+            load_weights(network, file).eval()
+            logger.info("weights from %s", file)
+        problems = []
+        for item in self.images:
+            try:
+                self.predict(Path(item["image"]))
+            except SpocoError as error:
+                problems.append(str(error))
+        if problems:
+            others = len(self.images) - len(problems)
+            raise SpocoError("; ".join(problems) + (f"; the other {others} images are done" if others else ""))
+
+    def predict(self, path: Path) -> Path:
+        """Segments one image.
+
+        Returns:
+            The result's path; the table of objects lies beside it.
+        """
+        result = self.result_path(path)
+        table = result.with_name(f"{image_name(result).removesuffix(OUTPUT_ENDING)}{TABLE_ENDING}.csv")
+        if result.resolve() == path.resolve():
+            raise SpocoError(f"{result}: would overwrite the image it was made from: choose another name or folder")
+        if result.is_dir() and not is_label_image(result):
+            raise SpocoError(f"{result}: exists and is no result of this command: choose another name")
+        work = WorkFolder(result.with_name(f"{result.name}.partial"))
+        source, affine = self.open_source(path, work)
+        job = self.plan(path, source, affine, work)
+        self.announce(path, job)
+        self.fit(source, job.embedder, job.clustering, work)
+        with job_engine(job, self.scheduler, self.workers, self.retries, self.progress) as engine:
+            zarr_result = is_zarr(path) or self.output is not None
+            image = segment(
+                job,
+                engine,
+                chunks=self.chunk_size,
+                min_size=self.clustering.least_voxels(job.blank_image(job.grid[0])),
+                spacing=source.spacing,
+                translation=source.translation,
+                unit=source.spacing_unit,
+                name=image_name(result),
+                like=os.path.relpath(path, result) if is_zarr(path) else None,
+                pyramid=zarr_result,
+            )
+        with told(result):
+            # a table beside instances that it does not describe would look like a finished image
+            table.unlink(missing_ok=True)
+            if not zarr_result:
+                write_instances(result, image, path, self.reading["axes"])
+            else:
+                if result.is_dir():
+                    shutil.rmtree(result)
+                os.replace(job.result_path, result)
+            os.replace(job.table_path, table)
+        work.remove()
+        return result
+
+    def result_path(self, path: Path) -> Path:
+        """Where the segmentation of an image goes."""
+        if self.output is not None:
+            return self.output
+        suffix = file_suffix(path)
+        suffix = ".ome.zarr" if is_zarr(path) else suffix
+        result = self.output_dir / f"{image_name(path)}{OUTPUT_ENDING}{suffix}"
+        return result
+
+    def open_source(self, path: Path, work: WorkFolder) -> tuple[LazyVolume, np.ndarray]:
+        """The image, readable by region, and the affine that coordinates follow (the training's spacing if unknown)."""
+        readable_path = path
+        if path.name.lower().endswith(".nii.gz"):
+            readable_path = work.path / "image.nii"
+            if not readable_path.is_file():
+                with told(work.path):
+                    work.path.mkdir(parents=True, exist_ok=True)
+                    with written(readable_path) as partial:
+                        unpack(path, partial)
+        source = open_volume(readable_path, self.dims, **self.reading)
+        if source.channels != self.in_channels:
+            raise SpocoError(
+                f"{path}: has {source.channels} channels, the network takes {self.in_channels}: choose one with the id "
+                "channel, 0 is the first"
+            )
+        network = self.networks["pred"]
+        training = getattr(network, "training_spacing", None)
+        training = None if training is None or not (training > 0).all() else tuple(training.double().tolist())
+        warning = spacing_warning(source.spacing, source.spacing_unit, training, name=str(path))
+        affine = source.affine
+        if warning is not None:
+            assumed = "; until then " + ("1 per axis" if training is None else "the training's") + " is assumed"
+            logger.warning("%s%s", warning, assumed if source.spacing is None else "")
+        if source.spacing is None and training is not None:
+            affine = rescale_affine(affine, training)
+        return source, affine
+
+    def plan(self, path: Path, source: LazyVolume, affine: np.ndarray, work: WorkFolder) -> Job:
+        """The job for an image; starts its work folder, or goes on with it."""
+        found = work.plan()
+        blocks = self.block_size or (None if found is None else tuple(found["block_size"]))
+        grid = self.grid_for(source, affine, blocks)
+        if blocks is None:
+            while self.block_bytes(grid) * self.threads_here() > self.memory_left():
+                smaller = self.halved(grid.block)
+                if smaller == grid.block:
+                    raise SpocoError(
+                        f"{path}: even a block of {grid.block} voxels takes {readable(self.block_bytes(grid))} and "
+                        f"{readable(self.memory_left())} are free: give smaller window_size and chunk_size, or more "
+                        "memory"
+                    )
+                grid = self.grid_for(source, affine, smaller)
+        clustering = self.clustering.for_pieces_of(source.shape)
+        inferer = copy.copy(self.inferer)
+        inferer.roi_size = self.window(grid)
+        embedder = NetworkEmbedder(source, self.networks, inferer, self.normalize, torch.zeros(1, 2))
+        job = Job(
+            grid=grid,
+            embedder=embedder,
+            clustering=clustering,
+            affine=affine,
+            work=work,
+            levels=label_pyramid_shapes(source.shape, source.spacing or (1.0,) * self.dims, self.coarsest_level),
+            thin_voxels=0,
+            foreground=self.open_foreground(path, source),
+            threads=self.torch_threads(),
+            **self.stitching,
+        )
+        least = clustering.least_voxels(job.blank_image(grid[0]))
+        job.thin_voxels = least if self.stitch_voxels is None else self.stitch_voxels
+        work.open(self.fingerprint(path, source, job))
+        return job
+
+    def grid_for(self, source: LazyVolume, affine: np.ndarray, block: tuple[int, ...] | None) -> BlockGrid:
+        """The grid of an image; blocks are whole chunks, so that no two of them write into one."""
+        network = self.networks["pred"]
+        size = tuple(-(-b // c) * c for b, c in zip(block or self.largest_block, self.chunk_size))
+        overlap = self.overlap
+        if overlap is None:
+            if not self.clustering.coordinate_channels:
+                raise SpocoError("overlap: without coordinates an object's size is unknown: set overlap in voxels")
+            reach = self.overlap_diameters * 4 * self.clustering.scale()
+            steps = np.linalg.norm(affine[: self.dims, : self.dims], axis=0)
+            overlap = tuple(math.ceil(reach / step) for step in steps)
+        halo = self.inferer.halo_of(network, self.dims)
+        return BlockGrid(source.shape, size, overlap, halo, self.inferer.multiples_of(network, self.dims))
+
+    def halved(self, block: tuple[int, ...]) -> tuple[int, ...]:
+        """A block of half the size along the axis of most chunks."""
+        counts = [size // chunk for size, chunk in zip(block, self.chunk_size)]
+        axis = max(range(self.dims), key=lambda index: (counts[index], block[index]))
+        return tuple(
+            max(1, counts[index] // 2) * self.chunk_size[index] if index == axis else size
+            for index, size in enumerate(block)
+        )
+
+    def block_bytes(self, grid: BlockGrid) -> float:
+        """Bytes of the largest block."""
+        largest = grid.largest()
+        network = self.networks["pred"]
+        return block_memory(
+            region_shape(largest.read),
+            region_shape(largest.label),
+            self.in_channels,
+            getattr(network, "out_channels", 1) * len(self.networks),
+            network.head.in_channels,
+            math.prod(self.window(grid)),
+        )
+
+    def window(self, grid: BlockGrid) -> tuple[int, ...]:
+        """Voxels of a window per axis: those given, or the best for a block that half of the free memory allows."""
+        if self.inferer.roi_size is not None:
+            return per_axis("window_size", self.inferer.roi_size, self.dims)
+        features = self.networks["pred"].head.in_channels
+        most = self.memory_left() / self.threads_here() / 2 / (WINDOW_FEATURE_BYTES * features)
+        largest = grid.largest()
+        return window_for(largest, grid.halo, grid.multiple, min(self.window_voxels, most))
+
+    def threads_here(self) -> int:
+        """Blocks at work at a time on this machine."""
+        return self.workers if self.scheduler in ("threads", "processes") else 1
+
+    def memory_left(self) -> float:
+        """Bytes for the blocks; the processes themselves are taken off a limit of the user's."""
+        return available_memory(self.max_memory) - PROCESS * (self.max_memory is not None)
+
+    def torch_threads(self) -> int | None:
+        """Threads of torch in each worker."""
+        if self.network_threads is not None or self.scheduler not in ("threads", "processes") or self.workers == 1:
+            return self.network_threads
+        return max(1, torch.get_num_threads() // self.workers)
+
+    def open_foreground(self, path: Path, source: LazyVolume) -> LazyVolume | None:
+        """The mask beside an image, where there are to be masks."""
+        if self.foreground_ending is None:
+            return None
+        name = image_name(path).removesuffix(self.image_ending)
+        mask = path.with_name(f"{name}{self.foreground_ending}{file_suffix(path)}")
+        volume = open_volume(mask, self.dims, axes=self.reading["axes"])
+        if volume.shape != source.shape:
+            raise SpocoError(f"{mask}: has shape {volume.shape}, its image {source.shape}: they must match")
+        return volume
+
+    def fingerprint(self, path: Path, source: LazyVolume, job: Job) -> dict[str, Any]:
+        """Settings that the labels depend on."""
+        stat = path.stat()
+        return {
+            "image": str(path.resolve()),
+            "image_state": [stat.st_size, stat.st_mtime_ns, list(source.shape), str(source.dtype)],
+            "reading": self.reading | {"foreground_ending": self.foreground_ending},
+            "weights": [digest(file) for file in self.weights],
+            "network": str(self.networks["pred"]),
+            "normalize": [self.normalize.lower, self.normalize.upper, self.sample_voxels],
+            "window": [self.inferer.roi_size, list(job.grid.halo)],
+            "block_size": list(job.grid.block),
+            "chunk_size": list(self.chunk_size),
+            "overlap": list(job.grid.overlap),
+            "spacing": [float(step) for step in job.spacing],
+            "clustering": {
+                "scale": self.clustering.scale() if self.clustering.coordinate_channels else None,
+                **{k: v for k, v in sorted(vars(self.clustering).items()) if _is_setting(v)},
+            },
+            "stitching": [*self.stitching.values(), job.thin_voxels, self.coarsest_level],
+        }
+
+    def fit(self, source: LazyVolume, embedder: NetworkEmbedder, clustering: Any, work: WorkFolder) -> None:
+        """Fits once, on a sample of the whole volume, what all blocks share; a later start reads it again."""
+        file = work.path / "fitted.json"
+        intensity = clustering.params.get("background") == "intensity"
+        if not file.is_file():
+            sample = torch.from_numpy(sample_voxels(source, self.sample_voxels))
+            if sample.numel() and bool((sample == sample.flatten()[0]).all()):
+                raise SpocoError(f"{source.path}: every voxel seen is {float(sample.flatten()[0]):g}: check the file")
+            ranges = self.normalize.fit(sample)
+            fitted: dict[str, Any] = {"ranges": ranges.tolist(), "bright": None}
+            if intensity:
+                fitted["bright"] = float(threshold_otsu(self.normalize.apply(sample, ranges).mean(0).numpy()))
+            with told(work.path), written(file) as partial:
+                partial.write_text(json.dumps(fitted))
+        fitted = json.loads(file.read_text())
+        embedder.ranges = torch.tensor(fitted["ranges"], dtype=torch.float64)
+        embedder.bright = fitted["bright"]
+        if intensity:
+            clustering.params = {**clustering.params, "background": "foreground"}
+            clustering.foreground_key = "foreground"
+
+    def announce(self, path: Path, job: Job) -> None:
+        """Says what is going to happen: blocks, memory and time."""
+        grid = job.grid
+        done = len(job.work.finished("label"))
+        memory = self.block_bytes(grid) * self.threads_here() + PROCESS
+        seconds = self.estimate_seconds(job, len(grid) - done)
+        logger.info(
+            "%s: %s voxels in %d blocks of %s%s; about %s of memory, about %s",
+            path,
+            " x ".join(map(str, grid.shape)),
+            len(grid),
+            " x ".join(map(str, grid.block)),
+            f" ({done} already finished)" if done else "",
+            readable(memory),
+            _duration(seconds),
+        )
+
+    @torch.inference_mode()
+    def estimate_seconds(self, job: Job, blocks: int) -> float:
+        """Seconds that so many blocks take, from a timed trial of the network on noise."""
+        network = self.networks["pred"]
+        window = job.embedder.inferer.roi_size
+        multiples = job.grid.multiple
+        share = min(1.0, (TRIAL_VOXELS / math.prod(window)) ** (1 / self.dims))
+        trial = [max(m, int(share * size) // m * m) for size, m in zip(window, multiples)]
+        image = torch.rand(1, self.in_channels, *trial, device=self.device)
+        network(image)
+        began = time.perf_counter()
+        network(image).sum().item()
+        per_voxel = (time.perf_counter() - began) / math.prod(trial) * len(self.networks)
+        largest = job.grid.largest()
+        seen = math.prod(region_shape(largest.label))
+        waste = 1.0
+        for size, part, halo in zip(window, region_shape(largest.read), job.grid.halo):
+            waste *= size / max(1, size - 2 * halo) if part > size else 1.0
+        # volumes of less than a block are no larger than their own voxels
+        voxels = min(seen, math.prod(job.grid.shape))
+        return blocks * (voxels * waste * per_voxel + voxels * CLUSTER_SECONDS) / self.threads_here()
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, dict, tuple))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,133 @@
+"""Images and options that blocks must treat as one piece does: 2D, RGB, a second network, masks, brightness."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from spoco_bundle.data.synthetic import SPACING, synthetic_volume
+from support import run_python
+
+pytestmark = pytest.mark.slow
+
+BLOCKS = {
+    2: ["--block_size", "[64,64]", "--chunk_size", "[64,64]"],
+    3: ["--block_size", "[16,48,48]", "--chunk_size", "16"],
+}
+
+
+def predict(image: Path, output: Path, *options) -> str:
+    result = run_python(["-m", "spoco_bundle.cli", "predict", image, "--output", output, *options], cwd=output.parent)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout + result.stderr
+
+
+def same_in_blocks(image: Path, folder: Path, *options, dims: int = 3) -> np.ndarray:
+    """Labels of an image in one piece, after those in blocks and both tables were found to be the same."""
+    assert "blocks of" not in predict(image, folder / "whole", "--blockwise", "False", *options)
+    assert "blocks of" in predict(image, folder / "blocks", "--blockwise", "True", *BLOCKS[dims], *options)
+    name = image.name.split(".")[0]
+    labels, blocks = (tifffile.imread(folder / way / f"{name}_instances.ome.tif") for way in ("whole", "blocks"))
+    np.testing.assert_array_equal(blocks, labels)
+    one, many = (
+        np.genfromtxt(folder / way / f"{name}_objects.csv", delimiter=",", names=True, dtype=None, encoding=None)
+        for way in ("whole", "blocks")
+    )
+    np.testing.assert_array_equal(one["voxels"], many["voxels"])
+    np.testing.assert_allclose(one["confidence"], many["confidence"], rtol=0.02)
+    return labels
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Path:
+    """Crowded nuclei in 3D."""
+    path = tmp_path_factory.mktemp("stack") / "stack.ome.tif"
+    image, _ = synthetic_volume(np.random.default_rng(3), (24, 72, 80))
+    sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", SPACING)}
+    tifffile.imwrite(path, image, ome=True, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    return path
+
+
+@pytest.fixture(scope="module")
+def plane() -> np.ndarray:
+    """Nuclei in 2D."""
+    image, _ = synthetic_volume(np.random.default_rng(4), (9, 160, 200), (2.0, 0.8, 0.8))
+    return image[4]
+
+
+def test_an_image(plane, tmp_path):
+    tifffile.imwrite(tmp_path / "plane.ome.tif", plane, ome=True, metadata={"axes": "YX"})
+    labels = same_in_blocks(tmp_path / "plane.ome.tif", tmp_path, "--config", "2d", dims=2)
+    assert labels.shape == plane.shape and labels.max() > 10
+
+
+def test_an_rgb_image(plane, bundle_root, tmp_path):
+    """Grey weights that take the mean of three channels stand in for trained ones."""
+    model = tmp_path / "model"
+    shutil.copytree(bundle_root / "models" / "2d", model)
+    weights = torch.load(model / "model.pt", weights_only=True)
+    first = next(name for name, values in weights.items() if values.ndim == 4)
+    weights[first] = weights[first].repeat(1, 3, 1, 1) / 3
+    torch.save(weights, model / "model.pt")
+    noise = np.random.default_rng(5).normal(0, 0.02 * np.ptp(plane), (*plane.shape, 3))
+    grey = (plane - plane.min()) / np.ptp(plane)
+    colour = np.clip(255 * (grey[..., None] + noise / np.ptp(plane)), 0, 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "colour.ome.tif", colour, ome=True, photometric="rgb", metadata={"axes": "YXS"})
+    options = ["--config", "2d", "--in_channels", "3", "--model", model]
+    labels = same_in_blocks(tmp_path / "colour.ome.tif", tmp_path, *options, dims=2)
+    assert labels.shape == plane.shape and labels.max() > 10
+
+
+def test_the_agreement_of_student_and_teacher(stack, tmp_path):
+    assert same_in_blocks(stack, tmp_path, "--agreement", "True").max() > 10
+
+
+def test_brightness_as_foreground(stack, tmp_path):
+    assert same_in_blocks(stack, tmp_path, "--clustering#background", "intensity").max() > 10
+
+
+def test_a_mask_as_foreground(stack, tmp_path):
+    shutil.copy(stack, tmp_path / "cells_raw.ome.tif")
+    mask = np.zeros(tifffile.imread(stack).shape, np.uint8)
+    mask[4:20, 10:60, 12:70] = 1
+    tifffile.imwrite(tmp_path / "cells_fg.ome.tif", mask, ome=True, metadata={"axes": "ZYX"})
+    options = ["--foreground_ending", "_fg", "--clustering#background", "foreground"]
+    labels = same_in_blocks(tmp_path / "cells_raw.ome.tif", tmp_path, *options)
+    assert labels.max() > 5 and not labels[mask == 0].any()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system that is soon full; yields its folder and a function that makes it larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_is_finished(stack, small_disk, tmp_path):
+    disk, enlarge = small_disk
+    whole = tmp_path / "whole"
+    predict(stack, whole, "--blockwise", "False")
+    options = ["--blockwise", "True", *BLOCKS[3]]
+    command = ["-m", "spoco_bundle.cli", "predict", stack, "--output", disk / "out", *options]
+    full = run_python(command, cwd=tmp_path)
+    assert full.returncode == 2, full.stdout[-2000:] + full.stderr[-2000:]
+    assert "disk" in full.stderr and "full" in full.stderr and "Traceback" not in full.stderr
+    assert not list(disk.glob("out/*_instances*.tif"))
+    enlarge()
+    assert "already finished)" in predict(stack, disk / "out", *options)
+    found = tifffile.imread(disk / "out" / "stack_instances.ome.tif")
+    np.testing.assert_array_equal(found, tifffile.imread(whole / "stack_instances.ome.tif"))
