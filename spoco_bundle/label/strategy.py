@@ -1,0 +1,93 @@
+"""Active learning: the image, and the place in it, where student and teacher disagree most."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.utils.others.generic import name_to_device
+
+from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
+from spoco_bundle.data import read_volume, voxel_spacing
+from spoco_bundle.data.itk_io import file_grid
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.networks import load_weights
+from spoco_bundle.transforms.serving import SERVED
+
+
+class Disagreement(Strategy):
+    """Proposes what to annotate next.
+
+    Annotated images take part too: what counts is the place. The answer holds, besides ``id`` and ``weight`` (the mean
+    disagreement there), ``position`` (voxel x, y, z), ``position_ras`` (right, anterior, superior, as 3D Slicer shows
+    it) and ``positions``, the best places of that image. Of the request it reads ``count`` (places per image, 3),
+    ``max_images`` (images looked at, drawn anew for every request, 16) and ``device``.
+
+    Args:
+        infer: the prediction task, whose weights are compared with those of the student beside them.
+    """
+
+    def __init__(self, infer: BundleInferTask):
+        super().__init__("Where student and teacher disagree most")
+        self.infer = infer
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """The proposal, or None without images."""
+        images = datastore.list_images()
+        if not images:
+            return None
+        models = Path(self.infer.bundle_path) / "models"
+        if not (models / "model_student.pt").is_file():
+            return {"id": sorted(images)[0], "weight": 0.0, "positions": [], "note": "nothing is trained yet"}
+        chosen = np.random.permutation(images)[: int(request.get("max_images", 16))]
+        found = {str(image): self._places(str(image), request, datastore) for image in chosen}
+        best = max(found, key=lambda image: found[image][0][1] if found[image] else -1.0)
+        affine, rank = file_grid(datastore.get_image_uri(best))
+        positions = [
+            {
+                "position": list(place[::-1]),
+                "position_ras": (affine @ [*place[::-1], *[0] * (3 - len(place)), 1])[:3].tolist(),
+                "weight": weight,
+            }
+            for place, weight in found[best]
+        ]
+        first = positions[0] if positions else {"weight": 0.0}
+        return {"id": best, **first, "positions": positions}
+
+    def _places(self, image: str, request: dict[str, Any], datastore: Datastore) -> list:
+        device = name_to_device(request.get("device", "cuda"))
+        path = datastore.get_image_uri(image)
+        data: dict[str, Any] = {"image": path, SERVED: path, "device": device}
+        for transform in self.infer.pre_transforms(data):
+            data = transform(data)
+        config = self.infer.bundle_config
+        objectness = bool(config.get_parsed_content("objectness"))
+        inputs, inferer = data["image"][None].as_tensor().to(device), self.infer.inferer(data)
+        outputs = []
+        for name in ("model_student.pt", "model.pt"):
+            network = load_weights(copy.deepcopy(self.infer.network), Path(self.infer.bundle_path) / "models" / name)
+            with torch.no_grad():
+                outputs.append(inferer(inputs, network.to(device).eval())[0].cpu())
+        embeddings = [output[:-1] if objectness else output for output in outputs]
+        masks = [torch.sigmoid(output[-1]) if objectness else None for output in outputs]
+        label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
+        shape = outputs[0].shape[1:]
+        candidates = read_volume(label, "label", len(shape)).array[0] == 0 if label else np.ones(shape, bool)
+        if candidates.shape != tuple(shape):
+            raise SpocoError(f"{path}: is resampled for the network; the strategy needs target_spacing null")
+        if objectness:
+            candidates &= torch.maximum(*masks).numpy() >= config.get_parsed_content("objectness_threshold")
+        scale = float(network.coordinate_scale) or 1.0
+        return most_disputed(
+            disagreement_map(*embeddings, *masks).numpy(),
+            candidates,
+            voxel_spacing(data["image"], len(shape)),
+            scale,
+            int(request.get("count", 3)),
+        )
