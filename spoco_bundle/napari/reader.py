@@ -1,0 +1,125 @@
+"""Images of every format that the bundle reads, as napari layers with the voxel size as their scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+from dask.array.core import normalize_chunks
+
+from spoco_bundle.data.datalist import IMAGE_SUFFIXES, image_name
+from spoco_bundle.data.geometry import UNKNOWN_UNIT
+from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume
+from spoco_bundle.data.volumes import is_zarr, read_volume
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.report.pictures import intensity_limits
+
+__all__ = ["OpenedImage", "get_reader", "image_layers", "layer_grid", "open_image"]
+
+#: key of a layer's metadata under which its image is found
+OPENED = "spoco_image"
+
+
+@dataclass
+class OpenedImage:
+    """An image with its grid.
+
+    Attributes:
+        path: the file or Zarr folder.
+        array: (C, z, y, x) or (C, y, x); of an OME-Zarr image read when it is shown.
+        spacing: voxel size along z, y, x or y, x; None where the file does not say.
+        unit: of ``spacing``; ``"unknown"`` where the file does not say.
+    """
+
+    path: Path
+    array: Any
+    spacing: tuple[float, ...] | None
+    unit: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along z, y, x or y, x."""
+        return tuple(self.array.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.array.shape[0])
+
+
+def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[tuple]] | None:
+    """What napari asks before it opens files: a function that reads them, or None where they are of another kind."""
+    paths = [path] if isinstance(path, str) else path
+    readable = tuple(IMAGE_SUFFIXES)
+    return _read if all(one.lower().endswith(readable) or is_zarr(one) for one in paths) else None
+
+
+def _read(path: str | list[str]) -> list[tuple]:
+    paths = [path] if isinstance(path, str) else path
+    return [layer for one in paths for layer in image_layers(open_image(one))]
+
+
+def open_image(path: str | Path) -> OpenedImage:
+    """Opens an image of two or three dimensions.
+
+    Raises:
+        SpocoError: if it is neither, or cannot be read.
+    """
+    path = Path(path).absolute()
+    try:
+        return _open(path, 3)
+    except SpocoError as as_volume:
+        try:
+            return _open(path, 2)
+        except SpocoError:
+            raise as_volume from None
+
+
+def image_layers(image: OpenedImage) -> list[tuple[Any, dict[str, Any], str]]:
+    """The layers of an image, as napari takes them: one, or one per channel where there are several but not RGB."""
+    rgb = image.channels == 3 and image.array.dtype == np.uint8 and len(image.shape) == 2
+    options = {"metadata": {OPENED: image}, **layer_grid(image.shape, image.spacing, image.unit)}
+    name = image_name(image.path)
+    if rgb:
+        return [(np.moveaxis(np.asarray(image.array), 0, -1), {"name": name, "rgb": True, **options}, "image")]
+    layers = []
+    for number, channel in enumerate(image.array):
+        # of an image that is read when it is shown, the middle plane says enough
+        seen = channel if isinstance(channel, np.ndarray) else np.asarray(channel[len(channel) // 2])
+        low, high = intensity_limits(seen)
+        limits = (low, high if high > low else low + 1)
+        title = name if image.channels == 1 else f"{name} {number}"
+        layers.append((channel, {"name": title, "rgb": False, "contrast_limits": limits, **options}, "image"))
+    return layers
+
+
+def layer_grid(shape: tuple[int, ...], spacing: tuple[float, ...] | None, unit: str) -> dict[str, Any]:
+    """Scale, units and axis names of a layer."""
+    dims = len(shape)
+    known = spacing is not None and unit != UNKNOWN_UNIT
+    return {
+        "scale": tuple(spacing or (1.0,) * dims),
+        "units": (unit if known else "pixel",) * dims,
+        "axis_labels": tuple("zyx"[-dims:]),
+    }
+
+
+def _open(path: Path, dims: int) -> OpenedImage:
+    if is_zarr(path):
+        lazy = open_volume(path, dims)
+        chunks = normalize_chunks((1, *(64 if dims == 3 else 512,) * dims), (lazy.channels, *lazy.shape))
+        empty = np.empty((0,) * (dims + 1), lazy.dtype)
+        array = dask.array.map_blocks(_read_block, volume=lazy, chunks=chunks, dtype=lazy.dtype, meta=empty)
+        return OpenedImage(path, array, lazy.spacing, lazy.spacing_unit)
+    volume = read_volume(path, "image", dims)
+    return OpenedImage(path, volume.array, volume.spacing, volume.spacing_unit)
+
+
+def _read_block(volume: LazyVolume, block_info: dict[Any, Any]) -> np.ndarray:
+    """One block (C, *spatial) of an array, at the place that Dask names."""
+    channels, *region = (slice(*ends) for ends in block_info[None]["array-location"])
+    return volume.read(tuple(region))[channels]

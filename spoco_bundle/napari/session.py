@@ -1,0 +1,449 @@
+"""What happens to one image: trainings on its annotated objects, predictions, and the files saved in the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fastremap
+import numpy as np
+import tifffile
+import zarr
+
+from spoco_bundle.bundle import MODEL_CONFIG, config_folder, find_config, model_overlay, read_configs, shipped_weights
+from spoco_bundle.data.confirmed import uncovered_objects
+from spoco_bundle.data.datalist import OUTPUT_ENDING, image_name
+from spoco_bundle.data.finished import TABLE_ENDING
+from spoco_bundle.data.geometry import UNKNOWN_UNIT
+from spoco_bundle.data.itk_io import LOSSY_SUFFIXES
+from spoco_bundle.data.lazy_volumes import open_volume
+from spoco_bundle.data.objects_table import objects_table, read_objects_table, write_objects_table
+from spoco_bundle.data.ome_zarr import create_label_image, halve, label_pyramid_shapes
+from spoco_bundle.data.volumes import file_suffix, is_zarr, read_volume, write_instances
+from spoco_bundle.data.whole_files import folder_written_whole, written_whole
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
+from spoco_bundle.napari.jobs import Job, Progress
+from spoco_bundle.napari.reader import OpenedImage
+
+_LABEL = json.loads((config_folder() / "label.json").read_text())
+#: id of painted voxels that belong to no object
+BACKGROUND = int(_LABEL["background_label"])
+#: iterations of a training unless it is told otherwise, and between two validations
+ITERATIONS = _LABEL["max_epochs"] * _LABEL["iterations_per_epoch"]
+VALIDATION = _LABEL["val_interval"] * _LABEL["iterations_per_epoch"]
+#: iterations of an epoch: few, so that nearly any number of iterations can be asked for
+EPOCH = 10
+
+_BEFORE = re.compile(r"^the weights before this training score (?P<score>[\d.]+|nan)")
+_BEST = re.compile(r"^best validation score so far: (?P<score>[\d.]+) ")
+_ZARR_CHUNK = (64, 256, 256)
+
+
+@dataclass
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        before: score of the weights that it started from, None where it started from nothing.
+        best: score of the weights in use from now on.
+    """
+
+    before: float | None
+    best: float
+
+    @property
+    def better(self) -> bool:
+        """Whether the weights were replaced."""
+        return self.before is None or not self.before >= self.best
+
+
+@dataclass
+class Predicted:
+    """What a prediction found beside the annotated objects.
+
+    Attributes:
+        instances: (*spatial) int32 ids, 0 = nothing.
+        rows: table of these objects, see ``objects_table``.
+        embedding: (*grid, 3) uint8 colours of the embedding, None where the image went block by block.
+    """
+
+    instances: np.ndarray
+    rows: list[dict[str, Any]]
+    embedding: np.ndarray | None
+
+
+class Session:
+    """An image and the model that is trained on it, with a folder for temporary files of its own.
+
+    ``train``, ``predict`` and ``save`` are to be called from one thread at a time, ``cancel`` and ``close`` from any.
+
+    Args:
+        image: the image.
+        spacing: voxel size along z, y, x or y, x, where the file states none.
+
+    Attributes:
+        model: folder of the model in use; None for the weights that come with the bundle.
+        trained_here: whether it was trained in this session.
+        confidence: of the objects of the last prediction, by id.
+    """
+
+    def __init__(self, image: OpenedImage, spacing: Sequence[float] | None = None):
+        self.image = image
+        self.spacing = spacing
+        self.model: Path | None = None
+        self.trained_here = False
+        self.confidence: dict[int, float] = {}
+        self.folder = Path(tempfile.mkdtemp(prefix="spoco-napari-"))
+        self._job = Job()
+
+    def use_model(self, folder: str | Path) -> None:
+        """Takes another model into use, which ``spoco train`` wrote.
+
+        Raises:
+            SpocoError: if the folder holds no model.
+        """
+        if not (Path(folder) / "model.pt").is_file():
+            raise SpocoError(f"{folder}: holds no model.pt: name the output folder of `spoco train`")
+        self.model, self.trained_here = Path(folder), False
+
+    def begin(self) -> None:
+        """Forgets an earlier ``cancel``; to be called where work is asked for, before it is handed to a thread."""
+        self._job = Job()
+
+    def cancel(self) -> None:
+        """Ends the training or prediction within seconds; its files are removed, the model stays as it was."""
+        self._job.cancel()
+
+    def close(self) -> None:
+        """Ends what runs and removes the temporary files; a model that was not saved is gone."""
+        self._job.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.image.shape)
+
+    def train(
+        self,
+        annotations: np.ndarray,
+        iterations: int = ITERATIONS,
+        from_scratch: bool = False,
+        options: Sequence[str] = (),
+    ) -> Iterator[Progress]:
+        """Trains on the annotated objects as ``spoco train`` with ``configs/label.json`` does.
+
+        A share of the objects is held out, and the weights are replaced only by ones that score better on them.
+
+        Args:
+            annotations: (*spatial) a number per object, 0 = unknown, ``BACKGROUND`` = no object.
+            iterations: about how many, rounded to whole validations.
+            from_scratch: start from random weights.
+            options: further options of ``spoco train``.
+
+        Yields:
+            Progress.
+
+        Returns:
+            ``Trained``.
+
+        Raises:
+            CancelledError: if it was cancelled.
+            SpocoError: if nothing is annotated, the shipped weights are for images of another kind, or for whatever
+                ``spoco train`` refuses.
+        """
+        if count_objects(annotations) == 0:
+            raise SpocoError(
+                "no object is annotated yet: paint a few whole objects into the layer of annotations, each with its "
+                "own number"
+            )
+        if not from_scratch:
+            self._check_weights()
+        with self._job_folder() as name:
+            folder = Path(name)
+            result = folder / "model"
+            validations = max(1, round(iterations / VALIDATION))
+            interval = math.ceil(iterations / EPOCH / validations)
+            arguments = ["train", str(self._write_pair(annotations, folder)), "--output", str(result)]
+            arguments += ["--config", ",".join(["label", *self._overlays(folder, from_scratch)])]
+            arguments += ["--checkpoint_dir", str(folder / "checkpoints"), "--iterations_per_epoch", str(EPOCH)]
+            arguments += ["--max_epochs", str(interval * validations), "--val_interval", str(interval)]
+            if from_scratch:
+                arguments += ["--replace_if_better", "False"]
+            else:
+                arguments += ["--pretrained", str(self._weights() / "model.pt")]
+            scores: dict[str, float] = {}
+            for progress in self._job.run([*arguments, *self._common(), *options]):
+                for name, pattern in (("before", _BEFORE), ("best", _BEST)):
+                    found = pattern.match(progress.text)
+                    scores |= {name: float(found["score"])} if found else {}
+                # where the weights lie until the end concerns nobody
+                yield replace(progress, text=progress.text.partition(", weights in ")[0])
+            self._adopt(result)
+        return Trained(scores.get("before"), scores.get("best", float("nan")))
+
+    def predict(self, annotations: np.ndarray, options: Sequence[str] = ()) -> Iterator[Progress]:
+        """Segments the image as ``spoco predict`` does, in one piece or block by block.
+
+        Args:
+            annotations: as for ``train``; what they cover is left out of the result.
+            options: further options of ``spoco predict``.
+
+        Yields:
+            Progress.
+
+        Returns:
+            ``Predicted``.
+
+        Raises:
+            CancelledError: if it was cancelled.
+            SpocoError: for whatever ``spoco predict`` refuses.
+        """
+        self._check_weights()
+        with self._job_folder() as name:
+            folder = Path(name)
+            # as a config, not as an option, which a prediction block by block would refuse
+            embedding = folder / "embedding.json"
+            embedding.write_text('{"save_embedding": true}')
+            overlays = ",".join([*(["2d"] if self.dims == 2 and self.model is None else []), str(embedding)])
+            arguments = ["predict", str(self.image.path), "--output", str(folder), "--config", overlays]
+            if self.model is not None:
+                arguments += ["--model", str(self.model)]
+            yield from self._job.run([*arguments, *self._common(training=False), *options])
+            yield Progress("reading the results")
+            result = self._read_results(folder, annotations)
+        return result
+
+    def save(self, folder: str | Path, instances: np.ndarray | None, annotations: np.ndarray) -> list[Path]:
+        """Writes what there is, in the format and on the grid of the image.
+
+        ``NAME_instances.EXT`` and ``NAME_objects.csv`` as ``spoco predict`` writes them, annotated objects among the
+        predicted ones, without a confidence; ``NAME_label.EXT``, the annotations alone, with ``NAME_datalist.json``,
+        on which ``spoco train`` trains; and ``NAME_model/``, if a model was trained.
+
+        Args:
+            folder: made if missing.
+            instances: (*spatial) predicted ids; None without a prediction.
+            annotations: as for ``train``.
+
+        Returns:
+            What was written.
+
+        Raises:
+            SpocoError: if there is nothing to save, or a file cannot be written.
+        """
+        folder, name = Path(folder).absolute(), image_name(self.image.path)
+        annotated = bool(annotations.any())
+        if instances is None and not annotated and not self.trained_here:
+            raise SpocoError("there is nothing to save yet: annotate objects or predict first")
+        written = []
+        if instances is not None:
+            labels, confidence = together(instances, annotations, self.confidence)
+            table = folder / f"{name}{TABLE_ENDING}.csv"
+            table.unlink(missing_ok=True)
+            written.append(self._write_labels(folder, OUTPUT_ENDING, labels))
+            written.append(write_objects_table(table, self._rows(labels, confidence), self.dims))
+        if annotated:
+            label = self._write_labels(folder, "_label", annotations)
+            written += [label, _write_datalist(folder / f"{name}_datalist.json", self.image.path, label)]
+        if self.trained_here:
+            written.append(_copy_folder(self.model, folder / f"{name}_model"))
+        return written
+
+    def _check_weights(self) -> None:
+        if self.model is None and self.image.channels != 1:
+            raise SpocoError(
+                f"{self.image.path}: has {self.image.channels} channels, the weights that come with the bundle are for "
+                "one: train from scratch first, or choose another model"
+            )
+
+    def _weights(self) -> Path:
+        return shipped_weights(self.dims) if self.model is None else self.model
+
+    def _overlays(self, folder: Path, from_scratch: bool) -> list[str]:
+        """Configs of a training beyond the defaults: 2D, and what the model in use was trained with."""
+        overlays = ["2d"] if self.dims == 2 else []
+        if self.model is not None and not from_scratch:
+            # commas part the names of configs, and a folder of the user's may have one
+            overlays += [str(shutil.copy(file, folder / MODEL_CONFIG)) for file in model_overlay(self.model)]
+        return overlays
+
+    def _common(self, training: bool = True) -> list[str]:
+        arguments = []
+        if self.image.spacing is None and self.spacing is not None:
+            arguments += ["--spacing", json.dumps([float(step) for step in self.spacing])]
+        if training and self.image.channels != 1:
+            arguments += ["--in_channels", str(self.image.channels)]
+        return arguments
+
+    def _write_pair(self, annotations: np.ndarray, folder: Path) -> Path:
+        """The datalist of a training; of an OME-Zarr image the part around the annotated objects."""
+        image = self.image.path
+        if is_zarr(image):
+            image = folder / "part.ome.tif"
+            region = self._region_to_train(annotations)
+            _write_part(image, open_volume(self.image.path, self.dims).read(region), self.image)
+            annotations = annotations[region]
+        suffix = file_suffix(image)
+        suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
+        label = write_instances(folder / f"annotations{suffix}", as_ids(annotations), image)
+        return _write_datalist(folder / "datalist.json", image, label)
+
+    def _region_to_train(self, annotations: np.ndarray) -> tuple[slice, ...]:
+        config = read_configs([find_config("train"), *(["2d"] if self.dims == 2 else [])], {})
+        margin = config.get_parsed_content("crop_size")
+        axes = range(self.dims)
+        places = [np.flatnonzero(annotations.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+        return tuple(
+            slice(max(0, int(place[0]) - around), min(size, int(place[-1]) + 1 + around))
+            for place, around, size in zip(places, margin, annotations.shape)
+        )
+
+    def _adopt(self, result: Path) -> None:
+        """Takes a trained model into use; the one before goes."""
+        before, self.model = self.model, self.folder / f"model_{result.stat().st_mtime_ns}"
+        os.replace(result, self.model)
+        if self.trained_here and before is not None:
+            shutil.rmtree(before, ignore_errors=True)
+        self.trained_here = True
+
+    def _read_results(self, folder: Path, annotations: np.ndarray) -> Predicted:
+        name = image_name(self.image.path)
+        file = next(path for path in folder.iterdir() if path.name.startswith(f"{name}{OUTPUT_ENDING}."))
+        if is_zarr(file):
+            labels = open_volume(file, self.dims).read(tuple(slice(0, size) for size in self.image.shape))[0]
+        else:
+            labels = read_volume(file, "label", self.dims).array[0]
+        table = read_objects_table(folder / f"{name}{TABLE_ENDING}.csv")
+        self.confidence = {int(row["id"]): float(row["confidence"]) for row in table if row["confidence"]}
+        instances = uncovered_objects(labels.astype(np.int32), annotations)
+        colours = folder / f"{name}{EMBEDDING_ENDING}"
+        embedding = np.load(colours, allow_pickle=False) if colours.is_file() else None
+        return Predicted(instances, self._rows(instances, self.confidence), embedding)
+
+    def _rows(self, labels: np.ndarray, confidence: Mapping[int, float]) -> list[dict[str, Any]]:
+        rows = objects_table(labels, self.image.spacing or self.spacing, self._unit())
+        return [{**row, "confidence": confidence.get(row["id"], "")} for row in rows]
+
+    def _unit(self) -> str:
+        stated = self.image.unit
+        return "micrometer" if self.image.spacing is None or stated == UNKNOWN_UNIT else stated
+
+    def _write_labels(self, folder: Path, ending: str, labels: np.ndarray) -> Path:
+        path, labels = self.image.path, as_ids(labels)
+        suffix = file_suffix(path)
+        if is_zarr(path):
+            return write_label_image(folder / f"{image_name(path)}{ending}.ome.zarr", labels, self.image)
+        suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
+        return write_instances(folder / f"{image_name(path)}{ending}{suffix}", labels, path)
+
+    def _job_folder(self) -> tempfile.TemporaryDirectory:
+        # whatever a cancelled or failed run wrote by half lies in here
+        return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
+
+
+def count_objects(annotations: np.ndarray) -> int:
+    """Number of annotated objects; known background is none."""
+    return len({int(number) for number in fastremap.unique(annotations)} - {0, BACKGROUND})
+
+
+def as_ids(labels: np.ndarray) -> np.ndarray:
+    """Labels of a viewer as the unsigned integers that files hold.
+
+    Raises:
+        SpocoError: if a number is negative.
+    """
+    low = int(labels.min(initial=0))
+    if low < 0:
+        raise SpocoError(f"the layer holds the number {low}: objects have numbers from 1 on, 0 is unknown")
+    return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
+
+
+def together(
+    instances: np.ndarray, annotations: np.ndarray, confidence: Mapping[int, float]
+) -> tuple[np.ndarray, dict[int, float]]:
+    """Predicted and annotated objects in one label image.
+
+    Args:
+        instances: (*spatial) predicted ids.
+        annotations: (*spatial) annotated ids, which lie above.
+        confidence: of predicted ids.
+
+    Returns:
+        (*spatial) ids 1 to n, predicted objects in the order of their ids, then annotated ones; and the confidence of
+        those that have one.
+    """
+    left = uncovered_objects(instances, annotations)
+    own = np.where(annotations == BACKGROUND, 0, annotations).astype(np.int64)
+    highest = int(left.max(initial=0))
+    both = np.where(own > 0, own + highest, left)
+    numbers = {int(old): new for new, old in enumerate(fastremap.unique(both[both > 0]), start=1)}
+    labels = fastremap.remap(both, {0: 0} | numbers).astype(np.uint32)
+    return labels, {numbers[old]: value for old, value in confidence.items() if old in numbers and old <= highest}
+
+
+def write_label_image(path: Path, labels: np.ndarray, image: OpenedImage) -> Path:
+    """Writes labels as an OME-Zarr label image with its pyramid, beside its place, and then moves it there.
+
+    Args:
+        path: the folder to write.
+        labels: (*spatial) uint16 or uint32.
+        image: the OME-Zarr image that they belong to.
+
+    Raises:
+        SpocoError: if something else stands there, or it cannot be written.
+    """
+    if path.exists() and not is_zarr(path):
+        raise SpocoError(f"{path}: exists and is no Zarr image: choose another folder")
+    source = open_volume(image.path, labels.ndim)
+    levels = label_pyramid_shapes(labels.shape, image.spacing or (1.0,) * labels.ndim, max(_ZARR_CHUNK))
+    with folder_written_whole(path) as partial:
+        create_label_image(
+            partial,
+            levels,
+            _ZARR_CHUNK[-labels.ndim :],
+            labels.dtype,
+            image.spacing,
+            source.translation,
+            image.unit,
+            image_name(path),
+            os.path.relpath(image.path, path),
+        )
+        zarr.open_array(str(partial / "0"), mode="r+")[:] = labels
+        for level, (shape, _) in enumerate(levels[1:], start=1):
+            halve(partial, level, tuple(slice(0, size) for size in shape), levels)
+    return path
+
+
+def _write_datalist(path: Path, image: Path, label: Path) -> Path:
+    """A datalist of one image, which is its own validation: objects are held out of it, not images."""
+    pair = {"image": str(image), "label": str(label)}
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
+    return path
+
+
+def _write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:
+    """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size."""
+    axes = "C" + "ZYX"[1 - voxels.ndim :]
+    symbols = {"micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}
+    sizes = {}
+    for letter, step in zip(axes[1:], image.spacing or ()):
+        sizes |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": symbols.get(image.unit, "pixel")}
+    tifffile.imwrite(path, voxels, ome=True, photometric="minisblack", metadata={"axes": axes, **sizes})
+
+
+def _copy_folder(source: Path, target: Path) -> Path:
+    """Copies a folder beside its place and moves it there, so that a model is never there by half."""
+    with folder_written_whole(target) as partial:
+        shutil.copytree(source, partial)
+    return target

@@ -1,0 +1,231 @@
+"""The window, in a real viewer: the buttons are pressed and the layers painted as a person would."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+
+from spoco_bundle.data import build_datalist, read_volume
+from spoco_bundle.data.objects_table import read_objects_table
+
+#: so small that a training takes seconds, most of them to start; a rate at which the weights hardly move
+TINY = "--crop_size [8,24,24] --batch_size 1 --device cpu --learning_rate 0.000001"
+
+
+@pytest.fixture
+def widget(viewer):
+    """The plugin's dock widget, found through the manifest."""
+    _, widget = viewer.window.add_plugin_dock_widget("spoco-bundle", "Segment from a few annotated objects")
+    return widget
+
+
+@pytest.fixture
+def opened(widget, volume, wait):
+    """The widget with a volume."""
+    widget.open_path(str(volume))
+    wait(lambda: not widget.running)
+    return widget
+
+
+@pytest.fixture
+def errors(screen):
+    """Messages of the error notifications that were shown."""
+    from napari.utils.notifications import NotificationSeverity, notification_manager
+
+    notification_manager.records.clear()
+    return lambda: [n.message for n in notification_manager.records if n.severity == NotificationSeverity.ERROR]
+
+
+def paint(widget, truth, count, wait):
+    """Paints objects of the truth, each under a number of its own, with the button for the next number."""
+    for number in np.unique(truth)[1 : count + 1]:
+        widget.new_button.click()
+        assert widget.annotations.mode == "paint"
+        widget.annotations.data_setitem(np.nonzero(truth == number), widget.annotations.selected_label)
+    wait(lambda: f"<b>{count}</b> object" in widget.count_label.text())
+
+
+def children():
+    return [
+        child for child in psutil.Process().children() if "spoco_bundle.napari.command" in " ".join(child.cmdline())
+    ]
+
+
+def test_manifest_is_valid(screen):
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_distribution("spoco-bundle")
+    manifest.validate_imports()
+    assert [widget.display_name for widget in manifest.contributions.widgets] == [
+        "Segment from a few annotated objects"
+    ]
+
+
+@pytest.mark.slow
+def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, errors, tmp_path, monkeypatch):
+    from qtpy.QtCore import QTimer
+    from qtpy.QtWidgets import QFileDialog
+
+    affine = nibabel.load(volume).affine
+    np.testing.assert_allclose(viewer.layers[0].scale, np.linalg.norm(affine, axis=0)[2::-1], rtol=1e-5)
+    paint(opened, truth, 3, wait)
+    assert {int(n) for n in np.unique(opened.annotations.data)} == {0, 1, 2, 3}
+
+    beats = []
+    timer = QTimer(interval=20)
+    timer.timeout.connect(lambda: beats.append(None))
+    opened.iterations_box.setValue(10)
+    opened.train_options.setText(TINY)
+    timer.start()
+    opened.train_button.click()
+    assert not opened.train_button.isEnabled() and opened.cancel_button.isEnabled()
+    wait(lambda: not opened.running)
+    timer.stop()
+    assert errors() == []
+    assert len(beats) > 20, "the window stood still while the network trained"
+    assert opened.session.trained_here and "trained here" in opened.model_label.text()
+    assert (opened.session.model / "model.pt").is_file()
+
+    opened.predict_options.setText("--device cpu")
+    opened.predict_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == []
+    instances, embedding = opened.instances, opened.embedding
+    np.testing.assert_allclose(instances.scale, viewer.layers[0].scale)
+    assert embedding.rgb and embedding.data.shape == (*truth.shape, 3) and len(np.unique(embedding.data)) > 50
+    found = {row["id"] for row in opened.table.rows}
+    assert found and found == set(np.unique(instances.data)) - {0}
+    assert not (instances.data > 0)[opened.annotations.data > 0].any(), "annotated objects are found once"
+    assert list(instances.features["index"]) == sorted(found) and instances.features["confidence"].between(0, 1).all()
+
+    chosen = opened.table.rows[0]["id"]
+    accepted = instances.data == chosen
+    opened.view.selectRow(0)
+    assert instances.selected_label == chosen
+    opened.accept_button.click()
+    wait(lambda: not opened.running)
+    assert (opened.annotations.data[accepted] == 4).all() and (opened.annotations.data == 4).sum() == accepted.sum()
+    assert not (instances.data == chosen).any() and chosen not in {row["id"] for row in opened.table.rows}
+    wait(lambda: "<b>4</b> objects" in opened.count_label.text())
+
+    opened.confidence_box.setValue(0.0)
+    others = len(opened.table.rows)
+    opened.annotations.undo()
+    assert (opened.annotations.data == 4).sum() == 0, "an acceptance can be undone"
+    opened.annotations.redo()
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    opened.save_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == []
+    name = volume.name.removesuffix(".nii.gz")
+    saved = tmp_path / f"{name}_instances.nii.gz"
+    np.testing.assert_array_equal(nibabel.load(saved).affine, affine)
+    assert nibabel.load(saved).header.get_xyzt_units() == nibabel.load(volume).header.get_xyzt_units()
+    labels = read_volume(saved, "label").array[0]
+    rows = read_objects_table(tmp_path / f"{name}_objects.csv")
+    assert {int(row["id"]) for row in rows} == set(np.unique(labels)) - {0} and len(rows) == others + 4
+    assert sum(row["confidence"] == "" for row in rows) == 4, "what a person drew has no confidence"
+    assert len(np.unique(labels[accepted])) == 1
+
+    pairs = build_datalist(tmp_path / f"{name}_datalist.json", "train")
+    assert pairs == [{"image": str(volume), "label": str(tmp_path / f"{name}_label.nii.gz")}]
+    np.testing.assert_array_equal(read_volume(pairs[0]["label"], "label").array[0], opened.annotations.data)
+    assert (tmp_path / f"{name}_model" / "model.pt").is_file()
+
+    opened.accept_all_button.click()
+    wait(lambda: not opened.running)
+    assert opened.table.rows == [] and not opened.instances.data.any()
+    wait(lambda: f"<b>{others + 4}</b> objects" in opened.count_label.text())
+
+
+@pytest.mark.slow
+def test_cancel_ends_the_training_and_leaves_nothing(opened, truth, wait, errors):
+    paint(opened, truth, 2, wait)
+    opened.iterations_box.setValue(400)
+    opened.train_options.setText(TINY)
+    opened.train_button.click()
+    wait(lambda: "left" in opened.status_label.text())
+    assert 0 <= opened.bar.value() < opened.bar.maximum() and len(children()) == 1
+    opened.cancel_button.click()
+    wait(lambda: not opened.running, 30)
+    assert "cancelled" in opened.status_label.text() and errors() == []
+    assert children() == [] and list(opened.session.folder.iterdir()) == []
+    assert opened.session.model is None and opened.train_button.isEnabled()
+
+
+def test_closing_the_viewer_ends_what_runs(opened, viewer, truth, wait, process_events):
+    paint(opened, truth, 1, wait)
+    opened.predict_button.click()
+    wait(lambda: len(children()) == 1)
+    folder = opened.session.folder
+    viewer.close()
+    wait(lambda: process_events() or not children(), 30)
+    assert not folder.exists()
+
+
+def test_training_without_an_object_says_what_to_do(opened, wait, errors):
+    opened.paint_background()
+    opened.annotations.data_setitem(
+        np.nonzero(np.ones_like(opened.annotations.data)), opened.annotations.selected_label
+    )
+    opened.train_button.click()
+    wait(lambda: not opened.running)
+    assert len(errors()) == 1 and errors()[0].startswith("no object is annotated yet: paint")
+    assert opened.train_button.isEnabled() and children() == []
+
+
+def test_errors_of_the_commands_are_one_line(opened, truth, wait, errors):
+    opened.predict_options.setText("--objectness_treshold 0.5")
+    opened.predict_button.click()
+    wait(lambda: not opened.running)
+    assert len(errors()) == 1 and "objectness_threshold" in errors()[0] and "\n" not in errors()[0]
+    opened.predict_options.setText('--spacing "[1')
+    opened.predict_button.click()
+    assert "close what is quoted" in errors()[-1]
+
+
+def test_files_that_are_no_images(widget, wait, errors, tmp_path):
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"no TIFF")
+    widget.open_path(str(bad))
+    wait(lambda: not widget.running)
+    assert len(errors()) == 1 and errors()[0].startswith(str(bad))
+    assert not widget.train_button.isEnabled()
+    widget.use_button.click()
+    assert errors()[-1].startswith("select an image layer")
+    widget.viewer.add_image(np.zeros((4, 4, 4)))
+    widget.use_button.click()
+    assert len(errors()) == 3
+
+
+def test_voxel_size_of_a_file_that_states_none(widget, viewer, wait, errors, tmp_path):
+    import tifffile
+
+    path = tmp_path / "plain.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (6, 20, 20), dtype=np.uint8))
+    viewer.open(str(path), plugin="spoco-bundle")
+    widget.use_button.click()
+    assert widget.session.image.path == path and list(viewer.layers[0].scale) == [1, 1, 1]
+    widget.spacing_edit.setText("2, 0.5")
+    widget.spacing_edit.editingFinished.emit()
+    assert "give 3 numbers" in errors()[-1]
+    widget.spacing_edit.setText("2, 0.5, 0.5")
+    widget.spacing_edit.editingFinished.emit()
+    assert list(widget.annotations.scale) == [2, 0.5, 0.5] == list(viewer.layers[0].scale)
+    assert str(viewer.layers[0].units[0]) == "micrometer" and widget.session.spacing == (2, 0.5, 0.5)
+
+
+def test_layers_that_are_removed_come_back_when_they_are_needed(opened, viewer, truth, wait):
+    paint(opened, truth, 1, wait)
+    viewer.layers.remove(opened.annotations)
+    wait(lambda: "<b>0</b> objects" in opened.count_label.text())
+    opened.new_button.click()
+    assert opened.annotations in viewer.layers
+
+
+def test_model_folder_without_a_model(opened, errors, tmp_path):
+    opened.use_model(str(tmp_path))
+    assert errors() == [f"{tmp_path}: holds no model.pt: name the output folder of `spoco train`"]
+    assert "comes with the bundle" in opened.model_label.text()
