@@ -10,8 +10,17 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
-__all__ = ["embedding_colours", "gray", "instance_overlay", "label_colours", "overview_picture"]
+__all__ = [
+    "embedding_colours",
+    "fullest_plane",
+    "gray",
+    "instance_overlay",
+    "intensity_limits",
+    "label_colours",
+    "overview_picture",
+]
 
+LIMITS_VOXELS = 2_000_000  # voxels that the limits of intensity are taken from
 PCA_VOXELS = 20_000  # voxels that the principal components are fitted on
 GOLDEN_RATIO = 0.618034
 
@@ -53,17 +62,32 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
     return table[inverse].reshape(*np.shape(labels), 3)
 
 
-def gray(image: np.ndarray) -> np.ndarray:
+def fullest_plane(labels: np.ndarray, axis: int) -> int:
+    """Index along an axis of the plane with most labelled voxels; the middle one of a volume without any."""
+    inside = np.asarray(labels) > 0
+    filled = inside.sum(axis=tuple(other for other in range(3) if other != axis))
+    return int(filled.argmax()) if filled.any() else inside.shape[axis] // 2
+
+
+def intensity_limits(image: np.ndarray) -> tuple[float, float]:
+    """Percentiles 1 and 99.8 of an image of any shape, of some million voxels where there are more."""
+    values = np.asarray(image).reshape(-1)
+    low, high = np.percentile(values[:: max(1, values.size // LIMITS_VOXELS)], [1, 99.8])
+    return float(low), float(high)
+
+
+def gray(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
     """An image as gray values, or as it is where it is RGB.
 
     Args:
         image: (C, *spatial), any range.
+        limits: intensities shown as 0 and 1; by default those of :func:`intensity_limits`.
 
     Returns:
-        (*spatial, 3) in [0, 1]; percentiles 1 and 99.8 span the range.
+        (*spatial, 3) in [0, 1].
     """
     values = np.asarray(image, dtype=np.float32)
-    low, high = np.percentile(values, [1, 99.8])
+    low, high = intensity_limits(values) if limits is None else limits
     shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return np.moveaxis(shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0), 0, -1)
 
@@ -142,9 +166,4 @@ def _planes(labels: np.ndarray) -> list[tuple[int, int]]:
     """(axis, index) of the planes shown: the fullest one across each axis of a volume; (0, 0) of an image."""
     if np.ndim(labels) == 2:
         return [(0, 0)]
-    inside = np.asarray(labels) > 0
-    planes = []
-    for axis in range(3):
-        filled = inside.sum(axis=tuple(other for other in range(3) if other != axis))
-        planes.append((axis, int(filled.argmax()) if filled.any() else inside.shape[axis] // 2))
-    return planes
+    return [(axis, fullest_plane(labels, axis)) for axis in range(3)]
