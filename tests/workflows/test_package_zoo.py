@@ -1,0 +1,81 @@
+"""The bundle as the model zoo gets it: a folder that works without the package being installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import tifffile
+
+NAME = "spoco_instance_segmentation"
+
+
+def package(bundle_root, target, *options, python=sys.executable):
+    command = [python, bundle_root / "scripts" / "package_zoo.py", target, *options]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def plain_python(tmp_path_factory) -> Path:
+    """A Python that has everything the package needs, and not the package."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    # a path listed so is searched, but its own .pth files, one of which installs the package, are not read
+    installed = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(installed) + "\n")
+    python = folder / "bin" / "python"
+    found = subprocess.run([python, "-c", "import torch, spoco_bundle"], cwd=folder, capture_output=True, text=True)
+    assert "No module named 'spoco_bundle'" in found.stderr
+    return python
+
+
+def test_archive_is_reproducible_and_holds_the_bundle_alone(bundle_root, tmp_path):
+    archives = []
+    for name in ("first", "second"):
+        result = package(bundle_root, tmp_path / name, "--quick")
+        assert result.returncode == 0, result.stderr
+        archives.append(tmp_path / name / f"{NAME}.zip")
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    with zipfile.ZipFile(archives[0]) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[1] for name in names} == {"LICENSE", "configs", "docs", "models", "spoco_bundle"}
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+
+
+@pytest.mark.slow
+def test_unpacked_archive_predicts_without_the_package(bundle_root, sample, plain_python, tmp_path):
+    assert package(bundle_root, tmp_path, "--quick").returncode == 0
+    with zipfile.ZipFile(tmp_path / f"{NAME}.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    folder = tmp_path / "unpacked" / NAME
+    command = [plain_python, "-m", "monai.bundle", "run", "--config_file", folder / "configs" / "inference.json"]
+    command += ["--bundle_root", folder, "--dataset_dir", sample / "val", "--output_dir", tmp_path / "out"]
+    result = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert tifffile.imread(tmp_path / "out" / "field_b_raw_instances.ome.tif").shape == (10, 40, 48)
+
+
+@pytest.mark.slow
+def test_checks_of_the_zoo_pass(bundle_root, shared_dir, plain_python, tmp_path):
+    schema = shared_dir / "contracts" / "meta_schema_20240725.json"
+    if not schema.is_file():
+        pytest.skip(f"{schema} is missing, and the schema is not downloaded in tests")
+    result = package(bundle_root, tmp_path, "--schema", schema, "--skip-unit-tests", python=plain_python)
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("ok ") == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["", "_dist"])
+def test_unit_tests_in_the_form_of_the_zoo_pass(variant, bundle_root, plain_python, tmp_path):
+    assert package(bundle_root, tmp_path, "--quick").returncode == 0
+    command = [plain_python, f"ci/unit_tests/test_{NAME}{variant}.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert f"Ran {1 if variant else 2} test" in result.stderr
