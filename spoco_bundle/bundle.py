@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +9,27 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from spoco_bundle.config_checks import (
+    check_components,
+    check_ids,
+    check_together,
+    config_folder,
+    nearest,
+    referred_ids,
+    shipped_ids,
+    top_id,
+)
 from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.errors import SpocoError, user_error
 
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
 
+#: file in a folder of results that says how they were made
+RUN_RECORD = "run.json"
 
-def config_folder() -> Path:
-    """The folder of the JSON configs: of the bundle folder this package lies in, else of the installed package."""
-    beside = Path(__file__).resolve().parent.parent / "configs"
-    return beside if (beside / "train.json").is_file() else Path(__file__).resolve().parent / "configs"
+#: ids that name files and folders
+PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 
 
 def find_config(name: str | Path) -> Path:
@@ -38,6 +47,11 @@ def find_config(name: str | Path) -> Path:
     raise SpocoError(f"config {name}: no such file and none of the shipped ones ({known})")
 
 
+def shipped_weights(spatial_dims: int) -> Path:
+    """Folder of the weights that come with the bundle, for volumes or for images."""
+    return config_folder().parent / "models" / ("2d" if spatial_dims == 2 else "")
+
+
 def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> ConfigParser:
     """Merges config files and overrides as ``monai.bundle run`` does, but refuses unknown ids.
 
@@ -48,22 +62,33 @@ def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> Conf
     Raises:
         SpocoError: if a file is no JSON, or an override names an id that no file defines (the nearest id is named).
     """
-    for file in files:
-        try:
-            json.loads(Path(file).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise SpocoError(f"{file}: not a JSON config ({error}); correct the file") from error
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
+    merged = []
+    for file in files:
+        merged.append(str(_checked_json(file)))
+        try:
+            parser.read_config(merged)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise SpocoError(f"{file}: an id lies below one that does not exist ({error}); correct the file") from error
+    known = set(parser.get())
+    for file in files:
+        if Path(file).parent != config_folder():
+            check_ids(_content(file), shipped_ids() | referred_ids(parser.get()), f"{file}: ")
     for key in overrides:
         top, *rest = key.replace("::", "#").split("#")
-        known = parser.get()
         if top not in known:
-            raise SpocoError(f"--{key}: no such id in {Path(files[0]).name}{_nearest(top, known)}")
+            raise SpocoError(f"--{key}: no such id{nearest(top, known)}")
         # arguments of a component may be added, since its defaults need not stand in the config
-        if rest and not isinstance(known[top], (dict, list)):
-            raise SpocoError(f"--{key}: {top} is a single value in {Path(files[0]).name}; set --{top}")
-    parser.update(overrides)
+        if rest and not isinstance(parser.get(top), (dict, list)):
+            raise SpocoError(f"--{key}: {top} is a single value; set --{top}")
+    check_ids({key: value for key, value in overrides.items() if key in known}, known, "--")
+    for key, value in overrides.items():
+        try:
+            parser[key] = value
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise SpocoError(f"--{key}: no such place in the config; see configs/ for the ids") from error
+    check_together(parser.get(), "--")
+    check_components(parser.get(), "--")
     return parser
 
 
@@ -95,20 +120,10 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
         workflow.finalize()
     except Exception as error:
         mendable = user_error(error)
-        if mendable is None:
+        if mendable is None or mendable is error:
             raise
-        raise mendable from error
+        raise SpocoError(str(mendable)) from error
     return workflow
-
-
-def user_error(error: BaseException) -> SpocoError | None:
-    """The error of this package inside a chain of wrapping exceptions, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SpocoError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
@@ -126,7 +141,7 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     """
     trained = read_configs(files, overrides).get()
     default = read_configs([find_config("inference")], {}).get()
-    own = {"imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "device", "load", "initialize", "run"}
+    own = {*PLACES, "imports", "device", "load", "announce", "initialize", "run"}
     shared = {k: v for k, v in trained.items() if k in default and k not in own and v != default[k]}
     target = Path(folder) / MODEL_CONFIG
     with written_whole(target) as path:
@@ -134,6 +149,50 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     return target
 
 
-def _nearest(key: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean --{near[0]}?" if near else "; see the file for the ids"
+def model_overlay(model: str | Path) -> list[Path]:
+    """The config beside a trained model; none for the bundle's own model, or where there is none."""
+    file = Path(model) / MODEL_CONFIG
+    return [file] if model and file.is_file() else []
+
+
+def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
+    """Writes how the results in a folder are made: the command, its configs and overrides, and the plain ids in force.
+
+    Args:
+        command: "train" or "predict".
+        files: configs, base first.
+        overrides: id to value; those that the configs do not have are left out.
+        folder: folder of the results.
+
+    Returns:
+        The file written.
+    """
+    known = read_configs(files, {}).get()
+    overrides = {key: value for key, value in overrides.items() if top_id(key) in known}
+    merged = read_configs(files, overrides).get()
+    plain = {key: value for key, value in merged.items() if not isinstance(value, (dict, list)) or key in overrides}
+    places = {key: str(Path(overrides[key]).resolve()) for key in PLACES if key in overrides}
+    record = {
+        "command": command,
+        "files": [str(Path(file).resolve()) for file in files],
+        "overrides": overrides | places,
+        "ids": plain,
+    }
+    target = Path(folder) / RUN_RECORD
+    with written_whole(target) as path:
+        path.write_text(json.dumps(record, indent=4) + "\n")
+    return target
+
+
+def _checked_json(file: str | Path) -> str | Path:
+    try:
+        content = _content(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpocoError(f"{file}: not a JSON config ({error}); correct the file") from error
+    if not isinstance(content, dict):
+        raise SpocoError(f"{file}: holds {type(content).__name__} where ids with values are expected; correct the file")
+    return file
+
+
+def _content(file: str | Path) -> Any:
+    return json.loads(Path(file).read_text(encoding="utf-8"))

@@ -12,12 +12,22 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.bundle import MODEL_CONFIG, config_folder, find_config, run_configs, write_model_config
+from spoco_bundle.bundle import (
+    config_folder,
+    find_config,
+    model_overlay,
+    run_configs,
+    write_model_config,
+    write_run_record,
+)
 from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.synthetic import make_synthetic_sample
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.errors import SpocoError, one_line, user_error
+from spoco_bundle.label.server import run_server
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
+from spoco_bundle.run_report import write_report
+from spoco_bundle.ways import choose_ways
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
@@ -72,23 +82,52 @@ class Spoco:
         if resume:
             overrides["resume"] = "last" if resume is True else str(resume)
         write_model_config(files, overrides, output)
+        write_run_record("train", files, overrides, output)
         run_configs(files, overrides, "train")
         print(f"model in {Path(output) / 'model.pt'}")
 
-    @SetParseFns(input=str, output=str, model=str, config=str)
-    def predict(self, input: str, output: str = "results", model: str = "", config: str = "", **overrides: Any) -> None:
-        """Segment one image or a folder of images.
+    @SetParseFns(input=str, output=str, model=str, config=str, blockwise=str, max_memory=str)
+    def predict(
+        self,
+        input: str,
+        output: str = "results",
+        model: str = "",
+        config: str = "",
+        resume: bool = False,
+        blockwise: str = "auto",
+        max_memory: str = "",
+        **overrides: Any,
+    ) -> None:
+        """Segment one image or a folder of images, of any size.
 
         Args:
-            input: an image, a folder, or a pattern such as "scans/*.tif".
-            output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes).
+            input: an image, a folder, or a pattern such as "scans/*.tif"; an OME-Zarr image is a folder NAME.zarr.
+            output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes); or,
+                for one image, NAME.ome.zarr.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            overrides: any id of configs/inference.json.
+            resume: leave out the images whose results lie in the output folder, as after an interruption.
+            blockwise: auto works block by block where an image does not fit into memory, and for OME-Zarr; True or
+                False decides for all images. What was interrupted goes on when the same command is given again.
+            max_memory: memory to stay below, such as 4GiB; by default what is free.
+            overrides: any id of configs/inference.json or configs/inference_blockwise.json, such as --workers 4,
+                --scheduler tcp://host:8786, --block_size "[128,256,256]".
         """
-        files = [find_config("inference"), *_model_overlay(model), *_overlays(config)]
+        overlays = [*model_overlay(model), *_overlays(config)]
         overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
-        run_configs(files, overrides, "infer")
+        if output.rstrip("/").endswith(".zarr"):
+            overrides |= {"output_dir": str(Path(output).parent), "output": output}
+        ways = choose_ways(overlays, overrides, blockwise, max_memory or None)
+        write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
+        problems = []
+        for name, images, extra in ways:
+            extra = extra | {"skip_finished": True} if resume else extra
+            try:
+                run_configs([find_config(name), *overlays], {**overrides, "dataset_dir": images, **extra}, "infer")
+            except SpocoError as error:
+                problems.append(str(error))
+        if problems:
+            raise SpocoError("; ".join(problems))
         print(f"results in {Path(output)}")
 
     @SetParseFns(dataset_dir=str, output=str, model=str, config=str)
@@ -105,10 +144,80 @@ class Spoco:
             overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
                 itself holds only some of the objects.
         """
-        files = [find_config("train"), *_model_overlay(model), find_config("evaluate"), *_overlays(config)]
+        files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
         run_configs(files, overrides, "train")
-        print(f"scores and pictures in {Path(output)}")
+        print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
+
+    @SetParseFns(dataset_dir=str, model=str, output=str, config=str)
+    def tune(self, dataset_dir: str, model: str = "", output: str = "", config: str = "", **overrides: Any) -> None:
+        """Choose the clustering parameters that fit your annotated objects best; a few of them suffice.
+
+        Args:
+            dataset_dir: folder with val/NAME_raw.tif and val/NAME_label.tif, as for training; --split train takes
+                those of train/.
+            model: folder that `spoco train` wrote; by default the model that comes with the bundle.
+            output: overlay config to write, for `spoco predict --config`; by default tuned.json in the model's folder.
+            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            overrides: any id of configs/train.json and configs/tune.json; --partly_labelled False where the truth holds
+                every object.
+        """
+        tuned = Path(output) if output else Path(model or ".") / "tuned.json"
+        files = [find_config("train"), *model_overlay(model), find_config("tune"), *_overlays(config)]
+        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model), **overrides}
+        run_configs(files, overrides, "train")
+        print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
+
+    @SetParseFns(folder=str, output=str, truth=str)
+    def report(
+        self,
+        folder: str = "results",
+        output: str = "",
+        truth: str = "",
+        embeddings: bool = True,
+        max_images: int = 4,
+        max_megabytes: float = 4.5,
+    ) -> None:
+        """Make one page to look at and to pass on: slices with outlines, objects, sizes, training curves, settings.
+
+        Args:
+            folder: what `spoco predict` or `spoco train` wrote.
+            output: the HTML file, by default report.html in the folder; PNG copies of the pictures go beside it.
+            truth: folder of label images NAME_label or NAME with every object annotated, to compare with.
+            embeddings: also show the embedding in colours; runs the network on a few slices.
+            max_images: images shown.
+            max_megabytes: size that the page stays below; more slices fit into more.
+        """
+        page = Path(output) if output else Path(folder) / "report.html"
+        write_report(folder, page, truth or None, embeddings, max_images, max_megabytes)
+        print(f"report in {page}")
+
+    @SetParseFns(studies=str, output=str, model=str, config=str, environment=str)
+    def label(
+        self,
+        studies: str,
+        output: str = "label_server",
+        model: str = "",
+        config: str = "",
+        port: int = 8000,
+        random_weights: bool = False,
+        environment: str = "",
+        **overrides: Any,
+    ) -> None:
+        """Annotate in 3D Slicer or QuPath, train on what you annotated, predict, correct: starts a MONAI Label server.
+
+        Args:
+            studies: folder of the images; labels and predictions are kept in it.
+            output: folder for the server's app, its weights and, once, its environment of some 4 GB.
+            model: folder that `spoco train` wrote, to start from; by default the model that comes with the bundle.
+            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            port: of the server, on this machine's own address 127.0.0.1.
+            random_weights: start from nothing, not from a model.
+            environment: folder of a server environment that another output folder has built.
+            overrides: any id of configs/train.json, such as --spacing "[2.0,0.5,0.5]" or --iterations_per_epoch 100.
+        """
+        home = Path(environment) if environment else Path(output) / "environment"
+        run_server(Path(studies), Path(output), home, port, model, random_weights, tuple(_overlays(config)), overrides)
 
 
 def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
@@ -118,11 +227,6 @@ def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
 
 def _overlays(config: str) -> list[Path]:
     return [find_config(name.strip()) for name in config.split(",") if name.strip()]
-
-
-def _model_overlay(model: str) -> list[Path]:
-    file = Path(model or ".") / MODEL_CONFIG
-    return [file] if model and file.is_file() else []
 
 
 def _weights(model: str) -> dict[str, str]:
@@ -141,8 +245,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         fire.Fire(Spoco(), name="spoco")
-    except SpocoError as error:
-        print(f"spoco: {error}", file=sys.stderr)
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None:
+            raise
+        print(one_line(mendable), file=sys.stderr)
         sys.exit(2)
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+START = time.monotonic()
+
+
+def pytest_runtest_setup(item) -> None:
+    """Skips the slow tests that no longer fit into SPOCO_TEST_MINUTES, so that a run on a slow machine still ends."""
+    minutes = float(os.environ.get("SPOCO_TEST_MINUTES", "inf"))
+    if item.get_closest_marker("slow") and time.monotonic() - START > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes of SPOCO_TEST_MINUTES are spent")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
-"""What several end-to-end tests need: settings so small that a whole workflow takes seconds, and fresh processes."""
+"""What several tests need: settings so small that a workflow takes seconds, fresh processes, matching of objects."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+
+import numpy as np
 
 TINY = {
     "channels": [4, 8],
@@ -20,6 +22,14 @@ TINY = {
     "checkpoint_interval": 1,
     "device": "cpu",
 }
+
+
+def matched(truth, labels):
+    """Number of true objects with a label of IoU above 0.5."""
+    both = np.zeros((truth.max() + 1, labels.max() + 1))
+    np.add.at(both, (truth.ravel(), labels.ravel()), 1)
+    iou = both / (both.sum(1)[:, None] + both.sum(0)[None] - both)
+    return int((iou[1:, 1:] > 0.5).sum())
 
 
 def run_python(arguments, cwd, timeout=240, **environment):

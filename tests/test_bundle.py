@@ -10,9 +10,9 @@ from spoco_bundle.errors import SpocoError
 
 def test_an_unknown_override_names_the_nearest_id():
     files = [find_config("train")]
-    with pytest.raises(SpocoError, match="--crop_sizes: no such id in train.json; did you mean --crop_size"):
+    with pytest.raises(SpocoError, match="--crop_sizes: no such id; did you mean --crop_size"):
         read_configs(files, {"crop_sizes": 3})
-    with pytest.raises(SpocoError, match="see the file"):
+    with pytest.raises(SpocoError, match="see configs"):
         read_configs(files, {"qqqqqq": 3})
     with pytest.raises(SpocoError, match="set --spatial_dims"):
         read_configs(files, {"spatial_dims#deep": 3})
@@ -60,3 +60,11 @@ def test_the_model_config_holds_what_prediction_shares(tmp_path):
     inference = read_configs([find_config("inference")], {}).get()
     assert set(shared) <= set(inference) and not {"device", "run", "output_dir", "max_epochs"} & set(shared)
     assert read_configs([find_config("inference"), path], {}).get("embedding_channels") == 5
+
+
+@pytest.mark.parametrize(("max_epochs", "interval"), [(3, 3), (5, 5), (30, 5)])
+def test_a_training_shorter_than_the_interval_of_validation_ends_with_one(max_epochs, interval):
+    """Without any validation there would be no model."""
+    parser = read_configs([find_config("train")], {"max_epochs": max_epochs})
+    (number,) = (i for i, h in enumerate(parser["train#handlers"]) if h["_target_"] == "ValidationHandler")
+    assert parser.get_parsed_content(f"train#handlers#{number}#interval") == interval

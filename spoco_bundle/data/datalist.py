@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spoco_bundle.data.volumes import file_suffix
+from spoco_bundle.data.volumes import file_suffix, is_zarr
 from spoco_bundle.errors import SpocoError
 
 IMAGE_SUFFIXES = (
@@ -43,8 +43,8 @@ def build_datalist(
     - a MONAI datalist, a JSON file with the lists ``training``, ``validation`` and ``testing`` of
       ``{"image": path, "label": path}``, paths relative to the file.
 
-    For ``predict``, it is an image, a folder of images, a pattern such as ``data/*.tif``, or a list of these. Labels
-    and earlier results (``NAME_instances``) in folders are passed over.
+    For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
+    a list of these. Labels and earlier results (``NAME_instances``) in folders are passed over.
 
     Args:
         source: see above.
@@ -92,6 +92,8 @@ def _from_json(path: Path, split: str) -> list[dict[str, str]]:
             f"{path}: has no list {_JSON_KEYS[split][0]!r} for the split {split}: add one with entries "
             '{"image": path, "label": path}'
         )
+    if not isinstance(content[keys[0]], list):
+        raise SpocoError(f"{path}: {keys[0]!r} is {content[keys[0]]!r}: give a list of {{'image': path, ...}}")
     items = []
     for entry in content[keys[0]]:
         entry = {"image": entry} if isinstance(entry, str) else entry
@@ -185,10 +187,11 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
             raise SpocoError("the list of images is empty: name at least one image")
         return found
     path = Path(source)
-    if path.is_file():
+    if path.is_file() or is_zarr(path):
         return [path]
     if path.is_dir():
-        files = [file for file in _images_in(path) if not image_name(file).endswith(OUTPUT_ENDING)]
+        images = [*_images_in(path), *sorted(folder for folder in path.iterdir() if is_zarr(folder))]
+        files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING)]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
         # In a folder of pairs only the images of the pairs are meant.
@@ -197,7 +200,8 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
             raise SpocoError(f"{path}: holds no image ({' '.join(IMAGE_SUFFIXES)}): give another folder or a file")
         return chosen
     matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
-    files = [match for match in matches if match.is_file() and not image_name(match).endswith(OUTPUT_ENDING)]
+    images = [match for match in matches if match.is_file() or is_zarr(match)]
+    files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING)]
     if not files:
         raise SpocoError(f"{source}: no file, folder or match of this name: check the path")
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,40 @@ def read(path: Path, spatial_dims: int) -> Volume:
     )
 
 
+def file_grid(path: str | Path) -> tuple[np.ndarray, int]:
+    """The grid of any image file as ITK, and with it the viewers built on ITK, reads it.
+
+    Args:
+        path: any file whose format ITK recognises. A unit of length other than the millimetre is converted.
+
+    Returns:
+        (4, 4) float64, index x, y, z to right, anterior, superior; and the number of axes of the file.
+
+    Raises:
+        SpocoError: if ITK cannot read the header.
+    """
+    import itk
+
+    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if reader is None:
+        raise SpocoError(f"{path}: ITK, which the viewers read with, does not know this file: convert it to NIfTI")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except _FAILURES as error:
+        raise SpocoError(f"{path}: cannot be read by ITK: the file is damaged or truncated, copy it again") from error
+    rank = reader.GetNumberOfDimensions()
+    affine = np.eye(4)
+    for axis in range(min(rank, 3)):
+        column = np.zeros(3)
+        column[: min(rank, 3)] = np.array(reader.GetDirection(axis))[:3]
+        affine[:3, axis] = _LPS_TO_RAS * column * reader.GetSpacing(axis)
+        affine[axis, 3] = _LPS_TO_RAS[axis] * reader.GetOrigin(axis)
+    for axis in range(rank, 3):
+        affine[axis, axis] = _LPS_TO_RAS[axis]
+    return affine, rank
+
+
 def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
     """Writes labels (z, y, x) or (y, x) with the origin, spacing and direction of another image.
 
@@ -110,7 +145,7 @@ def _load(path: Path) -> Any:
     try:
         return itk.imread(str(path))
     except _FAILURES as error:
-        reason = " ".join(str(error).split())[-160:]
+        reason = re.sub(r" ?\(0x[0-9a-f]+\)", "", " ".join(str(error).split()))[-160:]
         raise SpocoError(
             f"{path}: cannot be read ({reason}): give TIFF, NIfTI or a format that ITK knows, undamaged"
         ) from error

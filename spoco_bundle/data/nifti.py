@@ -3,19 +3,78 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import unit_codes
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-from spoco_bundle.data.geometry import Volume, affine_from_spacing, canonical_length, column_spacing
+from spoco_bundle.data.geometry import UNKNOWN_UNIT, Volume, affine_from_spacing, canonical_length, column_spacing
 from spoco_bundle.errors import SpocoError
 
 SUFFIXES = (".nii.gz", ".nii")
+SLAB_VOXELS = 1 << 24  # written at a time
 
-_DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+# nibabel lets whatever a damaged header leads to pass
+_DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, ArithmeticError, LookupError, zlib.error)
+
+
+@dataclass
+class Grid:
+    """What a NIfTI header says, without a voxel read.
+
+    Attributes:
+        shape: voxels along z, y, x or y, x.
+        channels: product of the axes beyond x, y, z.
+        axes: letters of the stored axes, ``"xyz"`` at first.
+        dtype: of the voxels as read, after scaling.
+        spacing: along z, y, x or y, x; None where unknown.
+        unit: of ``spacing``.
+        affine: see ``Volume``.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    axes: str
+    dtype: np.dtype
+    spacing: tuple[float, ...] | None
+    unit: str
+    affine: np.ndarray
+
+
+def read_grid(path: Path, spatial_dims: int) -> Grid:
+    """Reads the header of one NIfTI file.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        spatial_dims: as for :func:`read`.
+
+    Raises:
+        SpocoError: as :func:`read`; also for voxels of several components (RGB).
+    """
+    image = _load(path)
+    if image.get_data_dtype().fields:
+        raise SpocoError(f"{path}: holds RGB voxels, which are not read by region: convert the image to TIFF")
+    shape = tuple(int(size) for size in image.shape)
+    _check_slices(path, shape, spatial_dims)
+    scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
+    return Grid(
+        shape=(*shape, 1)[:3][::-1][-spatial_dims:],
+        channels=int(np.prod(shape[3:], dtype=np.int64)),
+        axes="xyztc"[: len(shape)],
+        dtype=np.dtype(np.float64) if scaled else image.get_data_dtype(),
+        **dict(zip(("spacing", "unit", "affine"), _geometry(path, image, spatial_dims), strict=True)),
+    )
+
+
+def stored_voxels(path: Path) -> Any:
+    """Voxels with the stored axes (x, y, z, ...), read and scaled as they are indexed."""
+    return _load(path).dataobj
 
 
 def read(path: Path, spatial_dims: int) -> Volume:
@@ -31,22 +90,17 @@ def read(path: Path, spatial_dims: int) -> Volume:
     image = _load(path)
     try:
         array = np.asanyarray(image.dataobj)
+    except MemoryError as error:
+        raise SpocoError(
+            f"{path}: by its header it holds {image.shape} voxels, more than memory: the header is damaged, or the "
+            "image is to be predicted with --blockwise True"
+        ) from error
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
     if array.dtype.fields:
         array = np.stack([array[channel] for channel in array.dtype.names], axis=-1)
     array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-    slices = array.shape[2]
-    if spatial_dims == 3 and slices == 1:
-        raise SpocoError(
-            f"{path}: shape {image.shape} (x, y, z) holds one slice, 3D images are expected: "
-            "use the 2D overlay (spatial_dims 2)"
-        )
-    if spatial_dims == 2 and slices > 1:
-        raise SpocoError(
-            f"{path}: shape {image.shape} (x, y, z) holds {slices} slices, 2D images are expected: "
-            "use the 3D configuration (spatial_dims 3) or save single slices"
-        )
+    _check_slices(path, image.shape, spatial_dims)
     stack = array.reshape(*array.shape[:3], -1).transpose(3, 2, 1, 0)
     spacing, unit, affine = _geometry(path, image, spatial_dims)
     return Volume(
@@ -60,34 +114,61 @@ def read(path: Path, spatial_dims: int) -> Volume:
     )
 
 
-def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
+def _check_slices(path: Path, shape: tuple[int, ...], spatial_dims: int) -> None:
+    if len(shape) < 2:
+        raise SpocoError(
+            f"{path}: has {len(shape)} axes, an image has x and y at least: the file is damaged or no image"
+        )
+    slices = (*shape, 1)[2]
+    if spatial_dims == 3 and slices == 1:
+        raise SpocoError(
+            f"{path}: shape {shape} (x, y, z) holds one slice, 3D images are expected: "
+            "use the 2D overlay (spatial_dims 2)"
+        )
+    if spatial_dims == 2 and slices > 1:
+        raise SpocoError(
+            f"{path}: shape {shape} (x, y, z) holds {slices} slices, 2D images are expected: "
+            "use the 3D configuration (spatial_dims 3) or save single slices"
+        )
+
+
+def write_labels(path: Path, labels: Any, like: Path) -> None:
     """Writes labels (z, y, x) or (y, x) on the grid of a NIfTI file: same sform, qform, codes, zooms and units.
+
+    They are read and written slab by slab along their first axis, never as a whole.
 
     Args:
         path: file to write, ``.nii`` or ``.nii.gz``.
-        labels: integers in the type to be stored.
+        labels: array or Zarr array of integers in the type to be stored.
         like: the image that was segmented.
 
     Raises:
         SpocoError: if the shape is not that of ``like``.
     """
     source = _load(like)
-    stored = labels.transpose()
-    grid = source.shape[:3]
-    if stored.ndim == 2 and len(grid) == 3 and grid[2] == 1:
-        stored = stored[..., np.newaxis]
-    if stored.shape != grid:
+    grid = tuple(source.shape[:3])
+    shape = tuple(labels.shape)[::-1]
+    stored = (*shape, 1) if len(shape) == 2 and len(grid) == 3 and grid[2] == 1 else shape
+    if stored != grid:
         raise SpocoError(
             f"labels of shape {labels.shape} do not fit {like} of shape {grid[::-1]}: "
             "bring them back to the grid of the source image first"
         )
     header = source.header.copy()
-    header.set_data_dtype(stored.dtype)
+    header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1, 0)
     # The display window of the intensities would hide most label ids.
     header["cal_min"] = header["cal_max"] = 0
-    result = source.__class__(np.asarray(stored), source.affine, header)
-    nibabel.save(result, path)
+    empty = np.broadcast_to(np.zeros((), labels.dtype), stored)
+    result = source.__class__(empty, source.affine, header)
+    result.update_header()
+    with ImageOpener(path, "wb") as file:
+        result.header.write_to(file)
+        file.write(bytes(result.header.get_data_offset() - file.tell()))
+        step = max(1, SLAB_VOXELS // max(1, int(np.prod(labels.shape[1:]))))
+        for start in range(0, labels.shape[0], step):
+            slab = np.asarray(labels[start : start + step])
+            file.write(np.ascontiguousarray(slab, dtype=result.header.get_data_dtype()).tobytes())
 
 
 def _load(path: Path) -> SpatialImage:
@@ -104,7 +185,8 @@ def _unreadable(path: Path, error: Exception) -> SpocoError:
 
 def _geometry(path: Path, image: SpatialImage, spatial_dims: int) -> tuple[tuple[float, ...] | None, str, np.ndarray]:
     """Spacing, unit and affine in z, y, x order."""
-    spatial_unit = image.header.get_xyzt_units()[0]
+    code = int(image.header["xyzt_units"]) % 8  # the other bits are the time's
+    spatial_unit = unit_codes.label[code] if code in unit_codes.label else UNKNOWN_UNIT
     scale, unit = canonical_length(1.0, spatial_unit)
     world = np.array(image.affine, dtype=np.float64)
     world[:3] *= scale

@@ -12,6 +12,7 @@ import fastremap
 import numpy as np
 
 from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.errors import SpocoError
 
 
 def objects_table(
@@ -102,3 +103,20 @@ def write_objects_table(path: str | Path, rows: Sequence[dict[str, Any]], spatia
                 {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
             )
     return path
+
+
+def read_objects_table(path: str | Path) -> list[dict[str, str]]:
+    """Rows of a table that :func:`write_objects_table` wrote, values as text.
+
+    Raises:
+        SpocoError: if there is no such file or it lacks the columns ``id``, ``voxels`` and ``volume``.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpocoError(f"{path}: no readable table of objects ({error}): segment the image again") from error
+    if not {"id", "voxels", "volume"} <= columns:
+        raise SpocoError(f"{path}: is no table of objects (columns {sorted(columns)}): segment the image again")
+    return rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -21,6 +22,12 @@ SUFFIXES = (".tif", ".tiff", ".btf")
 # Axes that tifffile reports where the file names none: a series of pages, or a dimension without meaning.
 _UNNAMED = "QI"
 _CHANNELS = "CS"
+BIGTIFF_BYTES = 2**32 - 2**25  # what tifffile itself takes as the limit of a classic file
+IMAGEJ_BYTES = 2**32 - 2**25  # its files are never BigTIFF
+
+
+# Bytes of voxels for a byte of file beyond which no compression goes; a damaged header declares more.
+_MOST_PACKED = 20_000
 
 
 @dataclass
@@ -35,6 +42,7 @@ class _Layout:
     resolution: tuple[Any, Any] | None = None
     resolution_unit: int = 1
     metadata: dict[str, Any] = field(default_factory=dict)
+    singletons: tuple[int, ...] = ()
 
 
 def read(path: Path, spatial_dims: int, axes: str | None = None) -> Volume:
@@ -53,41 +61,130 @@ def read(path: Path, spatial_dims: int, axes: str | None = None) -> Volume:
         SpocoError: if the file is damaged, or its axes do not make a 2D or 3D image.
     """
     with _open(path) as tif:
-        layout = _layout(path, tif, axes)
+        grid = _grid(path, tif, spatial_dims, axes)
         array = tif.series[0].asarray()
-        page = tif.series[0].keyframe
-        has_alpha = page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4
-    array = array.reshape(layout.shape)
-    spatial = _spatial_axes(path, layout, spatial_dims)
-    channels = [axis for axis in layout.axes if axis in _CHANNELS and axis not in spatial]
-    array = array.transpose([layout.axes.index(axis) for axis in [*channels, *spatial]])
-    if has_alpha and "S" in channels:
+    array = array.reshape(grid.shape)
+    channels = [axis for axis in grid.axes if axis not in grid.spatial]
+    array = array.transpose([grid.axes.index(axis) for axis in [*channels, *grid.spatial]])
+    if grid.has_alpha and "S" in channels:
         array = array.take(range(3), axis=channels.index("S"))
     array = array.reshape(-1, *array.shape[array.ndim - spatial_dims :])
-    known = all(axis in layout.spacing for axis in "ZYX"[-spatial_dims:])
-    spacing = tuple(layout.spacing[axis] for axis in "ZYX"[-spatial_dims:]) if known else None
     return Volume(
         array=array,
-        spacing=spacing,
-        spacing_unit=layout.unit if known else UNKNOWN_UNIT,
-        affine=affine_from_spacing(spacing or (1.0,) * spatial_dims),
-        file_format=layout.kind if layout.kind in ("imagej", "ome") else "tiff",
-        axes=layout.axes,
+        spacing=grid.spacing,
+        spacing_unit=grid.unit,
+        affine=affine_from_spacing(grid.spacing or (1.0,) * spatial_dims),
+        file_format=grid.file_format,
+        axes=grid.axes,
         path=str(path),
     )
 
 
-def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = None) -> None:
+@dataclass
+class Grid:
+    """What a TIFF file says, without a voxel read.
+
+    Attributes:
+        axes: letters of the stored axes, those of one voxel left out.
+        shape: voxels along them.
+        spatial: letters of the spatial axes in the order z, y, x or y, x.
+        singletons: stored dimensions that ``axes`` leaves out.
+        dtype: of the voxels.
+        spacing: along the spatial axes; None where unknown.
+        unit: of ``spacing``.
+        file_format: ``"imagej"``, ``"ome"`` or ``"tiff"``.
+        has_alpha: whether the last of four colour samples is an alpha.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    spatial: str
+    singletons: tuple[int, ...]
+    dtype: np.dtype
+    spacing: tuple[float, ...] | None
+    unit: str
+    file_format: str
+    has_alpha: bool
+
+
+def read_grid(path: Path, spatial_dims: int, axes: str | None = None) -> Grid:
+    """Reads what a TIFF file says about its axes and spacing; arguments and errors as for :func:`read`."""
+    with _open(path) as tif:
+        return _grid(path, tif, spatial_dims, axes)
+
+
+def stored_voxels(path: Path, singletons: tuple[int, ...]) -> Any:
+    """Voxels that are read as they are indexed, with the stored axes but for the dimensions ``singletons``."""
+    # imported here because other users need not wait for it
+    import zarr
+
+    tif = tifffile.TiffFile(path)
+    series = tif.series[0]
+    if series.dataoffset is not None and series.keyframe.is_memmappable:
+        stored: Any = _Mapped(path, series.dataoffset, tif.byteorder + series.dtype.char, tuple(series.shape))
+        tif.close()
+    else:
+        stored = zarr.open_array(series.aszarr(), mode="r")
+    return _Squeezed(stored, singletons)
+
+
+@dataclass
+class _Mapped:
+    """Uncompressed voxels in one run; mapped anew for every read, so that none stays in memory."""
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: tuple[Any, ...]) -> np.ndarray:
+        return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
+
+
+@dataclass
+class _Squeezed:
+    """An array without some of its dimensions of one voxel."""
+
+    stored: Any
+    singletons: tuple[int, ...]
+
+    def __getitem__(self, index: tuple[Any, ...]) -> np.ndarray:
+        rest = iter(index)
+        dimensions = range(len(index) + len(self.singletons))
+        return self.stored[tuple(0 if number in self.singletons else next(rest) for number in dimensions)]
+
+
+def _grid(path: Path, tif: tifffile.TiffFile, spatial_dims: int, axes: str | None) -> Grid:
+    layout = _layout(path, tif, axes)
+    spatial = _spatial_axes(path, layout, spatial_dims)
+    page = tif.series[0].keyframe
+    known = all(axis in layout.spacing for axis in "ZYX"[-spatial_dims:])
+    return Grid(
+        axes=layout.axes,
+        shape=layout.shape,
+        spatial=spatial,
+        singletons=layout.singletons,
+        dtype=tif.series[0].dtype,
+        spacing=tuple(layout.spacing[axis] for axis in "ZYX"[-spatial_dims:]) if known else None,
+        unit=layout.unit if known else UNKNOWN_UNIT,
+        file_format=layout.kind if layout.kind in ("imagej", "ome") else "tiff",
+        has_alpha=page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4,
+    )
+
+
+def write_labels(path: Path, labels: Any, like: Path, axes: str | None = None) -> None:
     """Writes labels (z, y, x) or (y, x) as the same kind of TIFF as another file, with its axes, spacing and unit.
 
     ImageJ's format has no uint32: labels of more than 65,535 ids on an ImageJ source are written as OME-TIFF, which
     ImageJ opens through Bio-Formats, with the same spacing and unit. Vendor formats built on TIFF (LSM and others)
     come out as OME-TIFF too. Compressed by zlib, except ImageJ files: ImageJ reads its own stacks as one run of raw
-    voxels and would show noise. BigTIFF where the size needs it.
+    voxels and would show noise; stacks beyond 4 GiB on an ImageJ source are OME-TIFF as well. BigTIFF where the size
+    needs it. A stack is read and written plane by plane, never as a whole, unless a plain source keeps another order of
+    axes.
 
     Args:
         path: file to write.
-        labels: uint16 or uint32.
+        labels: array or Zarr array of uint16 or uint32.
         like: the image that was segmented.
         axes: as given to :func:`read` for ``like``.
 
@@ -106,19 +203,27 @@ def write_labels(path: Path, labels: np.ndarray, like: Path, axes: str | None = 
     # Said outright, since tifffile takes a name like NAME.ome.tif as a wish for OME.
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "ome": False}
     names = "ZYX"[-labels.ndim :]
-    if layout.kind == "imagej" and labels.dtype != np.uint32:
+    planes: Any = labels
+    size = int(np.prod(labels.shape, dtype=np.int64)) * labels.dtype.itemsize
+    if layout.kind == "imagej" and labels.dtype != np.uint32 and size < IMAGEJ_BYTES:
         options |= {"imagej": True, "compression": None, "metadata": {"axes": names, **layout.metadata}}
         options |= {"resolution": layout.resolution, "resolutionunit": layout.resolution_unit}
     elif layout.kind in ("shaped", "generic", "uniform"):
         # Kept in the file's own order, since a plain file has no words for another one.
         kept = [axis for axis in layout.axes if axis in spatial]
-        labels = labels.transpose([spatial.index(axis) for axis in kept])
+        if kept != list(spatial):
+            planes = np.asarray(labels[:]).transpose([spatial.index(axis) for axis in kept])
         options |= {"resolution": layout.resolution, "resolutionunit": layout.resolution_unit}
         named = {} if set(kept) & set(_UNNAMED) else {"axes": "".join(kept)}
         options["metadata"] = named | layout.metadata if layout.kind == "shaped" else None
     else:
         options |= {"ome": True, "metadata": {"axes": names, **_ome_metadata(layout, names)}}
-    tifffile.imwrite(path, np.ascontiguousarray(labels), **options)
+    # arrays are in memory anyway, and tifffile takes pages of one row or column for something else
+    if planes is labels and labels.ndim == 3 and not isinstance(labels, np.ndarray) and 1 not in labels.shape:
+        stream = (np.ascontiguousarray(labels[z]) for z in range(labels.shape[0]))
+        tifffile.imwrite(path, stream, shape=labels.shape, dtype=labels.dtype, bigtiff=size >= BIGTIFF_BYTES, **options)
+    else:
+        tifffile.imwrite(path, np.ascontiguousarray(planes[:]), **options)
 
 
 @contextmanager
@@ -131,12 +236,21 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
     logger = logging.getLogger("tifffile")
     logger.addHandler(complaints)
     try:
+        _refuse_overlapping_directories(path)
         with tifffile.TiffFile(path) as tif:
             if not len(tif.series):
                 raise ValueError("no image in the file")
+            declared = max(series.nbytes for series in tif.series)
+            if declared > _MOST_PACKED * path.stat().st_size:
+                raise ValueError(f"{declared} bytes of voxels declared in a file of {path.stat().st_size}")
+            # what is wrong with the structure shows before voxels are read
+            if complaints.first:
+                raise ValueError(complaints.first)
             yield tif
         reason = complaints.first
-    except SpocoError:
+    except SpocoError as error:
+        if complaints.first:
+            raise _unreadable(path, complaints.first) from error
         raise
     # Decoders raise types of their own, which share no base but Exception.
     except Exception as error:
@@ -145,6 +259,34 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
         logger.removeHandler(complaints)
     if reason:
         raise _unreadable(path, reason)
+
+
+def _refuse_overlapping_directories(path: Path) -> None:
+    """Refuses a chain of directories that is longer than the file, which tifffile would follow for minutes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(16).ljust(16, b"\0")
+        order = {b"II": "<", b"MM": ">"}.get(header[:2], "<")
+        (version,) = struct.unpack(f"{order}H", header[2:4])
+        if version not in (42, 43):
+            return
+        # classic and big TIFF: where the first directory is named, its count of tags, bytes of a tag, the next one
+        start, count_type, tag_bytes, next_type = (4, "H", 12, "I") if version == 42 else (8, "Q", 20, "Q")
+        (offset,) = struct.unpack_from(order + next_type, header, start)
+        used = 0
+        while 0 < offset < size:
+            file.seek(offset)
+            count = _unpack(file, order + count_type)
+            used += count * tag_bytes + struct.calcsize(order + count_type + next_type)
+            if used > size:
+                raise ValueError("its directories overlap or reach beyond its end")
+            file.seek(offset + struct.calcsize(order + count_type) + count * tag_bytes)
+            offset = _unpack(file, order + next_type)
+
+
+def _unpack(file: BinaryIO, layout: str) -> int:
+    content = file.read(struct.calcsize(layout))
+    return struct.unpack(layout, content)[0] if len(content) == struct.calcsize(layout) else 0
 
 
 class _Complaints(logging.Handler):
@@ -185,6 +327,7 @@ def _layout(path: Path, tif: tifffile.TiffFile, axes: str | None) -> _Layout:
             "give one different letter for each, such as ZYX, in the config id axes"
         )
     layout = _Layout(kind=series.kind, axes=letters, shape=tuple(int(size) for _, size in kept))
+    layout.singletons = tuple(i for i, n in enumerate(series.shape) if n == 1 and file_axes[i] not in "YX")
     tags = tif.pages.first.tags
     if "XResolution" in tags and "YResolution" in tags:
         layout.resolution = (tags["XResolution"].value, tags["YResolution"].value)

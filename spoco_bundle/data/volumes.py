@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ __all__ = [
     "Volume",
     "batch_spacing",
     "file_suffix",
+    "is_zarr",
     "read_volume",
     "spacing_warning",
     "voxel_spacing",
@@ -34,10 +36,15 @@ __all__ = [
 def file_suffix(path: str | Path) -> str:
     """The end of a file name that tells its format, ``.nii.gz`` and ``.ome.tif`` included, as written."""
     name = Path(path).name
-    for double in (".nii.gz", ".ome.tif", ".ome.tiff"):
+    for double in (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr"):
         if name.lower().endswith(double):
             return name[-len(double) :]
     return Path(name).suffix
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether a folder is a Zarr group or array."""
+    return any((Path(path) / mark).is_file() for mark in (".zgroup", ".zarray", "zarr.json"))
 
 
 def read_volume(
@@ -75,12 +82,20 @@ def read_volume(
         raise SpocoError(f"spatial_dims is {spatial_dims!r}: give 2 or 3")
     path = _existing_file(path)
     suffix = path.name.lower()
-    if suffix.endswith(nifti.SUFFIXES):
-        volume = nifti.read(path, spatial_dims)
-    elif suffix.endswith(tiff.SUFFIXES):
-        volume = tiff.read(path, spatial_dims, axes)
-    else:
-        volume = itk_io.read(path, spatial_dims)
+    try:
+        if suffix.endswith(nifti.SUFFIXES):
+            volume = nifti.read(path, spatial_dims)
+        elif suffix.endswith(tiff.SUFFIXES):
+            volume = tiff.read(path, spatial_dims, axes)
+        else:
+            volume = itk_io.read(path, spatial_dims)
+    except (SpocoError, MemoryError):
+        raise
+    # there is no end to the ways in which a damaged header can contradict its file
+    except Exception as error:
+        raise SpocoError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
+        ) from error
     if min(volume.array.shape) == 0:
         raise SpocoError(f"{path}: shape {volume.array.shape} holds no voxel: export the file again")
     if spacing is not None and (volume.spacing is None or override_spacing):
@@ -99,7 +114,7 @@ def read_volume(
     return volume
 
 
-def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes: str | None = None) -> Path:
+def write_instances(path: str | Path, labels: Any, like: str | Path, axes: str | None = None) -> Path:
     """Writes an instance segmentation on the grid and in the format of the image it belongs to.
 
     uint16, or uint32 where an id is above 65,535; compressed wherever the format's readers allow it. NIfTI keeps
@@ -109,7 +124,8 @@ def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes
 
     Args:
         path: file to write, with a suffix of the same family as ``like``; missing folders are made.
-        labels: (z, y, x) or (y, x) non-negative integer ids, 0 = background.
+        labels: (z, y, x) or (y, x) array of non-negative integer ids, 0 = background. A Zarr array of uint16 or uint32
+            is written as it is, slab by slab, without ever being in memory as a whole.
         like: the image that was segmented, read for its header.
         axes: as given to :func:`read_volume` for ``like``.
 
@@ -122,25 +138,30 @@ def write_instances(path: str | Path, labels: np.ndarray, like: str | Path, axes
         ValueError: if the labels are not integers or negative.
     """
     path, like = Path(path), _existing_file(like)
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim not in (2, 3):
-        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}: give integers (z, y, x) or (y, x)")
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    if low < 0 or high >= 2**32:
-        raise ValueError(f"labels lie in {low}..{high}: ids must be in 0..4294967295")
-    stored = labels.astype(np.uint16 if high < 2**16 else np.uint32)
     if path.resolve() == like.resolve():
         raise SpocoError(f"{path}: would overwrite the image it was made from: choose another name or folder")
     if _family(path) != _family(like):
         raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
+    stored = labels if hasattr(labels, "chunks") else _as_stored(labels)
     with written_whole(path) as partial:
         if _family(path) == "nifti":
             nifti.write_labels(partial, stored, like)
         elif _family(path) == "tiff":
             tiff.write_labels(partial, stored, like, axes)
         else:
-            itk_io.write_labels(partial, stored, like)
+            itk_io.write_labels(partial, np.asarray(stored[:]), like)
     return path
+
+
+def _as_stored(labels: np.ndarray) -> np.ndarray:
+    """Labels as uint16, or uint32 where an id is above 65,535."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim not in (2, 3):
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}: give integers (z, y, x) or (y, x)")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if low < 0 or high >= 2**32:
+        raise ValueError(f"labels lie in {low}..{high}: ids must be in 0..4294967295")
+    return labels.astype(np.uint16 if high < 2**16 else np.uint32)
 
 
 def _family(path: Path) -> str:

@@ -24,8 +24,9 @@ class SpocoTrainer(SupervisedTrainer):
 
     An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another
     intensity augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines
-    of ``image``. It leaves in ``engine.state.output`` the keys ``image``, ``label``, ``pred`` (raw student output),
-    ``loss`` (scalar tensor) and ``loss_terms`` (name to float).
+    of ``image``. It leaves in ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the
+    whole batch: ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name
+    to float). Before the iteration is completed it is the dictionary itself.
 
     The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 
@@ -80,7 +81,7 @@ class SpocoTrainer(SupervisedTrainer):
         self.data_loader.dataset.set_epoch(epoch)
         self.data_loader.sampler.set_position(epoch, done * self.data_loader.batch_size)
 
-    def _iteration(self, engine: SpocoTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: SpocoTrainer, batchdata: dict[str, Any]) -> list[dict[str, Any]]:
         """Runs one optimisation step on a batch.
 
         Args:
@@ -129,7 +130,7 @@ class SpocoTrainer(SupervisedTrainer):
         self.optimizer.step()
         self.teacher.update_parameters(self.student)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return [output]
 
     def _place(self, embeddings: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
         """Adds coordinates where the embeddings are semi-convolutional."""

@@ -3,8 +3,9 @@
 from spoco_bundle.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
+from spoco_bundle.handlers.embedding_colours import EmbeddingColours
 from spoco_bundle.handlers.picture_files import PictureFilesHandler
-from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
+from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.handlers.progress import TrainingProgress
 from spoco_bundle.handlers.scores import ScoresHandler
 from spoco_bundle.handlers.second_network import SecondNetwork
@@ -15,11 +16,13 @@ __all__ = [
     "BestWeights",
     "CoordinateScale",
     "EarlyStopping",
+    "EmbeddingColours",
     "InstanceClusteringHandler",
     "LoadWeights",
     "LossTermsHandler",
     "PictureFilesHandler",
     "PicturesHandler",
+    "ScoreBefore",
     "ScoresHandler",
     "SecondNetwork",
     "TrainingCheckpoint",

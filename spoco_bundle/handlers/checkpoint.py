@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import random
 import signal
 import threading
@@ -19,7 +18,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.networks.weights import DamagedFile, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +102,10 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not file.is_file():
         raise SpocoError(f"{file}: no such checkpoint; name an existing one, or train without resume")
     try:
-        content = torch.load(file, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        content = load_tensors(file, map_location)
+    except DamagedFile as error:
         raise SpocoError(
-            f"{file}: not a readable checkpoint ({type(error).__name__}): truncated, or with content other than "
+            f"{file}: not a readable checkpoint ({error}): truncated, or with content other than "
             "tensors; resume from the one before with resume='previous', or train without resume"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -155,8 +155,9 @@ class TrainingCheckpoint:
             best weights, early stopping, ...).
         interval_iterations: iterations between checkpoints; 0 for none between epochs.
         interval_epochs: epochs between checkpoints; 0 for none at the end of epochs.
-        resume: "" starts anew; "last" (or "latest") and "previous" resume from the files in ``ckpt_dir``; anything else
-            is the path of a checkpoint. "last" takes the previous file where only that one exists.
+        resume: "" or False starts anew; True, "last" (or "latest") and "previous" resume from the files in
+            ``ckpt_dir``; anything else is the path of a checkpoint. "last" takes the previous file where only that one
+            exists.
         save_on_signal: whether to handle SIGTERM and Ctrl-C as told above.
 
     Raises:
@@ -172,7 +173,7 @@ class TrainingCheckpoint:
         objects: Mapping[str, Any],
         interval_iterations: int = 500,
         interval_epochs: int = 1,
-        resume: str = "",
+        resume: str | bool = "",
         save_on_signal: bool = True,
     ):
         taken = {"format", "engine", "random"} & set(objects)
@@ -182,7 +183,7 @@ class TrainingCheckpoint:
         self.objects = dict(objects)
         self.interval_iterations = interval_iterations
         self.interval_epochs = interval_epochs
-        self.resume = resume
+        self.resume = "last" if resume is True else resume or ""
         self.save_on_signal = save_on_signal
         self._signal: int | None = None
         self._handlers_before: dict[int, Any] = {}
@@ -313,6 +314,12 @@ class TrainingCheckpoint:
 
     def _exception_raised(self, engine: Engine, error: BaseException) -> None:
         self.release_signals()
+        if user_error(error) is not None and (self.ckpt_dir / self.last).is_file():
+            logger.warning(
+                "stopped in iteration %d; once that is mended, go on with resume='last' (%s)",
+                engine.state.iteration,
+                self.ckpt_dir / self.last,
+            )
         raise error
 
 

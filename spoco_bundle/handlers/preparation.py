@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 from torch import nn
 
 from spoco_bundle.data.object_size import equivalent_radii
@@ -114,3 +115,27 @@ class CoordinateScale:
             network.coordinate_scale.fill_(scale)
             network.training_spacing.copy_(torch.as_tensor(spacing))
         logger.info("coordinate scale %.3g, spacing %s", scale, " x ".join(f"{step:g}" for step in spacing))
+
+
+class ScoreBefore:
+    """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
+
+    Put it behind the handlers that load weights and set the coordinate scale.
+
+    Args:
+        evaluator: the validation, whose handlers keep the best score.
+    """
+
+    def __init__(self, evaluator: Evaluator):
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the validation at the start of the engine."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Validates once."""
+        self.evaluator.run(1)
+        state = self.evaluator.state
+        score = state.metrics.get(state.key_metric_name, float("nan"))
+        logger.info("the weights before this training score %.4f", score)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
-from tqdm import tqdm
 
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.progress import Progress
 
 
 class Window(NamedTuple):
@@ -123,34 +123,67 @@ class HaloWindowInferer(Inferer):
         Returns:
             (B, E, *spatial) in the dtype of the network's output; a MetaTensor where the input is one.
         """
+        return self.part(inputs, tuple(slice(0, size) for size in inputs.shape[2:]), network, *args, **kwargs)
+
+    def part(
+        self,
+        inputs: torch.Tensor,
+        keep: Sequence[slice],
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Runs the network where it is needed for a part of the input, and holds no more than that part's result.
+
+        Args:
+            inputs: (B, C, *spatial), as for a call.
+            keep: the part, a slice with start and stop per spatial axis.
+            network: as for a call.
+            args: passed on to the network.
+            kwargs: passed on to the network.
+
+        Returns:
+            (B, E, *keep), the same values as that part of the result of a call.
+        """
         shape = inputs.shape[2:]
         roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
-        halo = _given_or_told("halo", self.halo, network, "receptive_radius", len(shape), least=0)
-        multiples = _given_or_told(
-            "stride_multiple", self.stride_multiple, network, "total_stride", len(shape), least=1
-        )
+        halo, multiples = self.halo_of(network, len(shape)), self.multiples_of(network, len(shape))
         padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
         sizes = padded.shape[2:]
         if sizes.numel() <= self.whole_volume_voxels:
             roi_size = tuple(sizes)
-        axes = [windows_along_axis(*axis) for axis in zip(sizes, roi_size, halo, multiples)]
+        axes = [
+            [window for window in windows_along_axis(*axis) if _common(window, part)]
+            for part, *axis in zip(keep, sizes, roi_size, halo, multiples)
+        ]
         tasks = list(itertools.product(range(len(inputs)), itertools.product(*axes)))
         run_on = self.sw_device or inputs.device
         output: torch.Tensor | None = None
         quiet = not self.progress or len(tasks) == 1
-        for first in tqdm(range(0, len(tasks), self.sw_batch_size), desc="windows", disable=quiet):
-            chunk = tasks[first : first + self.sw_batch_size]
-            batch = torch.cat([padded[(slice(b, b + 1), slice(None), *map(_read, window))] for b, window in chunk])
-            result = _plain(network(batch.to(run_on), *args, **kwargs))
-            if output is None:
-                size = (len(inputs), result.shape[1], *shape)
-                output = torch.empty(size, dtype=result.dtype, device=self.device or inputs.device)
-            for (item, window), values in zip(chunk, result):
-                # the far padding is dropped here: a core is cut where the volume ends
-                target = output[(item, slice(None), *map(_core, window))]
-                source = values[(slice(None), *map(_core_in_window, window))]
-                target.copy_(source[(slice(None), *(slice(n) for n in target.shape[1:]))])
+        with Progress("windows", len(tasks), inner=True, quiet=quiet) as progress:
+            for first in range(0, len(tasks), self.sw_batch_size):
+                chunk = tasks[first : first + self.sw_batch_size]
+                batch = torch.cat([padded[(slice(b, b + 1), slice(None), *map(_read, window))] for b, window in chunk])
+                result = _plain(network(batch.to(run_on), *args, **kwargs))
+                if output is None:
+                    size = (len(inputs), result.shape[1], *(part.stop - part.start for part in keep))
+                    output = torch.empty(size, dtype=result.dtype, device=self.device or inputs.device)
+                for (item, window), values in zip(chunk, result):
+                    # the far padding is dropped here: no part reaches beyond the volume
+                    cores = [_common(axis, part) for axis, part in zip(window, keep)]
+                    target = [slice(c.start - part.start, c.stop - part.start) for c, part in zip(cores, keep)]
+                    source = [slice(c.start - axis.start, c.stop - axis.start) for c, axis in zip(cores, window)]
+                    output[(item, slice(None), *target)] = values[(slice(None), *source)].to(output.device)
+                progress.update(len(chunk))
         return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]
+
+    def halo_of(self, network: Callable[..., torch.Tensor], dims: int) -> tuple[int, ...]:
+        """Voxels per axis cut off on every inner face of a window."""
+        return _given_or_told("halo", self.halo, network, "receptive_radius", dims, least=0)
+
+    def multiples_of(self, network: Callable[..., torch.Tensor], dims: int) -> tuple[int, ...]:
+        """Total stride of the network per axis."""
+        return _given_or_told("stride_multiple", self.stride_multiple, network, "total_stride", dims, least=1)
 
 
 def _given_or_told(
@@ -193,9 +226,7 @@ def _read(window: Window) -> slice:
     return slice(window.start, window.stop)
 
 
-def _core(window: Window) -> slice:
-    return slice(window.core_start, window.core_stop)
-
-
-def _core_in_window(window: Window) -> slice:
-    return slice(window.core_start - window.start, window.core_stop - window.start)
+def _common(window: Window, part: slice) -> slice | None:
+    """What a window's core and a part have in common; None where that is nothing."""
+    start, stop = max(window.core_start, part.start), min(window.core_stop, part.stop)
+    return slice(start, stop) if start < stop else None

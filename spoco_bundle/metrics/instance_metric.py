@@ -13,14 +13,18 @@ from spoco_bundle.errors import SpocoError
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
-__all__ = ["InstanceMetric"]
+__all__ = ["ANNOTATED_SIZES", "InstanceMetric"]
+
+#: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
+ANNOTATED_SIZES = "annotated_sizes"
 
 
 class InstanceMetric(CumulativeIterationMetric):
     """Instance scores pooled over all images of an epoch, one of them the metric's value.
 
     Use it in an evaluator's `key_val_metric` through `monai.handlers.IgniteMetricHandler`, with predicted and true
-    label volumes: a batch (B, 1, *spatial) or a list of (1, *spatial) tensors, whose shapes may differ.
+    label volumes: a batch (B, 1, *spatial) or a list of (1, *spatial) tensors, whose shapes may differ. A truth in
+    which objects were held out may name the sizes of all in its metadata, under `ANNOTATED_SIZES`.
 
     Args:
         metric: key of the pooled scores that `aggregate` returns; by default `ap_50`, or `partly_labelled_score` for
@@ -70,7 +74,10 @@ class InstanceMetric(CumulativeIterationMetric):
                 f"InstanceMetric got a prediction of shape {tuple(y_pred.shape)} and a truth of {tuple(y.shape)}; "
                 "both are label volumes with one channel, (B, 1, *spatial)"
             )
-        images = [instance_scores(t[0], p[0], **self.arguments) for p, t in zip(y_pred, y, strict=True)]
+        images = [
+            instance_scores(t[0], p[0], **self.arguments, annotated_sizes=_annotated_sizes(t))
+            for p, t in zip(y_pred, y, strict=True)
+        ]
         return torch.tensor([[image[key] for key in self.keys] for image in images], dtype=torch.float64)
 
     def _sync(self) -> None:
@@ -94,3 +101,8 @@ class InstanceMetric(CumulativeIterationMetric):
         metric = metric or self.metric
         self._check(metric)
         return torch.tensor(self.scores()[metric])
+
+
+def _annotated_sizes(truth: torch.Tensor) -> list[float] | None:
+    sizes = getattr(truth, "meta", {}).get(ANNOTATED_SIZES)
+    return None if sizes is None else torch.as_tensor(sizes).flatten().tolist()

@@ -14,7 +14,10 @@ __all__ = ["partly_labelled_scores"]
 
 
 def partly_labelled_scores(
-    table: ContingencyTable, iou_thresholds: Sequence[float], size_tolerance: float = 4.0
+    table: ContingencyTable,
+    iou_thresholds: Sequence[float],
+    size_tolerance: float = 4.0,
+    annotated_sizes: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Scores that an incomplete truth supports: predicted objects in unlabelled space are never false positives.
 
@@ -40,6 +43,8 @@ def partly_labelled_scores(
         table: contingency table of truth and prediction.
         iou_thresholds: thresholds in (0, 1].
         size_tolerance: factor, at least 1, by which an unlabelled object may be smaller or larger than annotated ones.
+        annotated_sizes: voxels of the annotated objects that say what is plausible, where the truth holds only those of
+            them that are held out; by default the truth's.
     """
     scores: dict[str, float] = {}
     for threshold in iou_thresholds:
@@ -63,7 +68,8 @@ def partly_labelled_scores(
     judged = 2 * (sizes - outside + known_background) > sizes
     annotated_dice = float(of_truth.mean())
     judged_dice = float(of_prediction[judged].mean()) if judged.any() else annotated_dice
-    smallest, largest = np.percentile(table.truth_sizes[1:], [5, 95]) * [1 / size_tolerance, size_tolerance]
+    reference = table.truth_sizes[1:] if annotated_sizes is None else annotated_sizes
+    smallest, largest = np.percentile(reference, [5, 95]) * [1 / size_tolerance, size_tolerance]
     plausible = (sizes >= smallest) & (sizes <= largest)
     plausible_objects = float(plausible.mean()) if len(sizes) else 1.0
     plausible_volume = float(sizes[plausible].sum() / sizes.sum()) if len(sizes) else 1.0

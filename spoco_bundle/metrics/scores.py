@@ -29,6 +29,7 @@ def instance_scores(
     partly_labelled: bool = False,
     background_label: int | None = None,
     ignore_label: int | None = None,
+    annotated_sizes: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Score a predicted instance segmentation against the true one.
 
@@ -51,6 +52,7 @@ def instance_scores(
         partly_labelled: whether 0 in `truth` means "unknown" and not "no object".
         background_label: id in `truth` of voxels known to belong to no object.
         ignore_label: id in `truth` of voxels that count nowhere.
+        annotated_sizes: see `partly_labelled_scores`; used with partly labelled truths only.
 
     Raises:
         SpocoError: unlike shapes, values that are no instance ids, or a threshold outside (0, 1].
@@ -65,7 +67,7 @@ def instance_scores(
         "covered_fraction": float(covered / table.voxels) if table.voxels else 0.0,
     }
     if partly_labelled:
-        return scores | partly_labelled_scores(table, iou_thresholds)
+        return scores | partly_labelled_scores(table, iou_thresholds, annotated_sizes=annotated_sizes)
     split, merge = variation_of_information(table)
     return {
         **matching_scores(table, iou_thresholds),

@@ -6,6 +6,8 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
+from spoco_bundle.errors import SpocoError
+
 # TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
 
 
@@ -34,7 +36,7 @@ class EmbeddingUNet(nn.Module):
         dropout: dropout probability after each convolution, in [0, 1).
 
     Raises:
-        ValueError: if the lengths of channels, strides, kernel_sizes and convolutions do not fit together, or a kernel
+        SpocoError: if the lengths of channels, strides, kernel_sizes and convolutions do not fit together, or a kernel
             is even.
     """
 
@@ -55,9 +57,9 @@ class EmbeddingUNet(nn.Module):
         levels = len(channels)
         repeats = (convolutions,) * levels if isinstance(convolutions, int) else tuple(convolutions)
         if len(strides) != levels - 1 or len(kernel_sizes) != levels or len(repeats) != levels:
-            raise ValueError(
+            raise SpocoError(
                 f"{levels} channels ask for {levels - 1} strides, {levels} kernel_sizes and {levels} convolutions, "
-                f"got {len(strides)}, {len(kernel_sizes)} and {len(repeats)}"
+                f"got {len(strides)}, {len(kernel_sizes)} and {len(repeats)}: give as many"
             )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -65,7 +67,7 @@ class EmbeddingUNet(nn.Module):
         step = [_per_axis(s, spatial_dims) for s in strides]
         kernel = [_per_axis(k, spatial_dims) for k in kernel_sizes]
         if any(k % 2 == 0 for axes in kernel for k in axes):
-            raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}")
+            raise SpocoError(f"kernel_sizes must be odd, got {kernel_sizes}: give odd ones")
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
         self.total_stride = tuple(_product([s[axis] for s in step]) for axis in range(spatial_dims))
         #: voxels per axis beyond which an input voxel cannot reach an output voxel
@@ -131,7 +133,10 @@ class EmbeddingUNet(nn.Module):
 def _per_axis(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
     axes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
     if len(axes) != spatial_dims:
-        raise ValueError(f"expected one int or {spatial_dims} ints per level, got {value}")
+        raise SpocoError(
+            f"strides and kernel_sizes have {value} where spatial_dims is {spatial_dims}: "
+            f"give one int or {spatial_dims} ints per level"
+        )
     return axes
 
 

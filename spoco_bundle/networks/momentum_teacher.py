@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from spoco_bundle.errors import SpocoError
+
 
 class MomentumTeacher(AveragedModel):
     """Exponential moving average of a network, parameters and buffers alike.
@@ -23,12 +25,12 @@ class MomentumTeacher(AveragedModel):
         warm_up: whether m_t rises as above; otherwise m_t = momentum throughout.
 
     Raises:
-        ValueError: if momentum is outside [0, 1).
+        SpocoError: if momentum is outside [0, 1).
     """
 
     def __init__(self, student: nn.Module, momentum: float = 0.999, warm_up: bool = True):
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+            raise SpocoError(f"momentum must lie in [0, 1), got {momentum}")
         self.momentum = momentum
         self.warm_up = warm_up
         super().__init__(student, multi_avg_fn=self._average, use_buffers=True)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from spoco_bundle.errors import SpocoError
+
+
+class DamagedFile(Exception):
+    """A file of tensors that cannot be read, or that holds more than tensors and plain values."""
+
+
+def load_tensors(file: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain values in lists and dicts.
+
+    Raises:
+        DamagedFile: for any other content; the text names the kind of the error.
+    """
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except Exception as error:  # a damaged pickle lets the unpickler fail in any way, IndexError among them
+        raise DamagedFile(type(error).__name__) from error
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -28,10 +44,10 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     if not file.is_file():
         raise SpocoError(f"{file}: no such weights file; train first, or name the file that holds the weights")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
+        state = load_tensors(file)
+    except DamagedFile as error:
         raise SpocoError(
-            f"{file}: not a readable weights file ({type(error).__name__}); it may be truncated or hold more than "
+            f"{file}: not a readable weights file ({error}); it may be truncated or hold more than "
             "tensors: take another copy or train again"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):

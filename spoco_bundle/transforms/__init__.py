@@ -5,9 +5,11 @@ from spoco_bundle.transforms.checks import CheckLabelsd
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.foreground import FindForegroundd
+from spoco_bundle.transforms.hold_out import HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
+from spoco_bundle.transforms.serving import HandOutd, LoadServedWeightsd
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
 from spoco_bundle.transforms.views import TwoViewsd
 
@@ -17,8 +19,11 @@ __all__ = [
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
     "FindForegroundd",
+    "HandOutd",
+    "HoldOutObjectsd",
     "IndexInstancesd",
     "KeepInstanceFractiond",
+    "LoadServedWeightsd",
     "LoadVolumed",
     "NormalizePercentiled",
     "RelabelAndDropFragmentsd",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
@@ -26,14 +26,21 @@ class CheckSpacingd(MapTransform):
     Args:
         keys: images, MetaTensors from ``LoadVolumed``.
         network: network with the buffer ``training_spacing``; None while there is none to compare with.
+        target_spacing: spacing that the images are resampled to later, which is the one that the network meets; 0
+            leaves an axis as it is. None where they are not resampled.
         allow_missing_keys: whether a sample without the key passes through.
     """
 
     def __init__(
-        self, keys: KeysCollection = "image", network: torch.nn.Module | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection = "image",
+        network: torch.nn.Module | None = None,
+        target_spacing: Sequence[float] | None = None,
+        allow_missing_keys: bool = False,
     ):
         super().__init__(keys, allow_missing_keys)
         self.network = network
+        self.target_spacing = target_spacing
         self._said: set[bool] = set()
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
@@ -47,7 +54,7 @@ class CheckSpacingd(MapTransform):
             if self.network is not None and (self.network.training_spacing > 0).all():
                 training = tuple(self.network.training_spacing.double().tolist())
             warning = spacing_warning(
-                voxel_spacing(image, dims) if known else None,
+                self._met_by_the_network(voxel_spacing(image, dims)) if known else None,
                 str(image.meta["spacing_unit"]),
                 training,
                 name=str(image.meta["filename_or_obj"]),
@@ -60,3 +67,9 @@ class CheckSpacingd(MapTransform):
                 sample[key] = image.clone()
                 sample[key].affine = torch.as_tensor(rescale_affine(image.affine, training))
         return sample
+
+    def _met_by_the_network(self, spacing: tuple[float, ...]) -> tuple[float, ...]:
+        # a target with another number of axes is refused by the resampling itself
+        if self.target_spacing is None or len(self.target_spacing) != len(spacing):
+            return spacing
+        return tuple(target or step for target, step in zip(self.target_spacing, spacing, strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.clustering import cluster_embeddings
+from spoco_bundle.clustering import MIN_SIZE, check_method, cluster_embeddings, default_parameters
+from spoco_bundle.clustering.density_peaks import block_size
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
@@ -37,13 +39,17 @@ class ClusterEmbeddingsd(MapTransform):
         confidence: whether to compute the confidence.
         min_confidence: objects below it are dropped, in [0, 1].
         min_fraction: least size of an object, as a fraction of a ball (disc) of twice the coordinate scale, which is
-            near the typical object; sets ``min_size``, and ``min_votes`` of "center_votes", where they are not given.
-            None leaves them at their defaults.
+            near the typical object; sets ``min_size`` where that is not given. None leaves it at its default.
         allow_missing_keys: whether a sample without the key passes through.
-        params: further keywords of ``cluster_embeddings``: background, objectness_threshold, merge_distance...
+        params: further keywords of ``cluster_embeddings``: background, objectness_threshold, merge_distance... One that
+            is None is left at its default.
+
+    A sample may be a block of a larger volume: the image's metadata ``block_origin``, the index of its first voxel in
+    the whole volume, then shifts the coordinates.
 
     Raises:
-        SpocoError: when called, if coordinates are asked for and no scale is known, or an argument does not fit.
+        SpocoError: if the method or a keyword of it is unknown; when called, if coordinates are asked for and no scale
+            is known, or an argument does not fit.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class ClusterEmbeddingsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= min_confidence <= 1:
             raise SpocoError(f"min_confidence is {min_confidence}: give a number from 0 to 1")
+        params = {name: value for name, value in params.items() if value is not None}
+        check_method(method, params)
         self.method = method
         self.coordinate_channels = coordinate_channels
         self.coordinate_scale = coordinate_scale
@@ -115,21 +123,39 @@ class ClusterEmbeddingsd(MapTransform):
             output = output[:-1]
         if self.coordinate_channels:
             dims = output.ndim - 1
-            output = add_coordinates(output[None], voxel_spacing(image, dims), self._scale())[0]
+            origin = getattr(image, "meta", {}).get("block_origin")
+            output = add_coordinates(output[None], voxel_spacing(image, dims), self.scale(), origin)[0]
         return output, objectness
 
-    def _smallest(self, image: torch.Tensor) -> dict[str, float]:
-        """Least size and votes of an object in voxels, where they follow from the coordinate scale."""
+    def for_pieces_of(self, shape: Sequence[int]) -> ClusterEmbeddingsd:
+        """A copy for pieces of a volume (*spatial) of this shape, which sees them as it would see the whole volume."""
+        clustering = copy.copy(self)
+        if self.method == "density_peaks":
+            most = self.params.get("max_blocks", default_parameters(self.method)["max_blocks"])
+            whole = (1,) * (3 - len(shape)) + tuple(shape)
+            clustering.params = {"pooling": block_size(whole, most), **self.params}
+        return clustering
+
+    def least_voxels(self, image: torch.Tensor) -> int:
+        """Voxels of the smallest object that is kept in this image."""
+        return int({"min_size": MIN_SIZE, **self._smallest(image), **self.params}["min_size"])
+
+    def _smallest(self, image: torch.Tensor) -> dict[str, int]:
+        """Least size of an object in voxels, where it follows from the coordinate scale."""
         if self.min_fraction is None or not self.coordinate_channels:
             return {}
         dims = image.ndim - 1
-        radius = 2 * self._scale()
+        radius = 2 * self.scale()
         ball = 4 / 3 * math.pi * radius**3 if dims == 3 else math.pi * radius**2
         voxels = self.min_fraction * ball / math.prod(voxel_spacing(image, dims))
-        votes = {"min_votes": max(1.0, voxels)} if self.method == "center_votes" else {}
-        return {"min_size": max(1, round(voxels)), **votes}
+        return {"min_size": max(1, round(voxels))}
 
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """Physical length that is 1 in the embedding space.
+
+        Raises:
+            SpocoError: if neither the argument nor the network says it.
+        """
         if self.coordinate_scale is not None:
             return float(self.coordinate_scale)
         scale = float(getattr(self.network, "coordinate_scale", 0.0))

@@ -43,8 +43,16 @@ class NormalizePercentiled(MapTransform):
         """Returns a copy of the sample with normalised images."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            sample[key] = normalize(sample[key], intensity_range(sample[key], self.lower, self.upper))
+            sample[key] = self.apply(sample[key], self.fit(sample[key]))
         return sample
+
+    def fit(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """The range of each channel of an image, or of a sample of a large volume; see ``intensity_range``."""
+        return intensity_range(image, self.lower, self.upper)
+
+    def apply(self, image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
+        """Maps the ranges to 0 and 1; see ``normalize``."""
+        return normalize(image, ranges)
 
 
 def intensity_range(image: torch.Tensor | np.ndarray, lower: float = 1.0, upper: float = 99.8) -> torch.Tensor:
@@ -60,14 +68,20 @@ def intensity_range(image: torch.Tensor | np.ndarray, lower: float = 1.0, upper:
     """
     ranges = []
     for channel in np.asarray(image).reshape(len(image), -1):
-        sampled = channel
-        if channel.size > SAMPLED_VOXELS:
-            sampled = channel[np.random.default_rng(0).integers(channel.size, size=SAMPLED_VOXELS)]
+        places = sampled_places(channel.size)
+        sampled = channel if places is None else channel[places]
         low, high = np.percentile(sampled.astype(np.float64), [lower, upper])
         if low == high:
             low, high = float(channel.min()), float(channel.max())
         ranges.append([low, high])
     return torch.tensor(ranges, dtype=torch.float64)
+
+
+def sampled_places(voxels: int) -> np.ndarray | None:
+    """Flat indices of the voxels that percentiles of so many are computed from; None for all of them."""
+    if voxels <= SAMPLED_VOXELS:
+        return None
+    return np.random.default_rng(0).integers(voxels, size=SAMPLED_VOXELS)
 
 
 def normalize(image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.data.datalist import OUTPUT_ENDING, image_name
+from spoco_bundle.data.finished import TABLE_ENDING
 from spoco_bundle.data.geometry import checked_spacing, voxel_spacing
 from spoco_bundle.data.itk_io import LOSSY_SUFFIXES
 from spoco_bundle.data.label_checks import as_label_ids
 from spoco_bundle.data.objects_table import objects_table, write_objects_table
 from spoco_bundle.data.volumes import file_suffix, read_volume, write_instances
 from spoco_bundle.errors import SpocoError
-
-TABLE_ENDING = "_objects"
+from spoco_bundle.transforms.serving import SERVED
 
 
 class LoadVolumed(MapTransform):
@@ -34,6 +34,7 @@ class LoadVolumed(MapTransform):
     Args:
         keys: entries of the sample that are paths.
         spatial_dims: 3 for volumes, 2 for single images.
+        in_channels: channels that images must have; None takes any number.
         spacing: spacing along z, y, x (or y, x) for files that state none.
         spacing_unit: unit of ``spacing``.
         override_spacing: take ``spacing`` even where the file states another one.
@@ -42,13 +43,15 @@ class LoadVolumed(MapTransform):
         allow_missing_keys: whether a sample without one of the keys passes through, as at inference without labels.
 
     Raises:
-        SpocoError: if the spacing does not fit; when called, whatever ``read_volume`` says of the file.
+        SpocoError: if the spacing does not fit; when called, whatever ``read_volume`` says of the file, or if an image
+            has another number of channels.
     """
 
     def __init__(
         self,
         keys: KeysCollection = ("image", "label"),
         spatial_dims: int = 3,
+        in_channels: int | None = None,
         spacing: Sequence[float] | None = None,
         spacing_unit: str = "micrometer",
         override_spacing: bool = False,
@@ -58,6 +61,7 @@ class LoadVolumed(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
         self.spacing = None if spacing is None else checked_spacing(spacing, spatial_dims)
         self.spacing_unit = spacing_unit
         self.override_spacing = override_spacing
@@ -75,6 +79,12 @@ class LoadVolumed(MapTransform):
         volume = read_volume(
             path, kind, self.spatial_dims, self.spacing, self.spacing_unit, self.override_spacing, self.axes
         )
+        channels = volume.array.shape[0]
+        if kind == "image" and self.in_channels not in (None, channels):
+            raise SpocoError(
+                f"{path}: has {channels} channels where in_channels is {self.in_channels}: save the image with "
+                f"{self.in_channels}, or train with --in_channels {channels}"
+            )
         affine = torch.from_numpy(volume.affine.copy())
         array = np.array(volume.array, dtype=np.int32 if kind == "label" else np.float32, order="C")
         tensor = MetaTensor(
@@ -96,7 +106,8 @@ class SaveInstancesd(MapTransform):
 
     For a source ``NAME.EXT`` these are ``NAME_instances.EXT`` (see ``write_instances``; ``.png`` where EXT is lossy,
     such as ``.jpg``) and ``NAME_objects.csv`` (see ``objects_table``), on the grid of the source file, where the labels
-    have to be again by then. Works on single (decollated) samples.
+    have to be again by then. Works on single (decollated) samples. MONAI Label writes its results itself, so nothing is
+    written for a sample of its requests.
 
     Args:
         keys: labels (1, *spatial) of whole, non-negative numbers. A confidence per object is taken from the entry
@@ -134,6 +145,8 @@ class SaveInstancesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Writes the files and returns the sample as it is."""
         sample = dict(data)
+        if SERVED in sample:
+            return sample
         for key in self.key_iterator(sample):
             self._save(sample[key], sample.get(f"{key}_confidence"), self._meta(sample, key))
         return sample
@@ -148,12 +161,15 @@ class SaveInstancesd(MapTransform):
                 "other: rename one or process them apart"
             )
         suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
+        table = self._inside(f"{name}{self.table_ending}.csv")
+        # a table beside instances that it does not describe would look like a finished image
+        table.unlink(missing_ok=True)
         write_instances(self._inside(f"{name}{self.instances_ending}{suffix}"), ids, source, self.axes)
         spacing = np.asarray(meta["file_spacing"]).tolist() if int(meta["spacing_known"]) else None
         rows = objects_table(
             ids, spacing, str(meta["spacing_unit"]), None if confidence is None else _to_numpy(confidence).ravel()
         )
-        write_objects_table(self._inside(f"{name}{self.table_ending}.csv"), rows, ids.ndim)
+        write_objects_table(table, rows, ids.ndim)
 
     def _inside(self, name: str) -> Path:
         """The path of an output, which no name or ending may lead out of the folder."""

@@ -6,6 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from spoco_bundle.data import read_volume, write_instances
+from spoco_bundle.data.lazy_volumes import open_volume
 from spoco_bundle.errors import SpocoError
 
 SHAPE_XYZ = (7, 6, 5)
@@ -187,3 +188,34 @@ def test_real_mri_round_trip(tmp_path, shared_dir):
     assert written.header.get_zooms() == original.header.get_zooms()
     assert written.shape == original.shape
     np.testing.assert_array_equal(read_volume(tmp_path / "out.nii.gz", kind="label").array, truth.array)
+
+
+def test_codes_of_units_that_do_not_exist_say_nothing(tmp_path, voxels):
+    for code, unit in ((128 + 3, "micrometer"), (5, "unknown")):
+        image = nibabel.Nifti1Image(voxels, np.diag([0.5, 0.5, 2.0, 1.0]))
+        image.header["xyzt_units"] = code
+        nibabel.save(image, tmp_path / "image.nii")
+        volume = read_volume(tmp_path / "image.nii")
+        assert volume.spacing == (2.0, 0.5, 0.5) and volume.spacing_unit == unit
+
+
+@pytest.mark.parametrize("axes", [0, 1])
+def test_files_of_less_than_two_axes_are_refused(tmp_path, axes):
+    data = bytearray(nibabel.Nifti1Image(np.ones((4, 1), np.uint8), np.eye(4)).to_bytes())
+    data[40:42] = axes.to_bytes(2, "little")  # dim[0], the number of axes
+    (tmp_path / "image.nii").write_bytes(data)
+    for read in (read_volume, open_volume):
+        for dims in (2, 3):
+            with pytest.raises(SpocoError, match="image.nii: has [01] axes"):
+                read(tmp_path / "image.nii", spatial_dims=dims)
+
+
+def test_a_header_that_asks_for_more_than_memory_is_named(tmp_path, monkeypatch):
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4)), tmp_path / "image.nii.gz")
+
+    def too_much(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(nibabel.arrayproxy.ArrayProxy, "__array__", too_much)
+    with pytest.raises(SpocoError, match=r"image.nii.gz: by its header it holds \(4, 5, 6\) voxels"):
+        read_volume(tmp_path / "image.nii.gz")

@@ -19,7 +19,9 @@ def weights(workflow):
 def run(workflow, stop_at=None):
     trainer = workflow.trainer
     losses = []
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output["loss_terms"]["loss"]))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output[0]["loss_terms"]["loss"])
+    )
     if stop_at is not None:
 
         def interrupt(engine):
@@ -101,13 +103,16 @@ def test_scale_and_spacing_travel_with_the_weights(bundle_root, sample, tmp_path
     assert 1 < float(state["coordinate_scale"]) < 6  # nuclei of 4 to 5 um radius
 
 
-def test_nonspatial_embeddings_get_no_coordinates(bundle_root, sample, tmp_path):
+@pytest.mark.parametrize("objectness", [True, False])
+def test_nonspatial_embeddings_get_no_coordinates(bundle_root, sample, tmp_path, objectness):
     overlay = bundle_root / "configs" / "nonspatial.json"
-    workflow = training(bundle_root, sample, tmp_path, overlay, max_epochs=1, **NO_VALIDATION)
+    settings = {"max_epochs": 1, "objectness": objectness, **NO_VALIDATION}
+    workflow = training(bundle_root, sample, tmp_path, overlay, **settings)
     run(workflow)
-    output = workflow.trainer.state.output
-    assert output["pred"].shape[1] == 6
-    assert "objectness" not in output["loss_terms"]
+    output = workflow.trainer.state.output[0]
+    assert output["pred"].shape[1] == 6 + objectness
+    assert ("objectness" in output["loss_terms"]) is objectness
+    assert workflow.trainer.coordinate_channels == 0
 
 
 def test_a_loss_that_is_not_finite_names_the_images(bundle_root, sample, tmp_path):
@@ -138,6 +143,6 @@ def test_dense_supervision_trains_without_consistency(bundle_root, sample, tmp_p
     workflow = training(bundle_root, sample, tmp_path, overlay, max_epochs=1, supervision="dense", **NO_VALIDATION)
     before = weights(workflow)
     run(workflow)
-    terms = workflow.trainer.state.output["loss_terms"]
+    terms = workflow.trainer.state.output[0]["loss_terms"]
     assert terms["consistency"] == 0 and terms["unlabeled_push"] == 0 and terms["pull"] > 0
     assert not same(before, weights(workflow))

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from spoco_bundle.errors import SpocoError
-from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights
+from spoco_bundle.handlers import BestWeights
+from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher
 
 
@@ -70,3 +71,26 @@ def test_loaded_weights_reach_the_teacher(tmp_path):
     for one in (student, teacher.module):
         assert all(torch.equal(value, saved.state_dict()[key]) for key, value in one.state_dict().items())
     assert int(teacher.n_averaged) == 0
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, "before"), (0.5, 0.6, "after"), (0.5, 0.5, "before")])
+def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path):
+    student = network()
+    name, bias = next(student.named_parameters())
+    torch.nn.init.constant_(bias, 0)
+    weights = BestWeights(student, str(tmp_path / "model.pt"), metric="score")
+
+    class Validation(Engine):
+        def run(self, global_epoch):
+            self.state.metrics = {"score": before if not bias.any() else after}
+            self.state.epoch, self.state.key_metric_name = global_epoch, "score"
+            self.fire_event(Events.EPOCH_COMPLETED)
+
+    validation = Validation(lambda engine, batch: None)
+    weights.attach(validation)
+    trainer = Engine(lambda engine, batch: torch.nn.init.constant_(bias, 1))
+    ScoreBefore(validation).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validation.run(engine.state.epoch))
+    trainer.run([0], max_epochs=1)
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert bool(saved[name].any()) == (kept == "after")

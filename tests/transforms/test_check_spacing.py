@@ -37,6 +37,16 @@ def test_unknown_spacing_takes_that_of_the_training(network, caplog):
     assert torch.equal(given.affine, before)  # a cached sample is not written to
 
 
+@pytest.mark.parametrize(
+    ("target", "warned"), [((1.75, 0.8, 0.8), False), ((1.75, 0, 0.8), True), ((4.0, 0.8, 0.8), True)]
+)
+def test_the_spacing_after_resampling_is_what_counts(network, caplog, target, warned):
+    with caplog.at_level(logging.WARNING):
+        checked = CheckSpacingd("image", network, target_spacing=target)({"image": image((6.0, 0.2, 0.2))})["image"]
+    assert voxel_spacing(checked, 3) == pytest.approx((6.0, 0.2, 0.2))
+    assert ("cells.tif" in caplog.text) == warned
+
+
 @pytest.mark.parametrize("untrained", [False, True])
 def test_unknown_spacing_without_any_to_take(caplog, untrained):
     fresh = EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1) if untrained else None

@@ -26,7 +26,7 @@ def asked(monkeypatch) -> dict:
 def run(spacing, **arguments) -> None:
     shape = (4, 5, 6)[-len(spacing) :]
     image = MetaTensor(torch.zeros(1, *shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))
-    transform = ClusterEmbeddingsd(**{"coordinate_channels": len(spacing), "method": "center_votes", **arguments})
+    transform = ClusterEmbeddingsd(**{"coordinate_channels": len(spacing), **arguments})
     transform({"image": image, "pred": torch.zeros(6, *shape)})
 
 
@@ -36,7 +36,7 @@ def test_least_size_is_a_fraction_of_a_ball_of_twice_the_scale(asked, spacing, s
     run(spacing, coordinate_scale=scale, min_fraction=0.1)
     ball = 4 / 3 * math.pi * (2 * scale) ** 3 if len(spacing) == 3 else math.pi * (2 * scale) ** 2
     voxels = 0.1 * ball / math.prod(spacing)
-    assert asked["min_size"] == round(voxels) and asked["min_votes"] == pytest.approx(voxels)
+    assert asked["min_size"] == round(voxels)
 
 
 def test_the_scale_may_come_from_the_network(asked):
@@ -48,20 +48,16 @@ def test_the_scale_may_come_from_the_network(asked):
 
 def test_sizes_given_by_hand_win(asked):
     run((1.0, 1.0, 1.0), coordinate_scale=4.0, min_fraction=0.1, min_size=7)
-    assert asked["min_size"] == 7 and asked["min_votes"] > 100
-    run((1.0, 1.0, 1.0), coordinate_scale=4.0, min_fraction=0.1, min_votes=3.5)
-    assert asked["min_votes"] == 3.5 and asked["min_size"] > 100
+    assert asked["min_size"] == 7
 
 
 def test_coarse_voxels_still_make_one_voxel(asked):
     run((9.0, 9.0), coordinate_scale=1.0, min_fraction=0.01)
-    assert asked["min_size"] == 1 and asked["min_votes"] == 1
+    assert asked["min_size"] == 1
 
 
 def test_nothing_is_set_without_scale_or_fraction(asked):
     run((1.0, 1.0), coordinate_scale=4.0)
-    assert not {"min_size", "min_votes"} & set(asked)
+    assert "min_size" not in asked
     run((1.0, 1.0), coordinate_channels=0, min_fraction=0.1)
-    assert not {"min_size", "min_votes"} & set(asked)
-    run((1.0, 1.0), method="density_peaks", coordinate_scale=4.0, min_fraction=0.1)
-    assert "min_votes" not in asked and asked["min_size"] == round(0.1 * math.pi * 64)
+    assert "min_size" not in asked

@@ -107,6 +107,7 @@ def test_properties_are_complete(names, workflow_type, sample, sample_2d, traine
         dataset_dir=str(data / "val") if names[0] == "inference" else str(data),
         ckpt_dir=str(trained),
         output_dir=str(tmp_path),
+        in_channels=3 if "2d" in names else 1,
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -145,7 +146,7 @@ def test_exports_torchscript(trained, bundle_root, tmp_path):
 
 def test_shared_ids_are_the_same_in_training_and_inference(bundle_root):
     train, inference = (json.loads((bundle_root / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
-    own = {"imports", "dataset_dir", "initialize", "run", "load"}
+    own = {"imports", "dataset_dir", "initialize", "run", "load", "announce"}
     shared = (train.keys() & inference.keys()) - own
     assert {"network_def", "clustering", "channels", "normalize"} <= shared
     assert {k: train[k] for k in shared} == {k: inference[k] for k in shared}

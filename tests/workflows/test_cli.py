@@ -54,6 +54,22 @@ def test_evaluate_prints_a_table(sample, trained, tmp_path):
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["images"] == 2
 
 
+def test_tune_writes_an_overlay_that_predict_takes(sample, trained, tmp_path):
+    search = '[{"id": "objectness_threshold", "values": [0.2, 0.5]}, {"id": "min_fraction", "values": [0.02]}]'
+    options = ["--split", "train", "--keep_fraction", "0.5", "--search", search, "--output", "out/tuned.json"]
+    result = spoco("tune", sample, "--model", trained, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "partly_labelled_score" in result.stdout and "minutes" in result.stdout
+    tuned = json.loads((tmp_path / "out" / "tuned.json").read_text())
+    assert set(tuned) == {"objectness_threshold", "min_fraction"}
+    # an unmistakable value in the same file shows that predict reads it
+    (tmp_path / "out" / "tuned.json").write_text(json.dumps({**tuned, "clustering#min_confidence": 1.0}))
+    image = sample / "val" / "field_a_raw.nii.gz"
+    result = spoco("predict", image, "--model", trained, "--config", "out/tuned.json", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "out" / "field_a_raw_objects.csv").read_text().count("\n") == 1
+
+
 def test_training_leaves_what_prediction_needs(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"model.pt", "model_student.pt", "last.pt", "last_previous.pt", "model.json"} <= names
@@ -84,11 +100,13 @@ def test_rgb_images_train_and_are_segmented_with_the_2d_overlay(sample_2d, tmp_p
         (["train", "{sample}", "--precision", "half"], ["precision", "bfloat16"]),
         (["train", "{sample}", "--spacing", "[1,2]"], ["spacing"]),
         (["train", "{sample}/train"], ["train"]),
+        (["tune", "{sample}", "--split", "validation"], ["validation", "val"]),
+        (["tune", "{sample}", "--search", '[{"id": "treshold", "values": [1]}]'], ["treshold", "objectness_threshold"]),
     ],
 )
 def test_bad_input_ends_with_one_clear_line(arguments, words, sample, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["spoco", *(argument.format(sample=sample) for argument in arguments)])
+    monkeypatch.setattr(sys, "argv", ["spoco", *(argument.replace("{sample}", str(sample)) for argument in arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
     refused(ended.value.code, capsys.readouterr().err, *words)
@@ -103,7 +121,7 @@ def test_weights_of_another_network_are_refused(sample, trained, tmp_path):
 
 def test_help_says_what_each_command_does(tmp_path):
     overview = spoco("--help", cwd=tmp_path)
-    for command in ("demo", "train", "predict", "evaluate"):
+    for command in ("demo", "train", "predict", "evaluate", "tune"):
         assert f"     {command}\n" in overview.stdout + overview.stderr
     result = spoco("train", "--help", cwd=tmp_path)
     shown = result.stdout + result.stderr

@@ -16,7 +16,7 @@ def test_objects_fill_the_given_foreground_only(sample, trained, tmp_path):
     mask = np.zeros(read_volume(source).spatial_shape, dtype=np.int32)
     mask[2:8, 8:30, 8:40] = 1
     write_instances(folder / "cells_fg.nii.gz", mask, like=source)
-    options = ["--foreground_ending", "_fg", "--clustering#background", "foreground", "--clustering#min_votes", "1"]
+    options = ["--foreground_ending", "_fg", "--clustering#background", "foreground", "--clustering#min_size", "1"]
     arguments = ["-m", "spoco_bundle.cli", "predict", folder / "cells_raw.nii.gz", "--model", trained, *options]
     result = run_python([*arguments, "--output", tmp_path / "out"], cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

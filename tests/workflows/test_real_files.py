@@ -22,7 +22,7 @@ def predict(source, model, output, *options):
 def test_nifti_of_a_brain_keeps_its_affine(shared_dir, trained, tmp_path):
     folder = shared_dir / "data" / "ms_lesions" / "val"
     source = next(iter(sorted(folder.glob("*_FLAIR.nii*"))))
-    predict(source, trained, tmp_path / "out", "--clustering#min_votes", "1")
+    predict(source, trained, tmp_path / "out", "--clustering#min_size", "1")
     before = nibabel.load(source)
     after = nibabel.load(next((tmp_path / "out").glob("*_instances.nii*")))
     assert after.shape == before.shape

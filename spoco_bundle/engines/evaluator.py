@@ -1,0 +1,91 @@
+"""An evaluation over many images that goes on where one of them is bad, and says so at the end."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.utils.enums import CommonKeys as Keys
+
+from spoco_bundle.data.batch_dataset import PROBLEM
+from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.progress import Progress
+
+
+class BatchEvaluator(SupervisedEvaluator):
+    """Supervised evaluator for batch commands.
+
+    An image that cannot be read, segmented or written for a reason that the user can mend is passed over: nothing else
+    hears of its iteration. When all images are done, the bad ones are listed on the error stream and the run ends with
+    an error, so that a batch which is not complete never looks as if it were.
+
+    Args:
+        **kwargs: arguments of MONAI's ``SupervisedEvaluator``; the data loader wraps a ``BatchDataset`` and has a
+            batch size of 1.
+
+    Raises:
+        SpocoError: at the end of the run, if an image was bad.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.problems: list[tuple[str, str]] = []
+        self._passed_over = False
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Runs over all images."""
+        self.problems = []
+        images = self.state.epoch_length
+        with Progress("images", images, quiet=idist.get_rank() != 0 or images == 1) as self._progress:
+            super().run(global_epoch)
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._output_of(engine, batchdata)
+        finally:
+            self._progress.update()
+
+    def _output_of(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        self._passed_over = False
+        if PROBLEM in batchdata:
+            return self._pass_over(str(batchdata[Keys.IMAGE][0]), str(batchdata[PROBLEM][0]))
+        name = str(batchdata[Keys.IMAGE].meta["filename_or_obj"][0])
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            mendable = user_error(error)
+            if mendable is None:
+                raise
+            return self._pass_over(name, str(mendable))
+
+    def _pass_over(self, name: str, problem: str) -> dict[str, Any]:
+        self.problems.append((name, problem if name in problem else f"{name}: {problem}"))
+        self._passed_over = True
+        return {}
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        # metrics and writers attached to the iteration have nothing to work on
+        if self._passed_over and event_name == Events.ITERATION_COMPLETED:
+            return
+        # before metrics are computed of nothing, or once all that can be done is done
+        alone = self.problems and len(self.problems) == self.state.iteration
+        if alone and event_name == Events.EPOCH_COMPLETED or self.problems and event_name == Events.COMPLETED:
+            raise self._summary()
+        super()._fire_event(event_name, *event_args, **event_kwargs)
+
+    def _summary(self) -> SpocoError:
+        """Lists the bad images; returns the error to end with."""
+        count, images = len(self.problems), self.state.iteration
+        if count == 1:
+            others = f"; the other {images - 1} of {images} images are done" if images > 1 else ""
+            return SpocoError(self.problems[0][1] + others)
+        print(f"{count} of {images} images could not be processed:", file=sys.stderr)
+        for _, problem in self.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return SpocoError(
+            f"{count} of {images} images could not be processed, the others are done: mend or leave out "
+            f"{', '.join(name for name, _ in self.problems)} and run again"
+        )

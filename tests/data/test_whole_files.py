@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from spoco_bundle.data.whole_files import _HOST, folder_written_whole, written_whole
+from spoco_bundle.errors import SpocoError
+
+
+def test_the_name_is_taken_only_by_what_is_complete(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with pytest.raises(KeyError), written_whole(target) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert list(target.parent.iterdir()) == []
+    with written_whole(target) as partial:
+        partial.write_text("whole")
+        assert not target.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"] and target.read_text() == "whole"
+
+
+def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / f".{_HOST}-{process.pid}-b.txt"
+    others = [tmp_path / f".{_HOST}-{os.getppid()}-c.txt", tmp_path / f".elsewhere-{process.pid}-d.txt"]
+    for path in (left, *others):
+        path.touch()
+    with written_whole(tmp_path / "a.txt") as partial:
+        partial.touch()
+    assert not left.exists() and all(path.exists() for path in others)
+
+
+def test_a_refusal_of_the_system_names_the_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SpocoError, match="a.txt: cannot be written"), written_whole(tmp_path / "file" / "a.txt"):
+        pass
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(SpocoError, match=r"model: cannot be written \(No space left on device\): free space"):
+        with folder_written_whole(target) as partial:
+            partial.mkdir()
+            (partial / "new").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and (target / "old").read_text() == "old"
+    with folder_written_whole(target) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("whole")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
