@@ -1,0 +1,467 @@
+"""How much annotation is needed: score against the number of annotated objects, and what each part of the method gives.
+
+python scripts/benchmark_sparse.py train bbbc050 --fractions 0.1 0.25 1.0 --seeds 0 --minutes 45
+python scripts/benchmark_sparse.py train bbbc050 --fractions 0.25 --variants no_consistency crop_24 --minutes 20
+python scripts/benchmark_sparse.py table --output docs/label_efficiency.md
+
+A row is one training and its scores on val/, a JSON file in the folder of `--work`. What is there is not done again,
+and a training that was interrupted goes on from its last checkpoint. The number of iterations is what a probe of the
+machine says to fit into `--minutes` of processor time on one thread; validations come on top, and the row says what
+was spent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import matplotlib
+import numpy as np
+import psutil
+import tifffile
+import torch
+from monai.data import MetaTensor
+
+from spoco_bundle.data import build_datalist, read_volume
+from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.report.classical import otsu_watershed
+from spoco_bundle.transforms import KeepInstanceFractiond
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
+
+#: ids that each data set needs on top of `configs/train.json`; "config" names overlays
+DATASETS: dict[str, dict[str, Any]] = {
+    "bbbc050": {"spacing": [1.75, 0.8, 0.8]},
+    "vnc_mito": {"spacing": [0.0475, 0.0046, 0.0046], "crop_size": [12, 96, 96], "window_halo": [8, 64, 64]},
+    "fib25_neuron": {"spacing": [0.01, 0.01, 0.01], "coordinate_radii": 1.0, "objectness": False},
+    "dsb2018": {"config": "2d"},
+    "cvppp_a1": {"config": "2d", "in_channels": 3, "crop_size": [256, 256], "batch_size": 2},
+}
+
+#: ids that differ from the default
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "known_background": {"background_label": 0},
+    "no_consistency": {"loss#consistency_weight": 0.0},
+    "no_unlabelled_push": {"loss#unlabeled_push_weight": 0.0},
+    "no_instance_term": {"loss#instance_weight": 0.0},
+    "no_objectness": {"objectness": False},
+    "sampled_anchor": {"loss#anchor": "voxel"},
+    "nonspatial": {"config": "nonspatial"},
+    "scale_quarter_radius": {"coordinate_radii": 0.25},
+    "scale_one_radius": {"coordinate_radii": 1.0},
+    "embedding_16": {"embedding_channels": 16},
+    "crop_24x48x48": {"crop_size": [24, 48, 48]},
+    "crop_32x96x96": {"crop_size": [32, 96, 96], "batch_size": 1},
+    "wide": {"channels": [16, 32, 64, 128]},
+}
+
+#: variants in the curve of score against annotated objects, with the name of their line
+CURVES = {"default": "this bundle", "known_background": "this bundle", "stardist": "StarDist", "otsu_watershed": "Otsu"}
+
+#: data sets that are scored a second time with the foreground given, as their challenge gives it
+FOREGROUND_GIVEN = ("cvppp_a1",)
+
+#: validations in a training, the last at its end
+VALIDATIONS = 6
+
+#: scores of a row, in the order of the table
+SCORES = ("ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
+
+
+def settings(dataset: str, variant: str, fraction: float, seed: int) -> tuple[str, dict[str, Any]]:
+    """Overlays, joined by commas, and overrides of a training.
+
+    Args:
+        dataset: a name of `DATASETS`.
+        variant: a name of `VARIANTS`.
+        fraction: of the annotated objects that is kept.
+        seed: of the choice of objects, the weights, the crops and the augmentation.
+
+    Returns:
+        The value of `--config`, and ids with their values.
+    """
+    overrides = {**DATASETS[dataset], **VARIANTS[variant]}
+    overlays = [part["config"] for part in (DATASETS[dataset], VARIANTS[variant]) if "config" in part]
+    overrides.pop("config", None)
+    overrides |= {"keep_fraction": fraction, "keep_seed": seed, "seed": seed, "precision": "auto"}
+    return ",".join(overlays), overrides | {"partly_labelled": False}
+
+
+def count_objects(data: Path, dataset: str, fraction: float, seed: int) -> int:
+    """Objects that the labels of train/ keep."""
+    spatial_dims = _spatial_dims(dataset)
+    keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed, ignore_label=-1)
+    total = 0
+    for pair in build_datalist(data, "train"):
+        label = read_volume(pair["label"], "label", spatial_dims).array
+        kept = keep({"label": torch.as_tensor(label.astype(np.int64))})["label"]
+        total += len(np.setdiff1d(np.unique(kept), (0, -1)))
+    return total
+
+
+def spoco(command: str, data: Path, output: Path, config: str, overrides: dict[str, Any], spent: Path) -> None:
+    """Runs `spoco` on one thread and adds the processor time that it takes to a file.
+
+    Args:
+        command: "train" or "evaluate".
+        data: folder with train/ and val/.
+        output: folder of its results; the log goes there too.
+        config: overlays, joined by commas, or "".
+        overrides: id to value.
+        spent: text file with the processor seconds spent so far, brought up to date every few seconds, so that an
+            interrupted run is not lost to the account.
+
+    Raises:
+        SpocoError: if it fails; names the log.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    options = [f"--{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in overrides.items()]
+    options += [f"--config={config}"] if config else []
+    call = [
+        sys.executable,
+        "-c",
+        "from spoco_bundle.cli import main; main()",
+        command,
+        str(data),
+        f"--output={output}",
+        *options,
+    ]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    before = float(spent.read_text()) if spent.is_file() else 0.0
+    log = output / f"{command}.log"
+    with log.open("a") as sink, subprocess.Popen(call, stdout=sink, stderr=sink, env=os.environ | threads) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                times = watched.cpu_times()
+            except psutil.NoSuchProcess:
+                break
+            with written_whole(spent) as path:
+                path.write_text(str(before + times.user + times.system))
+            time.sleep(1)
+    if process.returncode:
+        raise SpocoError(f"spoco {command} ended with {process.returncode}; see {log}")
+
+
+def seconds_per_iteration(data: Path, config: str, overrides: dict[str, Any]) -> float:
+    """Processor seconds of an iteration: what a training takes more than a shorter one that starts alike."""
+    seconds = []
+    with TemporaryDirectory() as folder:
+        for iterations in (10, 50):
+            spent = Path(folder) / f"{iterations}.txt"
+            short = overrides | {"max_epochs": 1, "iterations_per_epoch": iterations}
+            spoco("train", data, Path(folder) / str(iterations), config, short, spent)
+            seconds.append(float(spent.read_text()))
+    return (seconds[1] - seconds[0]) / 40
+
+
+def train_row(data: Path, work: Path, dataset: str, variant: str, fraction: float, seed: int, minutes: float) -> Path:
+    """Trains and scores one row, unless it is there.
+
+    Args:
+        data: folder with train/ and val/.
+        work: folder of the rows.
+        dataset: a name of `DATASETS`.
+        variant: a name of `VARIANTS`.
+        fraction: of the annotated objects that is kept.
+        seed: of all that is random.
+        minutes: of processor time to train for.
+
+    Returns:
+        The row's file.
+    """
+    folder = work / f"{dataset}-{variant}-{100 * fraction:g}-seed{seed}-{minutes:g}min"
+    row = folder / "row.json"
+    if row.is_file():
+        return row
+    config, overrides = settings(dataset, variant, fraction, seed)
+    plan = folder / "plan.json"
+    if not plan.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        # a multiple of the interval, so that the last epoch is validated
+        interval = max(1, round(60 * minutes / seconds_per_iteration(data, config, overrides) / 100 / VALIDATIONS))
+        with written_whole(plan) as path:
+            path.write_text(json.dumps({"max_epochs": VALIDATIONS * interval, "val_interval": interval}))
+    overrides |= json.loads(plan.read_text())
+    model, spent = folder / "model", folder / "training_seconds.txt"
+    if not (folder / "trained").is_file():
+        again = {"resume": True} if (model / "last.pt").is_file() else {}
+        spoco("train", data, model, config, overrides | again, spent)
+        (folder / "trained").touch()
+    scores = {}
+    ways = {"teacher": {"weights": "teacher"}, "student": {"weights": "student"}}
+    if dataset in FOREGROUND_GIVEN:
+        ways["foreground"] = {"weights": "teacher", "foreground_ending": "_foreground"}
+    with TemporaryDirectory() as given:
+        for way, choice in ways.items():
+            results, source = folder / way, data
+            if way == "foreground":
+                source = write_foregrounds(data, _spatial_dims(dataset), Path(given))
+            choice |= {"model": str(model), "partly_labelled": False}
+            spoco("evaluate", source, results, "", choice, folder / "evaluation_seconds.txt")
+            scores[way] = json.loads((results / "scores.json").read_text())
+    training = {
+        "iterations": overrides.get("iterations_per_epoch", 100) * overrides["max_epochs"],
+        "minutes": float(spent.read_text()) / 60,
+    }
+    return _write_row(folder, dataset, variant, data, fraction, seed, training, scores)
+
+
+def write_foregrounds(data: Path, spatial_dims: int, output: Path) -> Path:
+    """Links val/ into a folder and writes NAME_foreground.tif, all objects of the truth, beside every image."""
+    folder = output / "val"
+    folder.mkdir()
+    for pair in build_datalist(data, "val"):
+        for file in (Path(pair["image"]), Path(pair["label"])):
+            (folder / file.name).symlink_to(file.resolve())
+        array = read_volume(pair["label"], "label", spatial_dims).array[0]
+        tifffile.imwrite(
+            folder / Path(pair["label"]).name.replace("_label", "_foreground"), (array > 0).astype(np.uint8)
+        )
+    return output
+
+
+def write_thinned(data: Path, dataset: str, fraction: float, seed: int, output: Path) -> None:
+    """Writes train/ with the objects that a row trains on, for other programs.
+
+    Args:
+        data: folder with train/.
+        dataset: a name of `DATASETS`.
+        fraction: of the annotated objects that is kept.
+        seed: of the choice.
+        output: folder to write train/ into: images linked, labels as TIFF.
+    """
+    spatial_dims = _spatial_dims(dataset)
+    keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed)
+    folder = output / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair in build_datalist(data, "train"):
+        image, label = Path(pair["image"]), Path(pair["label"])
+        array = read_volume(label, "label", spatial_dims).array.astype(np.int64)
+        kept = keep({"label": MetaTensor(array, meta={"filename_or_obj": str(label)})})["label"]
+        tifffile.imwrite(folder / label.name, kept[0].numpy().astype(np.uint16))
+        link = folder / image.name
+        if not link.exists():
+            link.symlink_to(image.resolve())
+
+
+def score_row(data: Path, work: Path, dataset: str, fraction: float, seed: int, predictions: Path, name: str) -> Path:
+    """Scores what another program found in val/ and writes it as a row.
+
+    Args:
+        data: folder with val/.
+        work: folder of the rows.
+        dataset: a name of `DATASETS`.
+        fraction: of the annotated objects that it learned from.
+        seed: of their choice.
+        predictions: folder with NAME_instances.tif for every NAME_raw.tif, and training.json with minutes, iterations.
+        name: of the method.
+
+    Returns:
+        The row's file.
+    """
+    scores = []
+    for pair in build_datalist(data, "val"):
+        truth = read_volume(pair["label"], "label", _spatial_dims(dataset)).array[0]
+        stem = Path(pair["label"]).name.removesuffix("_label.tif")
+        scores.append(instance_scores(truth, tifffile.imread(predictions / f"{stem}_instances.tif")))
+    training = json.loads((predictions / "training.json").read_text())
+    folder = work / f"{dataset}-{name}-{100 * fraction:g}-seed{seed}-{training['minutes']:.0f}min"
+    return _write_row(folder, dataset, name, data, fraction, seed, training, {"teacher": pool_scores(scores)})
+
+
+def otsu_row(data: Path, work: Path, dataset: str) -> Path:
+    """Scores an Otsu threshold with a watershed, which learns from nothing, and writes it as a row."""
+    scores = []
+    for pair in build_datalist(data, "val"):
+        dims, spacing = _spatial_dims(dataset), DATASETS[dataset].get("spacing")
+        image = read_volume(pair["image"], "image", dims, spacing=spacing)
+        truth = read_volume(pair["label"], "label", dims, spacing=spacing)
+        scores.append(instance_scores(truth.array[0], otsu_watershed(image.array.mean(0), image.spacing)))
+    pooled = {"teacher": pool_scores(scores)}
+    return _write_row(
+        work / f"{dataset}-otsu_watershed",
+        dataset,
+        "otsu_watershed",
+        None,
+        0.0,
+        0,
+        {"iterations": 0, "minutes": 0},
+        pooled,
+    )
+
+
+def _write_row(
+    folder: Path,
+    dataset: str,
+    variant: str,
+    data: Path | None,
+    fraction: float,
+    seed: int,
+    training: dict[str, Any],
+    scores: dict[str, dict[str, float]],
+) -> Path:
+    row = folder / "row.json"
+    result = {
+        "dataset": dataset,
+        "variant": variant,
+        "fraction": fraction,
+        "seed": seed,
+        "objects": count_objects(data, dataset, fraction, seed) if data else 0,
+        "iterations": training["iterations"],
+        "minutes": training["minutes"],
+        "machine": machine(),
+        "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(row) as path:
+        path.write_text(json.dumps(result, indent=4) + "\n")
+    return row
+
+
+def machine() -> str:
+    """The processor's name, and the version of torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, one thread, torch {torch.__version__}"
+
+
+def read_rows(work: Path) -> list[dict[str, Any]]:
+    """The rows of a folder, by data set, variant, share of the objects and seed.
+
+    Raises:
+        SpocoError: if there are none.
+    """
+    rows = [json.loads(file.read_text()) for file in work.glob("*/row.json")]
+    if not rows:
+        raise SpocoError(f"{work}: no rows; make some with `benchmark_sparse.py train`")
+    return sorted(rows, key=lambda row: (row["dataset"], row["variant"] != "default", row["variant"], row["fraction"]))
+
+
+def write_table(rows: Iterable[dict[str, Any]]) -> str:
+    """A Markdown table of the rows: the teacher's scores, and the student's AP50 beside them."""
+    head = ["data", "variant", "kept", "objects", "seed", "iterations", "CPU min", "AP50", "SBD", "abs. DiC", "merges"]
+    head += ["splits", "misses", "false", "student AP50", "foreground given: AP50, SBD"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        teacher, student = row["scores"]["teacher"], row["scores"].get("student")
+        cells = [row["dataset"], row["variant"], f"{row['fraction']:.0%}", row["objects"], row["seed"]]
+        cells += [row["iterations"], f"{row['minutes']:.0f}", *(f"{teacher[name]:.2f}" for name in SCORES[:2])]
+        cells += [f"{teacher['dic_abs']:.1f}", *(f"{teacher[name]:.0f}" for name in SCORES[3:])]
+        cells += [f"{student['ap_50']:.2f}" if student else ""]
+        given = row["scores"].get("foreground")
+        cells += [f"{given['ap_50']:.2f}, {given['sbd']:.2f}" if given else ""]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Draws AP50 and SBD against the number of annotated objects, a panel for each data set with two sizes or more.
+
+    Args:
+        rows: of `read_rows`; ablations are left out.
+        path: PNG to write.
+    """
+    curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        if row["variant"] in CURVES:
+            curves.setdefault(row["dataset"], {}).setdefault(CURVES[row["variant"]], []).append(row)
+    curves = {
+        name: found
+        for name, found in curves.items()
+        if len({r["objects"] for part in found.values() for r in part}) > 1
+    }
+    figure, axes = plt.subplots(2, max(1, len(curves)), figsize=(4.5 * max(1, len(curves)), 6.5), squeeze=False)
+    for column, (dataset, methods) in enumerate(curves.items()):
+        for line, score, label in ((0, "ap_50", "AP50"), (1, "sbd", "SBD")):
+            axis = axes[line, column]
+            for method, part in methods.items():
+                points = sorted((row["objects"], row["scores"]["teacher"][score]) for row in part)
+                sizes = sorted({objects for objects, _ in points})
+                means = [np.mean([value for objects, value in points if objects == size]) for size in sizes]
+                (drawn,) = axis.plot(sizes, means, label=method)
+                axis.plot(*zip(*points, strict=True), "o", color=drawn.get_color(), markersize=4)
+            axis.set(xscale="log", ylim=(0, 1), xlabel="annotated objects", ylabel=label, title=dataset)
+            axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def _spatial_dims(dataset: str) -> int:
+    return 2 if DATASETS[dataset].get("config") == "2d" else 3
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="make rows")
+    train.add_argument("--fractions", type=float, nargs="+", default=[0.25], help="of the annotated objects")
+    train.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
+    train.add_argument("--seeds", type=int, nargs="+", default=[0])
+    train.add_argument("--minutes", type=float, default=45, help="processor time to train for")
+    labels = commands.add_parser(
+        "labels", help="write train/ with the objects that a row trains on, for other programs"
+    )
+    labels.add_argument("--output", type=Path, required=True)
+    score = commands.add_parser("score", help="make a row of what another program found")
+    score.add_argument("--predictions", type=Path, required=True, help="folder with NAME_instances.tif, training.json")
+    score.add_argument("--name", default="stardist", help="of the method")
+    otsu = commands.add_parser("otsu", help="make the row of an Otsu threshold with a watershed")
+    for command in (train, labels, score, otsu):
+        command.add_argument("dataset", choices=DATASETS)
+        command.add_argument("--data", type=Path, help="folder with train/ and val/, by default one of that name")
+    for command in (labels, score):
+        command.add_argument("--fraction", type=float, default=0.25)
+        command.add_argument("--seed", type=int, default=0)
+    table = commands.add_parser("table", help="table and curve of all rows")
+    table.add_argument("--output", type=Path, required=True, help="Markdown file; the curve goes beside it as PNG")
+    for command in (train, score, otsu, table):
+        command.add_argument("--work", type=Path, default=Path("runs/sparse"), help="folder of the rows")
+    chosen = parser.parse_args()
+    try:
+        run(chosen)
+    except SpocoError as error:
+        parser.error(str(error))
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Does what the command line asks for."""
+    if chosen.command == "table":
+        rows = read_rows(chosen.work)
+        with written_whole(chosen.output) as path:
+            path.write_text(write_table(rows))
+        draw_curve(rows, chosen.output.with_suffix(".png"))
+        return
+    data = chosen.data or Path(chosen.dataset)
+    if chosen.command == "labels":
+        write_thinned(data, chosen.dataset, chosen.fraction, chosen.seed, chosen.output)
+    elif chosen.command == "otsu":
+        print(otsu_row(data, chosen.work, chosen.dataset))
+    elif chosen.command == "score":
+        print(
+            score_row(data, chosen.work, chosen.dataset, chosen.fraction, chosen.seed, chosen.predictions, chosen.name)
+        )
+    else:
+        for variant, fraction, seed in itertools.product(chosen.variants, chosen.fractions, chosen.seeds):
+            print(train_row(data, chosen.work, chosen.dataset, variant, fraction, seed, chosen.minutes), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""StarDist (Schmidt et al. 2018, Weigert et al. 2020) on the same objects, to compare with.
+
+It needs an environment of its own:
+
+    python -m venv stardist && stardist/bin/pip install stardist==0.9.2 tensorflow-cpu==2.21.0
+    python scripts/benchmark_sparse.py labels bbbc050 --fraction 0.25 --seed 0 --output thinned
+    stardist/bin/python scripts/stardist_baseline.py thinned bbbc050/val --output found --sparse --spacing 1.75 0.8 0.8
+    python scripts/benchmark_sparse.py score bbbc050 --predictions found --fraction 0.25 --seed 0
+
+Trains for so many minutes of processor time on one thread. With `--sparse` every voxel outside the objects is marked
+-1, which StarDist ignores: its published convention for labels that are not complete. The thresholds of probability
+and overlap are tuned on val/, which favours it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tifffile
+from csbdeep.utils import normalize
+from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
+
+
+def read_pairs(folder: Path, sparse: bool) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """Names, images scaled to percentiles 1 and 99.8, and labels (-1 where ignored) of a folder's pairs."""
+    names, images, labels = [], [], []
+    for raw in sorted(folder.glob("*_raw.tif")):
+        label = tifffile.imread(raw.with_name(raw.name.replace("_raw", "_label"))).astype(np.int32)
+        image = tifffile.imread(raw)
+        names.append(raw.name.removesuffix("_raw.tif"))
+        images.append(normalize(image, 1, 99.8, axis=tuple(range(label.ndim))).astype(np.float32))
+        labels.append(np.where(label > 0, label, -1) if sparse else label)
+    if not names:
+        raise SystemExit(f"{folder} holds no NAME_raw.tif; give a folder of NAME_raw / NAME_label pairs")
+    return names, images, labels
+
+
+def augment(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Random flips and quarter turns in the plane, and a random brightness and contrast."""
+    axes = range(label.ndim)
+    for axis in axes:
+        if np.random.rand() < 0.5:
+            image, label = np.flip(image, axis), np.flip(label, axis)
+    turns, plane = np.random.randint(4), tuple(axes)[-2:]
+    image, label = np.rot90(image, turns, plane), np.rot90(label, turns, plane)
+    return image * np.random.uniform(0.6, 2) + np.random.uniform(-0.2, 0.2), label
+
+
+class StopAfter(tf.keras.callbacks.Callback):
+    """Ends the training after so many seconds of processor time."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.end = time.process_time() + seconds
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Looks at the clock."""
+        if time.process_time() > self.end:
+            self.model.stop_training = True
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train/")
+    parser.add_argument("val", type=Path, help="folder of completely annotated pairs")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20, help="processor time to train for")
+    parser.add_argument("--sparse", action="store_true", help="ignore what is not annotated")
+    parser.add_argument("--spacing", type=float, nargs="+", default=[1.0, 1.0, 1.0])
+    parser.add_argument("--patch", type=int, nargs="+")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.keras.utils.set_random_seed(arguments.seed)
+    _, images, labels = read_pairs(arguments.data / "train", arguments.sparse)
+    names, val_images, val_labels = read_pairs(arguments.val, False)
+    channels = 1 if images[0].ndim == labels[0].ndim else images[0].shape[-1]
+    if labels[0].ndim == 3:
+        finest = min(arguments.spacing)
+        patch = tuple(arguments.patch or (32, 64, 64))
+        # 64 rays and a grid of (1, 2, 2), crops of the same size as the bundle's
+        config = Config3D(
+            rays=64,
+            grid=(1, 2, 2),
+            anisotropy=tuple(s / finest for s in arguments.spacing),
+            n_channel_in=channels,
+            train_tensorboard=False,
+            train_patch_size=patch,
+            train_batch_size=2,
+        )
+        kind = StarDist3D
+    else:
+        patch = tuple(arguments.patch or (256, 256))
+        config = Config2D(
+            n_rays=32,
+            grid=(2, 2),
+            n_channel_in=channels,
+            train_tensorboard=False,
+            train_patch_size=patch,
+            train_batch_size=4,
+        )
+        kind = StarDist2D
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    model = kind(config, name="model", basedir=str(arguments.output))
+    model.prepare_for_training()
+    model.callbacks.append(StopAfter(60 * arguments.minutes))
+    began = time.process_time()
+    # as many validation crops as images: the learning rate and the best weights follow them
+    history = model.train(
+        images,
+        labels,
+        validation_data=(val_images, val_labels),
+        augmenter=lambda x, y: augment(x, y),
+        epochs=10_000,
+        steps_per_epoch=50,
+        seed=arguments.seed,
+    )
+    minutes = (time.process_time() - began) / 60
+    model.optimize_thresholds(val_images, val_labels)
+    for name, image in zip(names, val_images, strict=True):
+        found, _ = model.predict_instances(image)
+        tifffile.imwrite(arguments.output / f"{name}_instances.tif", found.astype(np.uint16))
+    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "machine": os.uname().machine}
+    (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The benchmark of annotated objects against score: rows, tables, what other programs learn from."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from spoco_bundle.data import build_datalist, read_volume
+from spoco_bundle.errors import SpocoError
+from support import TINY
+
+
+@pytest.fixture(scope="module")
+def script(bundle_root):
+    spec = importlib.util.spec_from_file_location("benchmark_sparse", bundle_root / "scripts" / "benchmark_sparse.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny(script, monkeypatch):
+    """A data set of the name "tiny" that is trained with tiny settings."""
+    monkeypatch.setitem(script.DATASETS, "tiny", {**TINY})
+    monkeypatch.setattr(script, "FOREGROUND_GIVEN", ("tiny",))
+    return "tiny"
+
+
+@pytest.fixture
+def tiff_sample(sample, tmp_path):
+    """The sample as NAME_raw.tif and NAME_label.tif."""
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for pair in build_datalist(sample, split):
+            for kind in ("image", "label"):
+                array = read_volume(pair[kind], kind).array[0]
+                name = "_raw" if kind == "image" else "_label"
+                stem = pair["label"].rsplit("/", 1)[1].split("_label")[0]
+                tifffile.imwrite(tmp_path / "data" / split / f"{stem}{name}.tif", array.astype(np.uint16))
+    return tmp_path / "data"
+
+
+def objects(folder):
+    return sum(int((np.unique(tifffile.imread(file)) > 0).sum()) for file in sorted(folder.glob("*_label.tif")))
+
+
+def test_other_programs_learn_from_the_same_objects(script, tiny, tiff_sample, tmp_path):
+    script.write_thinned(tiff_sample, tiny, 0.5, 3, tmp_path / "thinned")
+    kept = objects(tmp_path / "thinned" / "train")
+    assert kept == script.count_objects(tiff_sample, tiny, 0.5, 3) < objects(tiff_sample / "train")
+    chosen = script.KeepInstanceFractiond(keys="label", fraction=0.5, seed=3)
+    for pair in build_datalist(tiff_sample, "train"):
+        label = script.MetaTensor(
+            read_volume(pair["label"], "label").array.astype(int), meta={"filename_or_obj": pair["label"]}
+        )
+        name = pair["label"].rsplit("/", 1)[1]
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / "thinned/train" / name), chosen({"label": label})["label"][0]
+        )
+        assert (tmp_path / "thinned/train" / name.replace("_label", "_raw")).resolve().is_file()
+
+
+def test_what_another_program_found_is_scored(script, tiny, tiff_sample, tmp_path):
+    found = tmp_path / "found"
+    found.mkdir()
+    for pair in build_datalist(tiff_sample, "val"):
+        truth = tifffile.imread(pair["label"])
+        truth[truth == truth.max()] = 0  # one object of each image is not found
+        tifffile.imwrite(found / pair["label"].rsplit("/", 1)[1].replace("_label", "_instances"), truth)
+    (found / "training.json").write_text(json.dumps({"minutes": 11.2, "iterations": 400}))
+    row = json.loads(script.score_row(tiff_sample, tmp_path / "rows", tiny, 0.25, 1, found, "other").read_text())
+    true = objects(tiff_sample / "val")
+    assert row["scores"]["teacher"]["ap_50"] == pytest.approx((true - 2) / true)
+    assert row["scores"]["teacher"]["misses"] == 2 and row["minutes"] == 11.2 and row["variant"] == "other"
+    script.otsu_row(tiff_sample, tmp_path / "rows", tiny)
+    rows = script.read_rows(tmp_path / "rows")
+    table = script.write_table(rows).splitlines()
+    assert len(table) == 4 and table[3].startswith("| tiny | otsu_watershed | 0% | 0 |")
+    assert f"| 25% | {row['objects']} | 1 | 400 | 11 | {(true - 2) / true:.2f} |" in table[2]
+
+
+def test_curve_of_all_sizes(script, tmp_path):
+    scores = {"teacher": {"ap_50": 0.5, "sbd": 0.6}}
+    rows = [{"dataset": "tiny", "variant": "default", "objects": n, "scores": scores} for n in (10, 20, 40)]
+    script.draw_curve(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_no_rows_are_an_error(script, tmp_path):
+    with pytest.raises(SpocoError, match="no rows"):
+        script.read_rows(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_row_is_trained_scored_and_not_done_again(script, tiny, tiff_sample, tmp_path):
+    arguments = (tiff_sample, tmp_path / "rows", tiny, "no_consistency", 0.5, 0, 0.01)
+    file = script.train_row(*arguments)
+    row = json.loads(file.read_text())
+    plan = json.loads((file.parent / "plan.json").read_text())
+    assert row["iterations"] == TINY["iterations_per_epoch"] * plan["max_epochs"] and row["minutes"] > 0
+    assert set(row["scores"]) == {"teacher", "student", "foreground"}
+    assert all(0 <= scores["ap_50"] <= 1 for scores in row["scores"].values())
+    ids = json.loads((file.parent / "model" / "run.json").read_text())["overrides"]
+    assert ids["loss#consistency_weight"] == 0 and ids["keep_fraction"] == 0.5
+    before = file.stat().st_mtime_ns
+    assert script.train_row(*arguments) == file and file.stat().st_mtime_ns == before
