@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from spoco_bundle.data.geometry import UNKNOWN_UNIT, Volume, affine_from_spacing, canonical_length, convert_length
+from spoco_bundle.data.geometry import (
+    UNKNOWN_UNIT,
+    Volume,
+    affine_from_spacing,
+    canonical_length,
+    checked_spacing,
+    convert_length,
+)
 from spoco_bundle.errors import SpocoError
 
 SUFFIXES = (".tif", ".tiff", ".btf")
@@ -169,6 +176,43 @@ def _grid(path: Path, tif: tifffile.TiffFile, spatial_dims: int, axes: str | Non
         unit=layout.unit if known else UNKNOWN_UNIT,
         file_format=layout.kind if layout.kind in ("imagej", "ome") else "tiff",
         has_alpha=page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4,
+    )
+
+
+def write_image(
+    path: Path,
+    image: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    unit: str = "micrometer",
+    colour: bool = False,
+) -> None:
+    """Writes an image as OME-TIFF with its voxel size, or as plain TIFF with named axes where that is unknown.
+
+    Compressed by zlib; BigTIFF where the size needs it.
+
+    Args:
+        path: file to write.
+        image: (z, y, x) or (y, x), with ``colour`` also a last axis of three samples; of a type that TIFF has.
+        spacing: voxel size along the spatial axes, in the order of the array; None where it is not known.
+        unit: of ``spacing``: micrometer, millimeter or nanometer.
+        colour: the last axis holds red, green and blue.
+
+    Raises:
+        ValueError: if the array has other axes.
+    """
+    dims = image.ndim - colour
+    if dims not in (2, 3) or colour and image.shape[-1] != 3:
+        raise ValueError(f"an image of shape {image.shape} is not (z, y, x) or (y, x), with three samples for colour")
+    axes = "ZYX"[-dims:] + "S" * colour
+    sizes = dict(zip(axes, checked_spacing(spacing, dims), strict=False)) if spacing is not None else {}
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(image),
+        photometric="rgb" if colour else "minisblack",
+        compression="zlib",
+        bigtiff=image.nbytes >= BIGTIFF_BYTES,
+        ome=bool(sizes),
+        metadata={"axes": axes, **_physical_sizes(sizes, unit)},
     )
 
 
@@ -389,11 +433,15 @@ def _ome_metadata(layout: _Layout, names: str) -> dict[str, Any]:
     """Physical sizes for an OME file: the source's own entries, or those of its ImageJ calibration."""
     if layout.kind == "ome":
         return layout.metadata
+    return _physical_sizes({axis: layout.spacing[axis] for axis in names if axis in layout.spacing}, layout.unit)
+
+
+def _physical_sizes(sizes: dict[str, float], unit: str) -> dict[str, Any]:
+    """Entries of OME metadata for a voxel size along each axis."""
     symbols = {"micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}
     entries: dict[str, Any] = {}
-    for axis in names:
-        if axis in layout.spacing:
-            entries |= {f"PhysicalSize{axis}": layout.spacing[axis], f"PhysicalSize{axis}Unit": symbols[layout.unit]}
+    for axis, size in sizes.items():
+        entries |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": symbols[unit]}
     return entries
 
 

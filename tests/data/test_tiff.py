@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from spoco_bundle.data import read_volume, write_instances
+from spoco_bundle.data.tiff import write_image
 from spoco_bundle.errors import SpocoError
 
 SHAPE = (5, 12, 14)
@@ -299,6 +300,37 @@ def test_wrong_shape_is_refused_and_leaves_nothing(tmp_path, voxels):
     with pytest.raises(SpocoError, match=r"\(5, 12, 13\).*\(5, 12, 14\)"):
         write_instances(tmp_path / "b.tif", np.ones((5, 12, 13), int), tmp_path / "a.tif")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_images_are_written_with_their_spacing(tmp_path, voxels, dtype):
+    path = tmp_path / "a_raw.tif"
+    write_image(path, voxels.astype(dtype), (45, 4.6, 4.6), "nanometer")
+    volume = read_volume(path)
+    assert (volume.spacing, volume.spacing_unit, volume.file_format) == ((45, 4.6, 4.6), "nanometer", "ome")
+    assert volume.array.dtype == dtype and volume.array.tobytes() == voxels.astype(dtype).tobytes()
+    labels = read_volume(write_instances(tmp_path / "a_label.tif", voxels, path), "label")
+    assert labels.spacing == volume.spacing and (labels.array[0] == voxels).all()
+
+
+def test_images_without_spacing_stay_without(tmp_path, voxels):
+    write_image(tmp_path / "a.tif", voxels)
+    assert layout(tmp_path / "a.tif")["axes"] == "ZYX" and read_volume(tmp_path / "a.tif").spacing is None
+    write_image(tmp_path / "b.tif", voxels[0])
+    assert (read_volume(tmp_path / "b.tif", spatial_dims=2).array[0] == voxels[0]).all()
+    colour = np.stack([voxels[0], voxels[1], voxels[2]], axis=-1)
+    write_image(tmp_path / "c.tif", colour, (0.5, 0.25), colour=True)
+    volume = read_volume(tmp_path / "c.tif", spatial_dims=2)
+    assert volume.spacing == (0.5, 0.25) and (volume.array == voxels[:3]).all()
+
+
+def test_images_of_other_axes_are_refused(tmp_path, voxels):
+    for image, colour in ((voxels[None], False), (voxels[0, 0], False), (voxels, True)):
+        with pytest.raises(ValueError, match="shape"):
+            write_image(tmp_path / "a.tif", image, colour=colour)
+    with pytest.raises(SpocoError, match="spacing"):
+        write_image(tmp_path / "a.tif", voxels, (1, 1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_ome_made_from_a_real_stack(tmp_path, shared_dir):
