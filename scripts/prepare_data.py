@@ -1,0 +1,541 @@
+"""Brings public data sets from the layout they are distributed in into the one that `spoco train` reads.
+
+    python scripts/prepare_data.py cvppp CVPPP2017_LSC_training/training cvppp_a1 --folders A1
+    python scripts/prepare_data.py cityscapes CITYSCAPES cityscapes_car --class-name car --fraction 0.4
+    python scripts/prepare_data.py dsb2018 stage1_train dsb2018
+    python scripts/prepare_data.py bbbc050 BBBC050 bbbc050
+    python scripts/prepare_data.py hdf5 cells --split volume.h5:raw volume.h5:label --val-fraction 0.2
+
+The output folder holds `{train,val}/NAME_raw.tif` and `NAME_label.tif`, where the data set has one also the foreground
+`NAME_fg.tif`, with the voxel spacing that the source states. It appears when all of it is written, and one that exists
+is never written into. docs/datasets.md says where the data are, under which licence, and how they are trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from spoco_bundle.data import check_labels, read_volume, write_instances
+from spoco_bundle.data.geometry import checked_spacing
+from spoco_bundle.data.label_checks import as_label_ids
+from spoco_bundle.data.tiff import write_image
+from spoco_bundle.data.whole_files import folder_written_whole
+from spoco_bundle.errors import SpocoError, one_line, user_error
+from spoco_bundle.progress import Progress
+
+# ids of the Cityscapes classes that have instances
+CITYSCAPES = {
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+IGNORED = 65535  # Cityscapes: groups whose members were not told apart; `ignore_label` in configs/paper_cityscapes.json
+BBBC050_SPACING = {"train": (1.75, 0.8, 0.8), "test": (2.0, 0.8, 0.8)}  # micrometres, by the data set's description
+BBBC050_SPLITS = ("train", "test")
+
+
+@dataclass
+class Example:
+    """One image with its annotation, as it is to be written.
+
+    Attributes:
+        split: "train", "val" or "test".
+        name: of the files, without ending.
+        image: (z, y, x) or (y, x), with a last axis of three samples where ``colour``.
+        labels: (z, y, x) or (y, x) integer ids; 0 = nothing annotated.
+        sources: files of the image and the labels, for messages.
+        foreground: as the labels, above 0 where objects may be; None where there is none.
+        spacing: micrometres along the spatial axes; None where unknown.
+        colour: whether the image is RGB.
+    """
+
+    split: str
+    name: str
+    image: np.ndarray
+    labels: np.ndarray
+    sources: tuple[str, str]
+    foreground: np.ndarray | None = None
+    spacing: Sequence[float] | None = None
+    colour: bool = False
+
+
+def write_data_set(output: Path, examples: Iterable[Example], total: int, ignore_label: int | None = None) -> Counter:
+    """Writes all examples; images without an annotated object are left out, since nothing can be learned from them.
+
+    Args:
+        output: folder to make.
+        examples: the images.
+        total: number of examples that come, for the progress.
+        ignore_label: id that is no object.
+
+    Returns:
+        Images and objects written per split, and what was left out.
+
+    Raises:
+        SpocoError: if the folder exists, an example does not fit together, or a split would be empty; then no folder is
+            left behind.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SpocoError(f"{output}: exists already: remove it or name another folder")
+    counts: Counter = Counter()
+    with folder_written_whole(output) as folder, Progress("images", total) as progress:
+        for example in examples:
+            counts.update(_write_example(folder, example, ignore_label))
+            progress.update()
+        for split in ("train", "val"):
+            if not counts[f"{split} images"]:
+                raise SpocoError(
+                    f"{output}: no image with an annotated object is left for {split}: name more images, or give "
+                    "another share or part of them to val"
+                )
+    return counts
+
+
+def _write_example(folder: Path, example: Example, ignore_label: int | None) -> dict[str, int]:
+    """Checks and writes one image; what is to be counted of it."""
+    image, labels = example.image, as_label_ids(example.labels, example.sources[1])
+    channels = np.moveaxis(image, -1, 0) if example.colour else image[None]
+    options = {"ignore_label": ignore_label, "require_objects": False, "allow_binary": True}
+    check_labels(channels, labels[None], *example.sources, **options)
+    if example.foreground is not None and example.foreground.shape != labels.shape:
+        raise SpocoError(
+            f"{example.sources[0]}: its foreground has shape {example.foreground.shape}, the labels {labels.shape}: "
+            "unpack the data set again"
+        )
+    objects = np.setdiff1d(labels, [0] if ignore_label is None else [0, ignore_label]).size
+    if not objects:
+        return {"images left out, without an annotated object": 1}
+    raw = folder / example.split / f"{example.name}_raw.tif"
+    if raw.exists():
+        raise SpocoError(f"{example.sources[0]}: another image is named {example.name} too: rename one of them")
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    write_image(raw, image, example.spacing, colour=example.colour)
+    write_instances(raw.with_name(f"{example.name}_label.tif"), labels, like=raw)
+    if example.foreground is not None:
+        write_instances(raw.with_name(f"{example.name}_fg.tif"), (example.foreground > 0).astype(np.uint8), like=raw)
+    return {f"{example.split} images": 1, f"{example.split} objects": objects}
+
+
+def held_out(names: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """Draws a share of the names by lot: the same for the same seed, whatever the machine; at least one."""
+    drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    return set(drawn[: max(1, round(fraction * len(drawn)))])
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Reads intensities: (y, x) or (y, x, 3); a palette is resolved, an alpha channel left out."""
+    picture = _open_picture(path)
+    if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr"):
+        picture = picture.convert("RGB")
+    return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Reads ids (y, x): the stored numbers, whatever colours a palette gives them."""
+    ids = np.asarray(_open_picture(path))
+    if ids.ndim == 3:
+        if (ids[..., :3] != ids[..., :1]).any():
+            raise SpocoError(f"{path}: is a colour picture where ids are expected: save one number per pixel")
+        ids = ids[..., 0]
+    return ids
+
+
+def _open_picture(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError as error:
+        raise SpocoError(f"{path}: is missing: unpack the data set again, or take its image out") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow reports damaged PNG files by any of these
+        raise SpocoError(f"{path}: cannot be read as a picture ({error}): unpack the data set again") from error
+    return picture
+
+
+def _found(folder: Path, pattern: str, remedy: str) -> list[Path]:
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise SpocoError(f"{folder}: holds no {pattern}: {remedy}")
+    return files
+
+
+def cvppp(
+    source: Path, output: Path, folders: Sequence[str], val_fraction: float, seed: int, without_foreground: bool
+) -> Counter:
+    """CVPPP leaf segmentation challenge: `A1/plantXXX_rgb.png`, `_label.png` and `_fg.png`.
+
+    Args:
+        source: holds the folders.
+        output: folder to make.
+        folders: of A1, A2, A3, A4 those to take.
+        val_fraction: share of the images of each folder that goes to val.
+        seed: of the draw.
+        without_foreground: whether to leave the masks of the plant out.
+    """
+    remedy = "name the folder that holds A1 to A4, and with --folders those to take"
+    images = {folder: _found(source / folder, "*_rgb.png", remedy) for folder in folders}
+
+    def examples() -> Iterator[Example]:
+        for folder, files in images.items():
+            val = held_out([file.name for file in files], val_fraction, seed)
+            for file in files:
+                plant = file.name.removesuffix("_rgb.png")
+                label, mask = (file.with_name(f"{plant}_{kind}.png") for kind in ("label", "fg"))
+                yield Example(
+                    "val" if file.name in val else "train",
+                    f"{folder}_{plant}",
+                    _coloured(read_picture(file)),
+                    read_ids(label),
+                    (str(file), str(label)),
+                    None if without_foreground else _coloured(read_picture(mask)).any(-1),
+                    colour=True,
+                )
+
+    return write_data_set(output, examples(), sum(map(len, images.values())))
+
+
+def cityscapes(source: Path, output: Path, class_name: str, fraction: float, seed: int) -> Counter:
+    """Cityscapes, one class: `leftImg8bit/{train,val}/CITY/*_leftImg8bit.png`, `gtFine/.../*_gtFine_instanceIds.png`.
+
+    In train a fraction of the class's instances keeps its annotation, drawn from those of all images together; val
+    stays complete. The foreground is the class's semantic mask. Groups that were not told apart are ignored.
+
+    Args:
+        source: holds leftImg8bit and gtFine.
+        output: folder to make.
+        class_name: one of `CITYSCAPES`.
+        fraction: share of the instances in train that stay annotated.
+        seed: of the draw.
+    """
+    number = CITYSCAPES[class_name]
+    pairs = []
+    for split in ("train", "val"):
+        remedy = "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder and name it"
+        for file in _found(source / "leftImg8bit" / split, "*/*_leftImg8bit.png", remedy):
+            name = file.name.removesuffix("_leftImg8bit.png")
+            ids = source / "gtFine" / split / file.parent.name / f"{name}_gtFine_instanceIds.png"
+            pairs.append((split, name, file, ids))
+    kept: set[str] | None = None
+    if fraction < 1:
+        instances = (
+            f"{name}/{value}"
+            for split, name, _, file in pairs
+            if split == "train"
+            for value in np.unique(read_ids(file))
+            if value // 1000 == number
+        )
+        kept = held_out(instances, fraction, seed)
+
+    def examples() -> Iterator[Example]:
+        for split, name, file, ids_file in pairs:
+            ids = read_ids(ids_file).astype(np.int32)
+            of_class = (ids // 1000 == number) | (ids == number)
+            labels = np.where(ids == number, IGNORED, 0)
+            for value in np.unique(ids[ids // 1000 == number]):
+                if split == "val" or kept is None or f"{name}/{value}" in kept:
+                    labels[ids == value] = value - 1000 * number + 1
+            sources = str(file), str(ids_file)
+            yield Example(split, name, _coloured(read_picture(file)), labels, sources, of_class, colour=True)
+
+    return write_data_set(output, examples(), len(pairs), IGNORED)
+
+
+def dsb2018(source: Path, output: Path, val_fraction: float, seed: int, colour: bool) -> Counter:
+    """2018 Data Science Bowl: `ID/images/ID.png` and `ID/masks/*.png`, one mask per nucleus.
+
+    Empty masks are left out. Where masks overlap, the smaller nucleus has the pixels; one of which nothing is left that
+    way, such as a mask given twice, is left out.
+
+    Args:
+        source: the folder stage1_train, or the one that holds it.
+        output: folder to make.
+        val_fraction: share of the images that goes to val.
+        seed: of the draw.
+        colour: takes all images, as RGB; otherwise those in grey alone, as one channel.
+    """
+    if (source / "stage1_train").is_dir():
+        source = source / "stage1_train"
+    files = _found(source, "*/images/*.png", "unpack stage1_train.zip and name its folder")
+    repairs: Counter = Counter()
+    if not colour:
+        grey = [file for file in files if _is_grey(read_picture(file))]
+        repairs["images left out, in colour"] = len(files) - len(grey)
+        files = grey
+        if not files:
+            raise SpocoError(f"{source}: holds colour images alone: take them with --colour")
+    val = held_out([file.stem for file in files], val_fraction, seed)
+
+    def examples() -> Iterator[Example]:
+        for file in files:
+            image = _coloured(read_picture(file))
+            labels = merge_masks(file, image.shape[:2], repairs)
+            split = "val" if file.stem in val else "train"
+            sources = str(file), str(file.parent.parent / "masks")
+            yield Example(split, file.stem, image if colour else image[..., 0], labels, sources, colour=colour)
+
+    return write_data_set(output, examples(), len(files)) + repairs
+
+
+def merge_masks(image: Path, shape: tuple[int, ...], repairs: Counter) -> np.ndarray:
+    """Labels (y, x) of the masks that belong to an image; counts what was wrong with them in `repairs`."""
+    masks = []
+    files = _found(image.parent.parent / "masks", "*.png", "unpack stage1_train.zip again")
+    for file in files:
+        mask = read_picture(file)
+        if mask.shape[:2] != shape:
+            raise SpocoError(f"{file}: shape {mask.shape[:2]} differs from shape {shape} of {image}: unpack it again")
+        masks.append(_coloured(mask).any(-1))
+    filled = [mask for mask in masks if mask.any()]
+    labels = np.zeros(shape, dtype=np.int32)
+    for number, mask in enumerate(sorted(filled, key=np.count_nonzero, reverse=True), start=1):
+        labels[mask] = number
+    left, labels = np.unique(labels, return_inverse=True)
+    if left[0] > 0:  # no background at all
+        labels = labels + 1
+    repairs["empty masks"] += len(masks) - len(filled)
+    repairs["pixels in more than one mask"] += int((np.sum(filled, axis=0) > 1).sum())
+    repairs["masks covered by smaller ones"] += len(filled) - np.count_nonzero(left)
+    return labels.reshape(shape)
+
+
+def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
+    """BBBC050: `Images/{train,test}/Images/NAME.tif`, `GroundTruth/{train,test}/GroundTruth_QCANet/NAME.tif`.
+
+    Volumes of the data set's test go to test, where they are.
+
+    Args:
+        source: holds Images and GroundTruth.
+        output: folder to make.
+        val_embryos: embryos of train that go to val; names begin with them.
+    """
+    remedy = "unpack Images.zip and GroundTruth.zip into one folder and name it"
+    files = [("train", file) for file in _found(source / "Images" / "train" / "Images", "*.tif", remedy)]
+    files += [("test", file) for file in sorted((source / "Images" / "test" / "Images").glob("*.tif"))]
+
+    def examples() -> Iterator[Example]:
+        for part, file in files:
+            label = source / "GroundTruth" / part / "GroundTruth_QCANet" / file.name
+            image = read_volume(file, spacing=BBBC050_SPACING[part], override_spacing=True)
+            split = "val" if part == "train" and file.stem.split("_")[0] in val_embryos else part
+            labels = read_volume(label, "label").array[0]
+            yield Example(
+                split, file.stem, image.array[0], labels, (str(file), str(label)), spacing=BBBC050_SPACING[part]
+            )
+
+    return write_data_set(output, examples(), len(files))
+
+
+def hdf5(
+    output: Path,
+    train: Sequence[Sequence[str]],
+    val: Sequence[Sequence[str]],
+    split: Sequence[Sequence[str]],
+    val_fraction: float,
+    spacing: Sequence[float] | None,
+) -> Counter:
+    """Volumes in HDF5 files: pairs of `path.h5:dataset`, of the image and of the labels, as PlantSeg and MitoEM have.
+
+    A path may be a pattern; the files of both patterns are then paired in the order of their names. The spacing is what
+    the image's attribute `element_size_um` (z, y, x) says, or that of the labels.
+
+    Args:
+        output: folder to make.
+        train: pairs for train.
+        val: pairs for val.
+        split: pairs of which the first planes go to train and the last ones to val.
+        val_fraction: share of the planes of `split` that goes to val.
+        spacing: micrometres (z, y, x) in place of what the files say.
+    """
+    jobs = [("train", *pair) for given in train for pair in _hdf5_pairs(*given)]
+    jobs += [("val", *pair) for given in val for pair in _hdf5_pairs(*given)]
+    jobs += [(part, *pair) for given in split for pair in _hdf5_pairs(*given) for part in ("split train", "split val")]
+    if not jobs:
+        raise SpocoError("no volume is named: give --train with --val, or --split, each an image and its labels")
+
+    def examples() -> Iterator[Example]:
+        for part, image, label in jobs:
+            with _Dataset(image) as voxels, _Dataset(label) as ids:
+                if voxels.shape != ids.shape:
+                    raise SpocoError(
+                        f"{label}: shape {ids.shape} differs from shape {voxels.shape} of {image}: name the labels of "
+                        "this image"
+                    )
+                cut = round((1 - val_fraction) * voxels.shape[0])
+                first, last = {"split train": (0, cut), "split val": (cut, None)}.get(part, (0, None))
+                if part.startswith("split") and not 0 < cut < voxels.shape[0]:
+                    raise SpocoError(
+                        f"{image}: {voxels.shape[0]} planes cannot be split with --val-fraction {val_fraction:g}: give "
+                        "another fraction"
+                    )
+                yield Example(
+                    part.removeprefix("split "),
+                    Path(image.rpartition(":")[0]).stem,
+                    _storable(voxels.planes(first, last)),
+                    ids.planes(first, last),
+                    (image, label),
+                    spacing=checked_spacing(spacing, 3) if spacing else voxels.spacing or ids.spacing,
+                )
+
+    return write_data_set(output, examples(), len(jobs))
+
+
+class _Dataset:
+    """A three-dimensional dataset of an HDF5 file, open while the context lasts.
+
+    Args:
+        address: `path.h5:dataset`.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import h5py  # an optional dependency
+        except ImportError as error:
+            raise SpocoError("h5py is missing: pip install 'spoco-bundle[hdf5]'") from error
+        self.address = address
+        path, _, name = address.rpartition(":")
+        try:
+            self.file = h5py.File(path, "r")
+        except OSError as error:
+            raise SpocoError(f"{path}: cannot be read as HDF5 ({error}): check the path and the file") from error
+        there: dict[str, tuple[int, ...]] = {}
+        self.file.visititems(lambda key, value: there.update({key: value.shape} if hasattr(value, "shape") else {}))
+        if name.strip("/") not in there:
+            self.file.close()
+            listed = ", ".join(f"{key} {shape}" for key, shape in sorted(there.items())) or "none"
+            raise SpocoError(f"{path}: has no dataset {name!r}: name one of those that are there: {listed}")
+        self.stored: Any = self.file[name]
+        self.leading = tuple(0 for _ in self.stored.shape[:-3])  # a channel axis of one
+        self.shape = tuple(int(size) for size in self.stored.shape[-3:])
+        if len(self.shape) != 3 or any(size != 1 for size in self.stored.shape[:-3]):
+            self.file.close()
+            raise SpocoError(f"{address}: shape {self.stored.shape} is not (z, y, x): name a dataset of one volume")
+
+    def __enter__(self) -> _Dataset:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Micrometres (z, y, x) where the file says so."""
+        size = self.stored.attrs.get("element_size_um")
+        return None if size is None else checked_spacing(size, 3, f"{self.address}: element_size_um")
+
+    def planes(self, first: int, last: int | None) -> np.ndarray:
+        """Planes from `first` up to `last`, (z, y, x)."""
+        return self.stored[(*self.leading, slice(first, last))]
+
+
+def _hdf5_pairs(image: str, label: str) -> list[tuple[str, str]]:
+    """Addresses of images and labels that two addresses, perhaps patterns, name."""
+    found = []
+    for address in (image, label):
+        path, colon, name = address.rpartition(":")
+        if not colon or not path:
+            raise SpocoError(f"{address}: names no dataset: give path.h5:dataset, such as volume.h5:raw")
+        files = sorted(glob.glob(path))
+        if not files:
+            raise SpocoError(f"{path}: no such file: check the path")
+        found.append([f"{file}:{name}" for file in files])
+    if len(found[0]) != len(found[1]):
+        raise SpocoError(
+            f"{image} names {len(found[0])} files and {label} names {len(found[1])}: give patterns with one file of "
+            "labels for each image"
+        )
+    return list(zip(*found, strict=True))
+
+
+def _storable(image: np.ndarray) -> np.ndarray:
+    """The image in a type that is read everywhere."""
+    return image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
+
+
+def _coloured(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
+
+
+def _is_grey(picture: np.ndarray) -> bool:
+    return picture.ndim == 2 or bool((picture == picture[..., :1]).all())
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number above 0, at most 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="DATA_SET")
+
+    def kind(function: Any, drawn: str = "", of_source: bool = True) -> argparse.ArgumentParser:
+        words = function.__doc__.splitlines()[0]
+        one = kinds.add_parser(function.__name__, help=words, description=words)
+        if of_source:
+            one.add_argument("source", type=Path, help="folder of the data set as it is distributed")
+        one.add_argument("output", type=Path, help="folder to make")
+        one.set_defaults(function=function)
+        if drawn:
+            one.add_argument("--val-fraction", type=_fraction, default=0.2, help=f"share of the {drawn} for val")
+        return one
+
+    seed = {"type": int, "default": 0, "help": "of the draw"}
+    one = kind(cvppp, "images")
+    one.add_argument("--folders", nargs="+", default=["A1"], help="those of A1 to A4 to take")
+    one.add_argument("--without-foreground", action="store_true", help="leave the masks of the plant out")
+    one.add_argument("--seed", **seed)
+    one = kind(cityscapes)
+    one.add_argument("--class-name", choices=list(CITYSCAPES), required=True)
+    one.add_argument("--fraction", type=_fraction, default=1.0, help="share of the instances in train to keep")
+    one.add_argument("--seed", **seed)
+    one = kind(dsb2018, "images")
+    one.add_argument("--colour", action="store_true", help="take colour images too, all as RGB")
+    one.add_argument("--seed", **seed)
+    one = kind(bbbc050)
+    one.add_argument("--val-embryos", nargs="+", default=["Emb09"], help="embryos of train that go to val")
+    one = kind(hdf5, "planes of --split", of_source=False)
+    for name, words in (
+        ("--train", "image and labels for train, each path.h5:dataset; may be given several times"),
+        ("--val", "the same for val"),
+        ("--split", "the same, the first planes for train, the last ones for val"),
+    ):
+        one.add_argument(name, nargs=2, action="append", default=[], metavar=("IMAGE", "LABELS"), help=words)
+    one.add_argument("--spacing", nargs=3, type=float, help="micrometres z y x in place of what the files say")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: 0, or 2 and one line for what the user can mend."""
+    given = vars(_parser().parse_args(arguments))
+    function, _ = given.pop("function"), given.pop("kind")
+    try:
+        counts = function(**given)
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None:
+            raise
+        print(one_line(mendable), file=sys.stderr)
+        return 2
+    print(f"{given['output']}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items()) if count))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
