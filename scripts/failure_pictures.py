@@ -1,0 +1,160 @@
+"""Where a model fails: the images of val/ with most errors, with what was found, missed and found wrongly.
+
+    python scripts/failure_pictures.py bbbc050 docs/pictures/failures_3d.png --spacing 1.75 0.8 0.8
+    python scripts/failure_pictures.py dsb2018 docs/pictures/failures_2d.png --config 2d
+
+Objects are matched with the truth at an intersection over union of 0.5. Of a volume the plane across z that cuts most
+errors is drawn, over the whole range of intensities between percentiles 1 and 99.8 of the volume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from skimage.segmentation import find_boundaries
+
+from spoco_bundle.cli import Spoco
+from spoco_bundle.data import build_datalist, read_volume
+from spoco_bundle.data.datalist import image_name
+from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.errors import SpocoError
+from spoco_bundle.metrics.contingency import contingency_table
+from spoco_bundle.metrics.matching import match
+from spoco_bundle.report.pictures import gray
+
+# told apart by readers who see red and green alike
+RIGHT, MISSED, WRONG = (0.0, 0.62, 0.45), (1.0, 0.75, 0.0), (1.0, 0.25, 0.75)
+COLOURS = 96  # of a picture, which keeps its file small
+THRESHOLD = 0.5  # of intersection over union
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with its errors.
+
+    Attributes:
+        name: of the image.
+        picture: (*spatial, 3) in [0, 1].
+        right: (*spatial) found objects that match a true one, 0 elsewhere.
+        missed: (*spatial) true objects that no found one matches.
+        wrong: (*spatial) found objects that match no true one.
+    """
+
+    name: str
+    picture: np.ndarray
+    right: np.ndarray
+    missed: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def errors(self) -> int:
+        """Objects missed or found wrongly."""
+        return sum(len(np.setdiff1d(np.unique(labels), 0)) for labels in (self.missed, self.wrong))
+
+    def plane(self) -> Case:
+        """The plane across the first axis that cuts most errors; itself where it is 2D."""
+        if self.right.ndim == 2:
+            return self
+        layers = zip(self.missed, self.wrong, strict=True)
+        index = int(np.argmax([sum(len(np.unique(labels)) - 1 for labels in pair) for pair in layers]))
+        cut = [labels[index] for labels in (self.right, self.missed, self.wrong)]
+        return Case(f"{self.name}, plane {index}", self.picture[index], *cut)
+
+
+def compare(name: str, image: np.ndarray, truth: np.ndarray, found: np.ndarray) -> Case:
+    """Sorts found and true objects into right, missed and wrong ones.
+
+    Args:
+        name: of the image.
+        image: (C, *spatial).
+        truth: (*spatial) labels.
+        found: (*spatial) labels.
+    """
+    table = contingency_table(truth, found)
+    in_truth, in_found, _ = match(table, THRESHOLD)
+    matched_truth, matched_found = table.truth_ids[1:][in_truth], table.prediction_ids[1:][in_found]
+    return Case(
+        name,
+        gray(image),
+        right=np.where(np.isin(found, matched_found), found, 0),
+        missed=np.where(np.isin(truth, matched_truth), 0, truth),
+        wrong=np.where(np.isin(found, matched_found), 0, found),
+    )
+
+
+def draw(cases: list[Case], path: Path) -> None:
+    """Writes a PNG with a row for each case: the image, and outlines over it."""
+    figure = Figure(figsize=(8, 4.1 * len(cases) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(cases), 2, squeeze=False)
+    for (plain, outlined), case in zip(axes, (case.plane() for case in cases), strict=True):
+        plain.imshow(case.picture, interpolation="nearest")
+        plain.set_title(case.name, fontsize=9)
+        picture = case.picture
+        for labels, colour in ((case.right, RIGHT), (case.missed, MISSED), (case.wrong, WRONG)):
+            picture = np.where(find_boundaries(labels, mode="inner")[..., None], colour, picture)
+        outlined.imshow(picture, interpolation="nearest")
+        for axis in (plain, outlined):
+            axis.set_axis_off()
+    for place, text, colour in (
+        (0.15, "found and right", RIGHT),
+        (0.42, "missed", MISSED),
+        (0.65, "found wrongly", WRONG),
+    ):
+        figure.text(place, 0.004, f"\u25a0 {text}", color=[0.8 * part for part in colour], fontsize=11)
+    figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as whole:
+        figure.savefig(whole, dpi=100, format="png")
+        with Image.open(whole) as drawn:
+            small = drawn.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+        small.save(whole, format="PNG", optimize=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with val/, completely annotated")
+    parser.add_argument("picture", type=Path, help="the PNG file to write")
+    parser.add_argument("--config", default="", help="2d for images")
+    parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped model")
+    parser.add_argument("--spacing", type=float, nargs="+", help="voxel size, where the files do not say it")
+    parser.add_argument("--images", type=int, default=2, help="number of images drawn, those with most errors")
+    arguments = parser.parse_args()
+    spatial_dims = 2 if arguments.config == "2d" else 3
+    options = {"spacing": arguments.spacing} if arguments.spacing else {}
+    cases = []
+    try:
+        pairs = build_datalist(arguments.data, "val")
+        with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            Spoco().predict(
+                str(arguments.data / "val"), folder, arguments.model, arguments.config, blockwise="False", **options
+            )
+            for pair in pairs:
+                name = image_name(pair["image"])
+                results = next(Path(folder).glob(f"{name}_instances.*"))
+                image, truth, found = (
+                    read_volume(path, kind, spatial_dims).array
+                    for path, kind in ((pair["image"], "image"), (pair["label"], "label"), (results, "label"))
+                )
+                cases.append(compare(name, image, truth[0], found[0]))
+    except SpocoError as error:
+        parser.error(str(error))
+    cases.sort(key=lambda case: -case.errors)
+    for case in cases[: arguments.images]:
+        print(f"{case.name}: {case.errors} objects missed or found wrongly")
+    draw(cases[: arguments.images], arguments.picture)
+    print(arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
