@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import platform
 import re
@@ -34,7 +35,7 @@ import tifffile
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from spoco_bundle.bundle import find_config
+from spoco_bundle.bundle import find_config, shipped_weights
 from spoco_bundle.cli import Spoco
 from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.geometry import Volume
@@ -234,9 +235,13 @@ def replace_table(page: Path, name: str, table: str) -> None:
         path.write_text(text)
 
 
-def machine() -> str:
-    """What the table was made on."""
-    return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+def circumstances(weights: Path) -> str:
+    """Which weights were scored, and on what."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    processor = names[0].split(":", 1)[1].strip() if names else platform.machine()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    return f"SHA-256 of the weights {digest}...; {processor}, torch {torch.__version__}."
 
 
 def main() -> None:
@@ -249,7 +254,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of changes, or the beginnings of names")
     parser.add_argument("--card", type=Path, help="page in which the table of this folder's name is replaced")
     arguments = parser.parse_args()
+    if arguments.only and arguments.card:
+        parser.error("--only with --card would leave a page with part of the table; give one of them")
     spatial_dims = 2 if arguments.config == "2d" else 3
+    weights = Path(arguments.model) if arguments.model else shipped_weights(spatial_dims)
     settings = arguments.model, arguments.config, arguments.spacing
     chosen = {
         name: change
@@ -269,7 +277,7 @@ def main() -> None:
                 write_changed(arguments.data, change, Path(folder), spatial_dims, arguments.spacing)
                 lines.append(row(name, scores(Path(folder), *settings), base, change.allowed))
             print(lines[-1], flush=True)
-        lines += ["", f"Made on {machine()}."]
+        lines += ["", circumstances(weights / "model.pt")]
         print(lines[-1])
         if arguments.card:
             replace_table(arguments.card, arguments.data.resolve().name, "\n".join(lines))
