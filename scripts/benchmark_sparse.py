@@ -1,13 +1,13 @@
 """How much annotation is needed: score against the number of annotated objects, and what each part of the method gives.
 
 python scripts/benchmark_sparse.py train bbbc050 --fractions 0.1 0.25 1.0 --seeds 0 --minutes 45
-python scripts/benchmark_sparse.py train bbbc050 --fractions 0.25 --variants no_consistency crop_24 --minutes 20
-python scripts/benchmark_sparse.py table --output docs/label_efficiency.md
+python scripts/benchmark_sparse.py train bbbc050 --fractions 0.25 --variants no_consistency wide --minutes 20
+python scripts/benchmark_sparse.py table
 
-A row is one training and its scores on val/, a JSON file in the folder of `--work`. What is there is not done again,
-and a training that was interrupted goes on from its last checkpoint. The number of iterations is what a probe of the
-machine says to fit into `--minutes` of processor time on one thread; validations come on top, and the row says what
-was spent.
+A row is one training and its scores on val/, a JSON file in the folder of `--rows`, by default the published ones. What
+is there is not done again, and a training that was interrupted goes on from its last checkpoint in `--work`. The number
+of iterations is what a probe of the machine says to fit into `--minutes` of processor time on one thread; validations
+come on top, and the row says what was spent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,11 +69,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wide": {"channels": [16, 32, 64, 128]},
 }
 
+#: the published rows
+ROWS = Path(__file__).resolve().parent.parent / "docs" / "label_efficiency"
+
 #: variants in the curve of score against annotated objects, with the name of their line
 CURVES = {"default": "this bundle", "known_background": "this bundle", "stardist": "StarDist", "otsu_watershed": "Otsu"}
 
 #: data sets that are scored a second time with the foreground given, as their challenge gives it
 FOREGROUND_GIVEN = ("cvppp_a1",)
+
+#: least distance of two seeds of the watershed, in the unit of the spacing, where it is not the default
+SEED_RADIUS = {"vnc_mito": 0.1, "fib25_neuron": 0.1}
 
 #: validations in a training, the last at its end
 VALIDATIONS = 6
@@ -169,12 +175,15 @@ def seconds_per_iteration(data: Path, config: str, overrides: dict[str, Any]) ->
     return (seconds[1] - seconds[0]) / 40
 
 
-def train_row(data: Path, work: Path, dataset: str, variant: str, fraction: float, seed: int, minutes: float) -> Path:
+def train_row(
+    data: Path, rows: Path, work: Path, dataset: str, variant: str, fraction: float, seed: int, minutes: float
+) -> Path:
     """Trains and scores one row, unless it is there.
 
     Args:
         data: folder with train/ and val/.
-        work: folder of the rows.
+        rows: folder of the rows.
+        work: folder for models and logs.
         dataset: a name of `DATASETS`.
         variant: a name of `VARIANTS`.
         fraction: of the annotated objects that is kept.
@@ -184,8 +193,8 @@ def train_row(data: Path, work: Path, dataset: str, variant: str, fraction: floa
     Returns:
         The row's file.
     """
-    folder = work / f"{dataset}-{variant}-{100 * fraction:g}-seed{seed}-{minutes:g}min"
-    row = folder / "row.json"
+    name = f"{dataset}-{variant}-{100 * fraction:g}-seed{seed}-{minutes:g}min"
+    row, folder = rows / f"{name}.json", work / name
     if row.is_file():
         return row
     config, overrides = settings(dataset, variant, fraction, seed)
@@ -218,7 +227,7 @@ def train_row(data: Path, work: Path, dataset: str, variant: str, fraction: floa
         "iterations": overrides.get("iterations_per_epoch", 100) * overrides["max_epochs"],
         "minutes": float(spent.read_text()) / 60,
     }
-    return _write_row(folder, dataset, variant, data, fraction, seed, training, scores)
+    return _write_row(row, dataset, variant, data, fraction, seed, training, scores)
 
 
 def write_foregrounds(data: Path, spatial_dims: int, output: Path) -> Path:
@@ -259,12 +268,12 @@ def write_thinned(data: Path, dataset: str, fraction: float, seed: int, output: 
             link.symlink_to(image.resolve())
 
 
-def score_row(data: Path, work: Path, dataset: str, fraction: float, seed: int, predictions: Path, name: str) -> Path:
+def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, predictions: Path, name: str) -> Path:
     """Scores what another program found in val/ and writes it as a row.
 
     Args:
         data: folder with val/.
-        work: folder of the rows.
+        rows: folder of the rows.
         dataset: a name of `DATASETS`.
         fraction: of the annotated objects that it learned from.
         seed: of their choice.
@@ -280,33 +289,26 @@ def score_row(data: Path, work: Path, dataset: str, fraction: float, seed: int, 
         stem = Path(pair["label"]).name.removesuffix("_label.tif")
         scores.append(instance_scores(truth, tifffile.imread(predictions / f"{stem}_instances.tif")))
     training = json.loads((predictions / "training.json").read_text())
-    folder = work / f"{dataset}-{name}-{100 * fraction:g}-seed{seed}-{training['minutes']:.0f}min"
-    return _write_row(folder, dataset, name, data, fraction, seed, training, {"teacher": pool_scores(scores)})
+    row = rows / f"{dataset}-{name}-{100 * fraction:g}-seed{seed}-{training['minutes']:.0f}min.json"
+    return _write_row(row, dataset, name, data, fraction, seed, training, {"teacher": pool_scores(scores)})
 
 
-def otsu_row(data: Path, work: Path, dataset: str) -> Path:
+def otsu_row(data: Path, rows: Path, dataset: str) -> Path:
     """Scores an Otsu threshold with a watershed, which learns from nothing, and writes it as a row."""
     scores = []
     for pair in build_datalist(data, "val"):
         dims, spacing = _spatial_dims(dataset), DATASETS[dataset].get("spacing")
         image = read_volume(pair["image"], "image", dims, spacing=spacing)
         truth = read_volume(pair["label"], "label", dims, spacing=spacing)
-        scores.append(instance_scores(truth.array[0], otsu_watershed(image.array.mean(0), image.spacing)))
-    pooled = {"teacher": pool_scores(scores)}
-    return _write_row(
-        work / f"{dataset}-otsu_watershed",
-        dataset,
-        "otsu_watershed",
-        None,
-        0.0,
-        0,
-        {"iterations": 0, "minutes": 0},
-        pooled,
-    )
+        seeds = {"seed_radius": SEED_RADIUS[dataset]} if dataset in SEED_RADIUS else {}
+        scores.append(instance_scores(truth.array[0], otsu_watershed(image.array.mean(0), image.spacing, **seeds)))
+    pooled, training = {"teacher": pool_scores(scores)}, {"iterations": 0, "minutes": 0}
+    row = rows / f"{dataset}-otsu_watershed.json"
+    return _write_row(row, dataset, "otsu_watershed", None, 0.0, 0, training, pooled)
 
 
 def _write_row(
-    folder: Path,
+    row: Path,
     dataset: str,
     variant: str,
     data: Path | None,
@@ -315,7 +317,6 @@ def _write_row(
     training: dict[str, Any],
     scores: dict[str, dict[str, float]],
 ) -> Path:
-    row = folder / "row.json"
     result = {
         "dataset": dataset,
         "variant": variant,
@@ -327,7 +328,7 @@ def _write_row(
         "machine": machine(),
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    row.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(row) as path:
         path.write_text(json.dumps(result, indent=4) + "\n")
     return row
@@ -341,15 +342,15 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, one thread, torch {torch.__version__}"
 
 
-def read_rows(work: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a folder, by data set, variant, share of the objects and seed.
 
     Raises:
         SpocoError: if there are none.
     """
-    rows = [json.loads(file.read_text()) for file in work.glob("*/row.json")]
+    rows = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     if not rows:
-        raise SpocoError(f"{work}: no rows; make some with `benchmark_sparse.py train`")
+        raise SpocoError(f"{folder}: no rows; make some with `benchmark_sparse.py train`")
     return sorted(rows, key=lambda row: (row["dataset"], row["variant"] != "default", row["variant"], row["fraction"]))
 
 
@@ -368,6 +369,29 @@ def write_table(rows: Iterable[dict[str, Any]]) -> str:
         cells += [f"{given['ap_50']:.2f}, {given['sbd']:.2f}" if given else ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def fill_tables(rows: Sequence[dict[str, Any]], document: Path) -> None:
+    """Puts the tables into a document, between `<!-- rows NAME -->` and `<!-- end -->`.
+
+    NAME is "curve" for what the curve shows and "ablations" for the rest.
+
+    Raises:
+        SpocoError: if the document has no such marks.
+    """
+    text = document.read_text()
+    tables = {
+        "curve": [row for row in rows if row["variant"] in CURVES],
+        "ablations": [row for row in rows if row["variant"] not in CURVES],
+    }
+    for name, part in tables.items():
+        before, mark, rest = text.partition(f"<!-- rows {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not mark or not end:
+            raise SpocoError(f"{document}: has no marks <!-- rows {name} --> and <!-- end -->; put them in")
+        text = f"{before}{mark}{write_table(part)}{end}{after}"
+    with written_whole(document) as path:
+        path.write_text(text)
 
 
 def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
@@ -416,6 +440,7 @@ def main() -> None:
     train.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
     train.add_argument("--seeds", type=int, nargs="+", default=[0])
     train.add_argument("--minutes", type=float, default=45, help="processor time to train for")
+    train.add_argument("--work", type=Path, default=Path("runs/sparse"), help="folder for models and logs")
     labels = commands.add_parser(
         "labels", help="write train/ with the objects that a row trains on, for other programs"
     )
@@ -431,9 +456,10 @@ def main() -> None:
         command.add_argument("--fraction", type=float, default=0.25)
         command.add_argument("--seed", type=int, default=0)
     table = commands.add_parser("table", help="table and curve of all rows")
-    table.add_argument("--output", type=Path, required=True, help="Markdown file; the curve goes beside it as PNG")
+    table.add_argument("--document", type=Path, default=ROWS.with_suffix(".md"), help="Markdown file with the tables")
+    table.add_argument("--curve", type=Path, default=ROWS.parent / "pictures" / "label_efficiency.png")
     for command in (train, score, otsu, table):
-        command.add_argument("--work", type=Path, default=Path("runs/sparse"), help="folder of the rows")
+        command.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
     chosen = parser.parse_args()
     try:
         run(chosen)
@@ -444,23 +470,23 @@ def main() -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Does what the command line asks for."""
     if chosen.command == "table":
-        rows = read_rows(chosen.work)
-        with written_whole(chosen.output) as path:
-            path.write_text(write_table(rows))
-        draw_curve(rows, chosen.output.with_suffix(".png"))
+        rows = read_rows(chosen.rows)
+        fill_tables(rows, chosen.document)
+        draw_curve(rows, chosen.curve)
         return
     data = chosen.data or Path(chosen.dataset)
     if chosen.command == "labels":
         write_thinned(data, chosen.dataset, chosen.fraction, chosen.seed, chosen.output)
     elif chosen.command == "otsu":
-        print(otsu_row(data, chosen.work, chosen.dataset))
+        print(otsu_row(data, chosen.rows, chosen.dataset))
     elif chosen.command == "score":
         print(
-            score_row(data, chosen.work, chosen.dataset, chosen.fraction, chosen.seed, chosen.predictions, chosen.name)
+            score_row(data, chosen.rows, chosen.dataset, chosen.fraction, chosen.seed, chosen.predictions, chosen.name)
         )
     else:
         for variant, fraction, seed in itertools.product(chosen.variants, chosen.fractions, chosen.seeds):
-            print(train_row(data, chosen.work, chosen.dataset, variant, fraction, seed, chosen.minutes), flush=True)
+            asked = (chosen.dataset, variant, fraction, seed, chosen.minutes)
+            print(train_row(data, chosen.rows, chosen.work, *asked), flush=True)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,24 @@ def test_what_another_program_found_is_scored(script, tiny, tiff_sample, tmp_pat
     assert f"| 25% | {row['objects']} | 1 | 400 | 11 | {(true - 2) / true:.2f} |" in table[2]
 
 
+def test_tables_replace_those_of_a_document(script, tmp_path):
+    scores = dict.fromkeys(script.SCORES, 0.5)
+    row = {"dataset": "tiny", "fraction": 0.1, "objects": 9, "seed": 0, "iterations": 1, "minutes": 2.0}
+    rows = [row | {"variant": name, "scores": {"teacher": scores}} for name in ("default", "wide")]
+    document = tmp_path / "document.md"
+    document.write_text("a\n<!-- rows curve -->\nold\n<!-- end -->\nb\n<!-- rows ablations -->\n<!-- end -->\nc\n")
+    script.fill_tables(rows, document)
+    once = document.read_text()
+    script.fill_tables(rows, document)
+    assert document.read_text() == once and "old" not in once
+    curve, ablations = once.split("\nb\n")
+    assert "| tiny | default | 10% |" in curve and "wide" not in curve and "| tiny | wide | 10% |" in ablations
+    assert once.startswith("a\n") and once.endswith("\nc\n")
+    document.write_text("no marks")
+    with pytest.raises(SpocoError, match="has no marks"):
+        script.fill_tables(rows, document)
+
+
 def test_curve_of_all_sizes(script, tmp_path):
     scores = {"teacher": {"ap_50": 0.5, "sbd": 0.6}}
     rows = [{"dataset": "tiny", "variant": "default", "objects": n, "scores": scores} for n in (10, 20, 40)]
@@ -97,14 +115,15 @@ def test_no_rows_are_an_error(script, tmp_path):
 
 @pytest.mark.slow
 def test_a_row_is_trained_scored_and_not_done_again(script, tiny, tiff_sample, tmp_path):
-    arguments = (tiff_sample, tmp_path / "rows", tiny, "no_consistency", 0.5, 0, 0.01)
+    arguments = (tiff_sample, tmp_path / "rows", tmp_path / "work", tiny, "no_consistency", 0.5, 0, 0.01)
     file = script.train_row(*arguments)
     row = json.loads(file.read_text())
-    plan = json.loads((file.parent / "plan.json").read_text())
+    (folder,) = (tmp_path / "work").iterdir()
+    plan = json.loads((folder / "plan.json").read_text())
     assert row["iterations"] == TINY["iterations_per_epoch"] * plan["max_epochs"] and row["minutes"] > 0
     assert set(row["scores"]) == {"teacher", "student", "foreground"}
     assert all(0 <= scores["ap_50"] <= 1 for scores in row["scores"].values())
-    ids = json.loads((file.parent / "model" / "run.json").read_text())["overrides"]
+    ids = json.loads((folder / "model" / "run.json").read_text())["overrides"]
     assert ids["loss#consistency_weight"] == 0 and ids["keep_fraction"] == 0.5
     before = file.stat().st_mtime_ns
     assert script.train_row(*arguments) == file and file.stat().st_mtime_ns == before
