@@ -1,4 +1,4 @@
-"""Where a model fails: the images of val/ with most errors, with what was found, missed and found wrongly.
+"""Where a model fails: a list of all errors, and a picture of the images of val/ with most of them.
 
     python scripts/failure_pictures.py bbbc050 docs/pictures/failures_3d.png --spacing 1.75 0.8 0.8
     python scripts/failure_pictures.py dsb2018 docs/pictures/failures_2d.png --config 2d
@@ -91,6 +91,37 @@ def compare(name: str, image: np.ndarray, truth: np.ndarray, found: np.ndarray) 
     )
 
 
+def list_errors(name: str, image: np.ndarray, truth: np.ndarray, found: np.ndarray) -> list[str]:
+    """Rows of a Markdown table: every object missed or found wrongly, and what it looks like.
+
+    Args:
+        name: of the image.
+        image: (C, *spatial).
+        truth: (*spatial) labels.
+        found: (*spatial) labels.
+
+    Returns:
+        Rows of name, error, voxels, extent in voxels, mean intensity (percentiles 1 and 99.8 of the image are 0 and 1),
+        and the greatest intersection over union with an object of the other side.
+    """
+    table = contingency_table(truth, found)
+    in_truth, in_found, _ = match(table, THRESHOLD)
+    partners = table.object_pairs()[:2]
+    low, high = np.percentile(image, (1, 99.8))
+    shown = (image.mean(0) - low) / max(high - low, 1e-12)
+    rows = []
+    for kind, labels, ids, matched, partner in (
+        ("missed", truth, table.truth_ids[1:], in_truth, partners[0]),
+        ("found wrongly", found, table.prediction_ids[1:], in_found, partners[1]),
+    ):
+        for index in np.setdiff1d(np.arange(len(ids)), matched):
+            inside = labels == ids[index]
+            extent = "x".join(str(np.ptp(places) + 1) for places in np.nonzero(inside))
+            best = max(table.iou()[partner == index], default=0.0)
+            rows.append(f"| {name} | {kind} | {inside.sum()} | {extent} | {shown[inside].mean():.2f} | {best:.2f} |")
+    return rows
+
+
 def draw(cases: list[Case], path: Path) -> None:
     """Writes a PNG with a row for each case: the image, and outlines over it."""
     figure = Figure(figsize=(8, 4.1 * len(cases) + 0.4), layout="constrained")
@@ -132,7 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     spatial_dims = 2 if arguments.config == "2d" else 3
     options = {"spacing": arguments.spacing} if arguments.spacing else {}
-    cases = []
+    cases, rows = [], []
     try:
         pairs = build_datalist(arguments.data, "val")
         with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
@@ -147,8 +178,10 @@ def main() -> None:
                     for path, kind in ((pair["image"], "image"), (pair["label"], "label"), (results, "label"))
                 )
                 cases.append(compare(name, image, truth[0], found[0]))
+                rows += list_errors(name, image, truth[0], found[0])
     except SpocoError as error:
         parser.error(str(error))
+    print("| image | error | voxels | extent | brightness | best IoU |\n|---|---|---|---|---|---|", *rows, sep="\n")
     cases.sort(key=lambda case: -case.errors)
     for case in cases[: arguments.images]:
         print(f"{case.name}: {case.errors} objects missed or found wrongly")

@@ -31,6 +31,19 @@ def labels():
     return truth, found
 
 
+def test_every_error_is_listed_with_what_it_looks_like(script, labels):
+    truth, found = labels
+    truth[5, 12:14, 2:6], found[5, 12:14, 4:8] = 8, 12  # half of one is half of the other
+    rows = script.list_errors("a", np.where(truth == 6, 10.0, 0.0)[None], truth, found)
+    assert rows == [
+        "| a | missed | 36 | 1x6x6 | 1.00 | 0.00 |",
+        "| a | missed | 8 | 1x2x4 | 0.00 | 0.33 |",
+        "| a | found wrongly | 36 | 1x6x6 | 0.00 | 0.00 |",
+        "| a | found wrongly | 36 | 1x6x6 | 0.00 | 0.00 |",
+        "| a | found wrongly | 8 | 1x2x4 | 0.00 | 0.33 |",
+    ]
+
+
 def test_objects_are_sorted_into_right_missed_and_wrong(script, labels):
     case = script.compare("a", np.zeros((1, 6, 32, 32)), *labels)
     assert [set(np.unique(part)) for part in (case.right, case.missed, case.wrong)] == [{0, 7}, {0, 6}, {0, 9, 11}]
