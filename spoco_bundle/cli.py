@@ -72,7 +72,8 @@ class Spoco:
             dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif (also .nii.gz), the same under val/;
                 or a MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
             output: folder for the model; `spoco predict --model` takes it.
-            config: extra settings on top of the defaults: 2d, nonspatial, or a JSON file; several with commas between.
+            config: extra settings on top of the defaults: 2d, nonspatial, fine_tune (from the shipped weights), or a
+                JSON file; several with commas between.
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
                 from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
             overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".

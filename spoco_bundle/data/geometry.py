@@ -184,6 +184,11 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     return spacing.expand(images.shape[0], spatial_dims).to(images.device)
 
 
+def alike_spacings(one: Sequence[float], other: Sequence[float], tolerance: float = 1.5) -> bool:
+    """Whether two spacings in the same unit differ by no more than a ratio of ``tolerance`` along any axis."""
+    return all(1 / tolerance <= a / b <= tolerance for a, b in zip(one, other, strict=True))
+
+
 def spacing_warning(
     spacing: Sequence[float] | None,
     unit: str,
@@ -213,11 +218,8 @@ def spacing_warning(
         return None
     if len(spacing) != len(training_spacing):
         return f"{name}: {len(spacing)} axes where the network was trained on {len(training_spacing)}"
-    ratios = [
-        convert_length(ours, unit, training_unit) / trained
-        for ours, trained in zip(spacing, training_spacing, strict=True)
-    ]
-    if all(1 / tolerance <= ratio <= tolerance for ratio in ratios):
+    converted = [convert_length(step, unit, training_unit) for step in spacing]
+    if alike_spacings(converted, training_spacing, tolerance):
         return None
     return (
         f"{name}: voxel spacing {_written(spacing)} {unit} differs from the training spacing "

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
+from spoco_bundle.data.geometry import alike_spacings
 from spoco_bundle.data.object_size import equivalent_radii
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.errors import SpocoError
@@ -55,13 +56,17 @@ class CoordinateScale:
     The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or
     disc with the object's volume). Where the volumes have different spacings the median per axis is kept.
 
+    A network that is trained further keeps its own scale, unless its spacing differs from the new one by more than 1.5
+    times along an axis: other voxels hold other objects, in which its scale would make every vote for a centre far too
+    short or too long, while half a radius stays half a radius.
+
     Args:
         network: the student, with the buffers of ``EmbeddingUNet``.
         teacher: its momentum teacher.
         samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far
             as ``max_volumes``.
         spatial_dims: 2 or 3.
-        scale: coordinate scale in physical units, or None to estimate it. A fine-tuned network keeps its own.
+        scale: coordinate scale in physical units, or None for that of the network, or an estimate.
         radii: scale in units of the median radius, where it is estimated.
         max_volumes: volumes looked at.
 
@@ -98,11 +103,11 @@ class CoordinateScale:
             spacing = voxel_spacing(sample["image"], self.spatial_dims)
             spacings.append(spacing)
             radii.append(equivalent_radii(np.asarray(sample["label"][0]), spacing))
-        kept = float(self.network.coordinate_scale)
+        spacing = np.median(spacings, axis=0)
         if self.scale is not None:
             scale = self.scale
-        elif kept > 0:
-            scale = kept
+        elif self._fits(spacing):
+            scale = float(self.network.coordinate_scale)
         else:
             found = np.concatenate(radii) if radii else np.zeros(0)
             if found.size == 0:
@@ -110,11 +115,16 @@ class CoordinateScale:
                     "coordinate_scale: no annotated object to estimate it from; annotate some or set coordinate_scale"
                 )
             scale = self.radii * float(np.median(found))
-        spacing = np.median(spacings, axis=0)
         for network in (self.network, self.teacher.module):
             network.coordinate_scale.fill_(scale)
             network.training_spacing.copy_(torch.as_tensor(spacing))
         logger.info("coordinate scale %.3g, spacing %s", scale, " x ".join(f"{step:g}" for step in spacing))
+
+    def _fits(self, spacing: np.ndarray) -> bool:
+        """Whether the network has a scale, made for voxels of about this spacing."""
+        trained = self.network.training_spacing.tolist()
+        known = min(trained) > 0
+        return float(self.network.coordinate_scale) > 0 and (not known or alike_spacings(spacing.tolist(), trained))
 
 
 class ScoreBefore:

@@ -55,6 +55,19 @@ def test_given_scale_wins_over_that_of_the_weights_and_this_over_an_estimate():
     assert [float(one.coordinate_scale) for one in prepared([sample(6.0)], tuned, scale=3.0)] == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("trained_at", "expected"),
+    [((2.0, 1.0, 1.0), 7.0), ((1.4, 0.7, 1.4), 7.0), ((1.3, 1.0, 1.0), 3.0), ((0.02, 0.01, 0.01), 3.0)],
+)
+def test_scale_of_the_weights_is_kept_only_for_voxels_like_those_it_was_made_for(trained_at, expected):
+    tuned = network()
+    tuned.coordinate_scale.fill_(7.0)
+    tuned.training_spacing.copy_(torch.tensor(trained_at))
+    for one in prepared([sample(6.0)], tuned, radii=0.5):
+        assert float(one.coordinate_scale) == pytest.approx(expected, rel=0.05)
+        assert one.training_spacing.tolist() == [2, 1, 1]
+
+
 def test_nothing_to_estimate_from():
     with pytest.raises(SpocoError, match="coordinate_scale"):
         prepared([sample(-1.0) | {"label": MetaTensor(torch.zeros(1, 4, 4, 4))}])

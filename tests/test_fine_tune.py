@@ -1,0 +1,96 @@
+"""Fine-tuning the shipped weights: the overlay, and the script that measures what it gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spoco_bundle.bundle import shipped_weights
+from spoco_bundle.data import read_volume
+from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.errors import SpocoError
+
+
+@pytest.fixture(scope="module")
+def fine_tune(bundle_root):
+    spec = importlib.util.spec_from_file_location("fine_tune", bundle_root / "scripts" / "fine_tune.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """A folder with one volume in train/ and nothing else."""
+    made = tmp_path_factory.mktemp("made")
+    make_synthetic_sample(made, seed=0, train_volumes=1, train_shape=(10, 40, 40), val_shape=(10, 40, 48))
+    folder = tmp_path_factory.mktemp("volume")
+    shutil.copytree(made / "train", folder / "train")
+    return folder
+
+
+def test_chosen_objects_are_whole_ones_and_the_seed_decides(fine_tune):
+    truth = np.zeros((4, 20, 20), np.int32)
+    for number in range(1, 9):
+        truth[:, 2 * number, : 1 if number == 8 else 16] = number
+    draws = [tuple(sorted(fine_tune.choose_objects(truth, 3, seed))) for seed in range(20)]
+    assert draws[0] == tuple(sorted(fine_tune.choose_objects(truth, 3, 0)))
+    assert len(set(draws)) > 5 and all(len(set(draw)) == 3 and 8 not in draw for draw in draws)
+    for count in (0, 8):
+        with pytest.raises(SpocoError, match="--objects"):
+            fine_tune.choose_objects(truth, count, 0)
+
+
+def test_objects_trained_on_and_what_lies_on_them_leave_the_score(fine_tune):
+    truth = np.zeros((1, 10, 30), np.int32)
+    truth[0, :, 0:8], truth[0, :, 10:18], truth[0, :, 20:28] = 1, 2, 3
+    prediction = np.zeros_like(truth)
+    prediction[0, :, 0:9] = 1  # on object 1, a little too large
+    prediction[0, :, 10:18] = 2  # right
+    prediction[0, :6, 20:22] = 3  # far too small
+    scores = fine_tune.scores_of_others(truth, prediction, np.array([1]))
+    assert (scores["tp_50"], scores["fp_50"], scores["fn_50"]) == (1, 1, 1)
+    scores = fine_tune.scores_of_others(truth, prediction, np.array([3]))
+    assert (scores["tp_50"], scores["fp_50"], scores["fn_50"]) == (2, 0, 0)
+
+
+def test_table_takes_the_better_way_of_the_shipped_weights(fine_tune):
+    row = {"shipped ap_50": 0.1, "shipped sbd": 0.2, "shipped, no spacing ap_50": 0.3, "shipped, no spacing sbd": 0.4}
+    rows = [{"seed": seed, **row, "tuned ap_50": 0.5 + seed / 5, "tuned sbd": 0.6, "seconds": 60} for seed in (0, 1)]
+    lines = fine_tune.table(rows).splitlines()
+    assert lines[0].startswith("| seed | shipped, no spacing: AP50 |")
+    assert lines[-2] == "| mean | 0.30 | 0.40 | 0.60 | 0.60 | +0.30 | 60 |"
+    assert lines[-1] == "shipped: AP50 0.10"
+
+
+def test_script_goes_on_from_the_shipped_weights_with_the_chosen_objects_of_one_volume(
+    fine_tune, volume, tmp_path, monkeypatch, bundle_root
+):
+    monkeypatch.setenv("PYTHONPATH", str(bundle_root))
+    monkeypatch.chdir(tmp_path)  # the shipped weights are found from anywhere
+    small = ["crop_size=[8,24,24]", "iterations_per_epoch=2", "max_epochs=1", "learning_rate=1e-9"]
+    given = {"objects": 2, "seeds": [1], "minutes": 5, "spacing": None, "settings": small}
+    (row,) = fine_tune.compare(SimpleNamespace(folder=volume, output=tmp_path, **given))
+    assert row["seconds"] > 0 and 0 <= row["tuned ap_50"] <= 1
+
+    label = next((tmp_path / "seed1" / "data" / "train").glob("*_label.*"))
+    truth = read_volume(volume / "train" / label.name, "label").array[0]
+    kept = read_volume(label, "label").array[0]
+    assert np.array_equal(kept, np.where(np.isin(truth, fine_tune.choose_objects(truth, 2, 1)), truth, 0))
+
+    shipped = torch.load(shipped_weights(3) / "model.pt", weights_only=True)
+    tuned = torch.load(tmp_path / "seed1" / "model" / "model.pt", weights_only=True)
+    convolutions = [name for name, value in shipped.items() if value.ndim == 5]
+    assert convolutions and all(torch.allclose(tuned[name], shipped[name], atol=1e-5) for name in convolutions)
+    assert not torch.equal(tuned["training_spacing"], shipped["training_spacing"])
+
+
+def test_a_training_over_its_time_is_ended_and_said(fine_tune, volume, tmp_path, monkeypatch, bundle_root):
+    monkeypatch.setenv("PYTHONPATH", str(bundle_root))
+    with pytest.raises(SpocoError, match="--minutes 0.02: too few"):
+        fine_tune.spoco("train", volume, "--output", tmp_path / "model", log=tmp_path / "log", minutes=0.02)
