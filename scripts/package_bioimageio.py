@@ -107,7 +107,8 @@ def write_package(target: Path, model: str = "", name: str = "", unit: str = "mi
         unit: of the lengths in the training's files.
 
     Raises:
-        SpocoError: if the folder holds no model, or the network has no coordinate channels.
+        SpocoError: if the folder holds no model, the network has no coordinate channels, or it was trained on inverted
+            images.
     """
     parser = read_configs([find_config("inference"), *model_overlay(model)], {})
     weights = (Path(model) if model else shipped_weights(3)) / "model.pt"
@@ -115,6 +116,8 @@ def write_package(target: Path, model: str = "", name: str = "", unit: str = "mi
     ids = {key: parser.get_parsed_content(key) for key in ("coordinate_channels", "objectness", "embedding_channels")}
     if not ids["coordinate_channels"] or not ids["objectness"] or float(network.coordinate_scale) == 0:
         raise SpocoError(f"{weights}: a network without coordinates or objectness cannot be described; train another")
+    if parser.get_parsed_content("invert"):
+        raise SpocoError(f"{weights}: trained with invert, which cannot be described; invert the images and train again")
     name = name or f"SPOCO instance embeddings {network.spatial_dims}D"
     with tempfile.TemporaryDirectory() as folder:
         with ValidationContext(perform_io_checks=False, root=Path(folder)):

@@ -392,7 +392,7 @@ class BlockwisePredictor:
             "reading": self.reading | {"foreground_ending": self.foreground_ending},
             "weights": [digest(file) for file in self.weights],
             "network": str(self.networks["pred"]),
-            "normalize": [self.normalize.lower, self.normalize.upper, self.sample_voxels],
+            "normalize": [self.normalize.lower, self.normalize.upper, self.normalize.invert, self.sample_voxels],
             "window": [self.inferer.roi_size, list(job.grid.halo)],
             "block_size": list(job.grid.block),
             "chunk_size": list(self.chunk_size),

@@ -26,18 +26,28 @@ class NormalizePercentiled(MapTransform):
         keys: images (C, *spatial), finite values of any real dtype.
         lower: percentile that becomes 0, in [0, 100).
         upper: percentile that becomes 1, in (lower, 100].
+        invert: whether the lower percentile becomes 1 and the upper one 0 instead, for a network that knows objects
+            brighter than their surroundings and images in which they are darker.
         allow_missing_keys: whether a sample without the key passes through.
 
     Raises:
         SpocoError: if the percentiles are out of order or range.
     """
 
-    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.8, allow_missing_keys: bool = False):
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 1.0,
+        upper: float = 99.8,
+        invert: bool = False,
+        allow_missing_keys: bool = False,
+    ):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise SpocoError(f"lower, upper: need 0 <= lower < upper <= 100, got {lower} and {upper}")
         self.lower = lower
         self.upper = upper
+        self.invert = invert
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with normalised images."""
@@ -47,8 +57,9 @@ class NormalizePercentiled(MapTransform):
         return sample
 
     def fit(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """The range of each channel of an image, or of a sample of a large volume; see ``intensity_range``."""
-        return intensity_range(image, self.lower, self.upper)
+        """What becomes 0 and 1 in each channel of an image, or of a sample of a large volume; (C, 2) float64."""
+        ranges = intensity_range(image, self.lower, self.upper)
+        return ranges.flip(1) if self.invert else ranges
 
     def apply(self, image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
         """Maps the ranges to 0 and 1; see ``normalize``."""
@@ -89,11 +100,12 @@ def normalize(image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
 
     Args:
         image: (C, *spatial).
-        ranges: (C, 2) as from ``intensity_range`` of this image or of the whole volume that it is a part of.
+        ranges: (C, 2), what becomes 0 and what becomes 1, as from ``intensity_range`` of this image or of the whole
+            volume that it is a part of; the first is the larger one where the result is inverted.
 
     Returns:
         (C, *spatial) float32 with the metadata of the image.
     """
     shape = (-1,) + (1,) * (image.ndim - 1)
     low, high = (bound.reshape(shape).float().to(image.device) for bound in ranges.unbind(1))
-    return (image.float() - low) / torch.where(high > low, high - low, torch.inf)
+    return (image.float() - low) / torch.where(high != low, high - low, torch.inf)

@@ -66,6 +66,15 @@ def test_large_images_are_sampled(monkeypatch):
     assert torch.equal(sampled, intensity_range(image((1, 64, 64, 64))))
 
 
+def test_inverted_images_are_as_those_of_the_negative_with_the_percentiles_swapped():
+    inverted = NormalizePercentiled("image", invert=True)
+    out = inverted({"image": image()})["image"]
+    assert torch.allclose(out, 1 - run(image()), atol=1e-5)
+    part = inverted.apply(image()[..., :7], inverted.fit(image()))
+    assert torch.equal(part, out[..., :7])
+    assert not inverted({"image": torch.full((1, 4, 4), 7.0)})["image"].any()
+
+
 def test_wrong_percentiles():
     with pytest.raises(SpocoError, match="lower, upper"):
         NormalizePercentiled("image", lower=99, upper=1)

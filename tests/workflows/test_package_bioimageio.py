@@ -82,10 +82,15 @@ def test_validator_accepts_the_package(model, bundle_root, tmp_path):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("bioimageio"), reason="needs the extra 'bioimageio'")
-def test_a_network_without_coordinates_is_refused(bundle_root, tmp_path):
-    (tmp_path / "model.json").write_text('{"coordinate_channels": 0}')
-    torch.save(EmbeddingUNet().state_dict(), tmp_path / "model.pt")
+@pytest.mark.parametrize(
+    ("config", "words"), [({"coordinate_channels": 0}, "without coordinates"), ({"invert": True}, "with invert")]
+)
+def test_what_the_format_cannot_say_is_refused(config, words, bundle_root, tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    network = EmbeddingUNet(out_channels=9)
+    network.coordinate_scale.fill_(4.0)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
     script = bundle_root / "scripts" / "package_bioimageio.py"
     result = run_python([script, tmp_path / "package.zip", "--model", tmp_path], cwd=tmp_path)
-    assert result.returncode == 2 and "without coordinates" in result.stderr
+    assert result.returncode == 2 and words in result.stderr
     assert not (tmp_path / "package.zip").exists()
