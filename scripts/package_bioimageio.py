@@ -117,7 +117,7 @@ def write_package(target: Path, model: str = "", name: str = "", unit: str = "mi
     if not ids["coordinate_channels"] or not ids["objectness"] or float(network.coordinate_scale) == 0:
         raise SpocoError(f"{weights}: a network without coordinates or objectness cannot be described; train another")
     if parser.get_parsed_content("invert"):
-        raise SpocoError(f"{weights}: trained with invert, which cannot be described; invert the images and train again")
+        raise SpocoError(f"{weights}: trained with invert, which cannot be described; invert the images, train again")
     name = name or f"SPOCO instance embeddings {network.spatial_dims}D"
     with tempfile.TemporaryDirectory() as folder:
         with ValidationContext(perform_io_checks=False, root=Path(folder)):
