@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from spoco_bundle.bundle import shipped_weights
 from spoco_bundle.data import read_volume
 from spoco_bundle.data.synthetic import make_synthetic_sample
 from spoco_bundle.errors import SpocoError
+from support import training
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,22 @@ def volume(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volume")
     shutil.copytree(made / "train", folder / "train")
     return folder
+
+
+def test_overlay_goes_on_from_the_shipped_weights_with_one_volume_and_no_val(
+    volume, bundle_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the weights are found from anywhere
+    shape = ("channels", "strides", "kernel_sizes", "convolutions", "embedding_channels")
+    network = {key: json.loads((bundle_root / "configs" / "train.json").read_text())[key] for key in shape}
+    small = {"iterations_per_epoch": 2, "max_epochs": 1, "learning_rate": 1e-9, "precision": "float32"}
+    overlay = bundle_root / "configs" / "fine_tune.json"
+    training(bundle_root, volume, tmp_path / "tuned", overlay, **network, **small).run()
+    shipped = torch.load(shipped_weights(3) / "model.pt", weights_only=True)
+    tuned = torch.load(tmp_path / "tuned" / "model.pt", weights_only=True)
+    convolutions = [name for name, value in shipped.items() if value.ndim == 5]
+    assert convolutions and all(torch.allclose(tuned[name], shipped[name], atol=1e-5) for name in convolutions)
+    assert not torch.equal(tuned["training_spacing"], shipped["training_spacing"])
 
 
 def test_chosen_objects_are_whole_ones_and_the_seed_decides(fine_tune):
@@ -68,12 +86,10 @@ def test_table_takes_the_best_way_of_the_shipped_weights(fine_tune):
     assert lines[-1] == "shipped, as is: AP50 0.10"
 
 
-def test_script_goes_on_from_the_shipped_weights_with_the_chosen_objects_of_one_volume(
-    fine_tune, volume, tmp_path, monkeypatch, bundle_root
-):
+@pytest.mark.slow
+def test_script_trains_on_the_chosen_objects_only_and_scores(fine_tune, volume, tmp_path, monkeypatch, bundle_root):
     monkeypatch.setenv("PYTHONPATH", str(bundle_root))
-    monkeypatch.chdir(tmp_path)  # the shipped weights are found from anywhere
-    small = ["crop_size=[8,24,24]", "iterations_per_epoch=2", "max_epochs=1", "learning_rate=1e-9"]
+    small = ["crop_size=[8,24,24]", "iterations_per_epoch=2", "max_epochs=1"]
     given = {"objects": 2, "seeds": [1], "minutes": 5, "spacing": None, "settings": small}
     (row,) = fine_tune.compare(SimpleNamespace(folder=volume, output=tmp_path, **given))
     assert row["seconds"] > 0 and 0 <= row["tuned ap_50"] <= 1
@@ -82,12 +98,6 @@ def test_script_goes_on_from_the_shipped_weights_with_the_chosen_objects_of_one_
     truth = read_volume(volume / "train" / label.name, "label").array[0]
     kept = read_volume(label, "label").array[0]
     assert np.array_equal(kept, np.where(np.isin(truth, fine_tune.choose_objects(truth, 2, 1)), truth, 0))
-
-    shipped = torch.load(shipped_weights(3) / "model.pt", weights_only=True)
-    tuned = torch.load(tmp_path / "seed1" / "model" / "model.pt", weights_only=True)
-    convolutions = [name for name, value in shipped.items() if value.ndim == 5]
-    assert convolutions and all(torch.allclose(tuned[name], shipped[name], atol=1e-5) for name in convolutions)
-    assert not torch.equal(tuned["training_spacing"], shipped["training_spacing"])
 
 
 def test_a_training_over_its_time_is_ended_and_said(fine_tune, volume, tmp_path, monkeypatch, bundle_root):
