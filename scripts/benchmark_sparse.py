@@ -416,6 +416,9 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
             axis = axes[line, column]
             for method, part in methods.items():
                 points = sorted((row["objects"], row["scores"]["teacher"][score]) for row in part)
+                if not points[-1][0]:  # learns from nothing, so it is the same everywhere
+                    axis.axhline(points[-1][1], label=method, color="gray", linestyle="--")
+                    continue
                 sizes = sorted({objects for objects, _ in points})
                 means = [np.mean([value for objects, value in points if objects == size]) for size in sizes]
                 (drawn,) = axis.plot(sizes, means, label=method)
