@@ -36,6 +36,7 @@ def volume(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_overlay_goes_on_from_the_shipped_weights_with_one_volume_and_no_val(
     volume, bundle_root, tmp_path, monkeypatch
 ):

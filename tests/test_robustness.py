@@ -129,6 +129,7 @@ def test_the_page_gets_its_table_between_the_marks(script, tmp_path):
         script.replace_table(page, "z", "new")
 
 
+@pytest.mark.slow
 def test_a_rescaled_sample_scores_the_same(script, tmp_path, monkeypatch, capsys):
     make_synthetic_sample(tmp_path, 0, 1, (8, 24, 24), (8, 40, 40))
     monkeypatch.setattr(sys, "argv", ["robustness.py", str(tmp_path), "--only", "x10"])

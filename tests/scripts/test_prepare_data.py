@@ -401,6 +401,7 @@ def test_crops_of_the_papers_protocols_fit_their_networks(overlay):
 FLAT = {"strides": [2], "kernel_sizes": [3, 3], "crop_size": [24, 24], "window_size": [64, 64]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tree, overlay, arguments, overrides",
     [
