@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -30,13 +29,14 @@ import numpy as np
 import psutil
 import tifffile
 import torch
+from classical_baseline import score_folder
+from measuring import processor, replace_table
 from monai.data import MetaTensor
 
 from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.report.classical import otsu_watershed
 from spoco_bundle.transforms import KeepInstanceFractiond
 
 matplotlib.use("Agg")
@@ -295,14 +295,9 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
 
 def otsu_row(data: Path, rows: Path, dataset: str) -> Path:
     """Scores an Otsu threshold with a watershed, which learns from nothing, and writes it as a row."""
-    scores = []
-    for pair in build_datalist(data, "val"):
-        dims, spacing = _spatial_dims(dataset), DATASETS[dataset].get("spacing")
-        image = read_volume(pair["image"], "image", dims, spacing=spacing)
-        truth = read_volume(pair["label"], "label", dims, spacing=spacing)
-        seeds = {"seed_radius": SEED_RADIUS[dataset]} if dataset in SEED_RADIUS else {}
-        scores.append(instance_scores(truth.array[0], otsu_watershed(image.array.mean(0), image.spacing, **seeds)))
-    pooled, training = {"teacher": pool_scores(scores)}, {"iterations": 0, "minutes": 0}
+    seeds = {"seed_radius": SEED_RADIUS[dataset]} if dataset in SEED_RADIUS else {}
+    scores = score_folder(data / "val", _spatial_dims(dataset), DATASETS[dataset].get("spacing"), **seeds)
+    pooled, training = {"teacher": scores["pooled"]}, {"iterations": 0, "minutes": 0}
     row = rows / f"{dataset}-otsu_watershed.json"
     return _write_row(row, dataset, "otsu_watershed", None, 0.0, 0, training, pooled)
 
@@ -325,21 +320,13 @@ def _write_row(
         "objects": count_objects(data, dataset, fraction, seed) if data else 0,
         "iterations": training["iterations"],
         "minutes": training["minutes"],
-        "machine": machine(),
+        "machine": f"{processor()}, one thread, torch {torch.__version__}",
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
     row.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(row) as path:
         path.write_text(json.dumps(result, indent=4) + "\n")
     return row
-
-
-def machine() -> str:
-    """The processor's name, and the version of torch."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, one thread, torch {torch.__version__}"
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -368,7 +355,7 @@ def write_table(rows: Iterable[dict[str, Any]]) -> str:
         given = row["scores"].get("foreground")
         cells += [f"{given['ap_50']:.2f}, {given['sbd']:.2f}" if given else ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def fill_tables(rows: Sequence[dict[str, Any]], document: Path) -> None:
@@ -379,19 +366,12 @@ def fill_tables(rows: Sequence[dict[str, Any]], document: Path) -> None:
     Raises:
         SpocoError: if the document has no such marks.
     """
-    text = document.read_text()
     tables = {
         "curve": [row for row in rows if row["variant"] in CURVES],
         "ablations": [row for row in rows if row["variant"] not in CURVES],
     }
     for name, part in tables.items():
-        before, mark, rest = text.partition(f"<!-- rows {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not mark or not end:
-            raise SpocoError(f"{document}: has no marks <!-- rows {name} --> and <!-- end -->; put them in")
-        text = f"{before}{mark}{write_table(part)}{end}{after}"
-    with written_whole(document) as path:
-        path.write_text(text)
+        replace_table(document, f"rows {name}", write_table(part))
 
 
 def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import shlex
 import statistics
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Events
+from measuring import processor
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
@@ -137,13 +137,6 @@ def table(seconds: dict[str, float]) -> str:
     lines = ["| part | median [s] | share |", "|---|---:|---:|"]
     lines += [f"| {part} | {value:.4f} | {100 * value / total:.1f}% |" for part, value in rows]
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """Name of the processor, as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import resource
 import shlex
@@ -35,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import processor
 
 from spoco_bundle.bundle import find_config, read_configs
 from spoco_bundle.data import build_datalist, image_name, read_volume, write_instances
@@ -189,9 +189,7 @@ def table(rows: list[dict[str, float]]) -> str:
 
 def machine() -> str:
     """The processor and the release of torch."""
-    found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = found[0].split(":")[1].strip() if found else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, one thread; torch {torch.__version__}"
+    return f"{processor()}, {os.cpu_count()} cores, one thread; torch {torch.__version__}"
 
 
 def main() -> None:

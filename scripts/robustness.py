@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import platform
 import re
 import sys
 from collections.abc import Callable
@@ -33,13 +32,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tifffile
 import torch
+from measuring import processor, replace_table
 from numpy.lib.stride_tricks import sliding_window_view
 
 from spoco_bundle.bundle import find_config, shipped_weights
 from spoco_bundle.cli import Spoco
 from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.geometry import Volume
-from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.errors import SpocoError
 
 UNCHANGED = "unchanged"
@@ -221,27 +220,10 @@ def row(name: str, found: dict[str, float], base: dict[str, float], allowed: flo
     return f"| {' | '.join(columns)} |"
 
 
-def replace_table(page: Path, name: str, table: str) -> None:
-    """Puts a table between the marks `<!-- robustness: NAME -->` and `<!-- end -->` of a page.
-
-    Raises:
-        SpocoError: if the page has no such marks.
-    """
-    mark = re.escape(f"<!-- robustness: {name} -->")
-    text, count = re.subn(rf"({mark}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", page.read_text(), flags=re.S)
-    if count != 1:
-        raise SpocoError(f"{page}: need the lines <!-- robustness: {name} --> and <!-- end --> once; add them")
-    with written_whole(page) as path:
-        path.write_text(text)
-
-
 def circumstances(weights: Path) -> str:
     """Which weights were scored, and on what."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    processor = names[0].split(":", 1)[1].strip() if names else platform.machine()
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-    return f"SHA-256 of the weights {digest}...; {processor}, torch {torch.__version__}."
+    return f"SHA-256 of the weights {digest}...; {processor()}, torch {torch.__version__}."
 
 
 def main() -> None:
@@ -280,7 +262,7 @@ def main() -> None:
         lines += ["", circumstances(weights / "model.pt")]
         print(lines[-1])
         if arguments.card:
-            replace_table(arguments.card, arguments.data.resolve().name, "\n".join(lines))
+            replace_table(arguments.card, f"robustness: {arguments.data.resolve().name}", "\n".join(lines))
     except SpocoError as error:
         parser.error(str(error))
 

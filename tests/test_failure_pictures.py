@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 
 import numpy as np
 import pytest
@@ -11,14 +10,8 @@ from PIL import Image
 
 
 @pytest.fixture
-def script(bundle_root):
-    path = bundle_root / "scripts" / "failure_pictures.py"
-    spec = importlib.util.spec_from_file_location("failure_pictures", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["failure_pictures"] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["failure_pictures"]
+def script():
+    return importlib.import_module("failure_pictures")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -19,11 +19,8 @@ from support import training
 
 
 @pytest.fixture(scope="module")
-def fine_tune(bundle_root):
-    spec = importlib.util.spec_from_file_location("fine_tune", bundle_root / "scripts" / "fine_tune.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fine_tune():
+    return importlib.import_module("fine_tune")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 from types import SimpleNamespace
@@ -15,11 +15,8 @@ UNKNOWN = {"name": "numpy", "skip_reason": "Dependency not found on PyPI: numpy 
 
 
 @pytest.fixture
-def release_check(bundle_root):
-    spec = importlib.util.spec_from_file_location("release_check", bundle_root / "scripts" / "release_check.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def release_check():
+    return importlib.import_module("release_check")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 
 import numpy as np
@@ -14,13 +14,8 @@ from spoco_bundle.errors import SpocoError
 
 
 @pytest.fixture(scope="module")
-def script(bundle_root):
-    spec = importlib.util.spec_from_file_location("robustness", bundle_root / "scripts" / "robustness.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["robustness"] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["robustness"]
+def script():
+    return importlib.import_module("robustness")
 
 
 @pytest.fixture
@@ -122,11 +117,11 @@ def test_a_row_is_kept_only_where_both_scores_are(script):
 def test_the_page_gets_its_table_between_the_marks(script, tmp_path):
     page = tmp_path / "card.md"
     page.write_text("a\n<!-- robustness: x -->\nold\n<!-- end -->\nb\n<!-- robustness: y -->\nkept\n<!-- end -->\n")
-    script.replace_table(page, "x", "new")
+    script.replace_table(page, "robustness: x", "new")
     wanted = "a\n<!-- robustness: x -->\n\nnew\n\n<!-- end -->\nb\n<!-- robustness: y -->\nkept\n<!-- end -->\n"
     assert page.read_text() == wanted
     with pytest.raises(SpocoError, match="robustness: z"):
-        script.replace_table(page, "z", "new")
+        script.replace_table(page, "robustness: z", "new")
 
 
 @pytest.mark.slow

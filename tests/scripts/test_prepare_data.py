@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 
 import numpy as np
@@ -19,13 +19,8 @@ SHAPE = (40, 48)
 
 
 @pytest.fixture(scope="module")
-def script(bundle_root):
-    spec = importlib.util.spec_from_file_location("prepare_data", bundle_root / "scripts" / "prepare_data.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prepare_data"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["prepare_data"]
+def script():
+    return importlib.import_module("prepare_data")
 
 
 def noise(*shape, dtype=np.uint8):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 
 import numpy as np
@@ -15,11 +15,8 @@ from support import TINY
 
 
 @pytest.fixture(scope="module")
-def script(bundle_root):
-    spec = importlib.util.spec_from_file_location("benchmark_sparse", bundle_root / "scripts" / "benchmark_sparse.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script():
+    return importlib.import_module("benchmark_sparse")
 
 
 @pytest.fixture

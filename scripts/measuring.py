@@ -1,0 +1,31 @@
+"""What the measuring scripts share: the name of the machine, and tables in a document."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.errors import SpocoError
+
+
+def processor() -> str:
+    """Name of the processor, as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+def replace_table(page: Path, mark: str, table: str) -> None:
+    """Puts a table between `<!-- MARK -->` and `<!-- end -->` of a page.
+
+    Raises:
+        SpocoError: if the page has no such marks, or has them twice.
+    """
+    start = re.escape(f"<!-- {mark} -->")
+    text, count = re.subn(rf"({start}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", page.read_text(), flags=re.S)
+    if count != 1:
+        raise SpocoError(f"{page}: has no marks <!-- {mark} --> and <!-- end -->, or has them twice; put them in once")
+    with written_whole(page) as path:
+        path.write_text(text)
