@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,7 +32,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     What killed processes of this machine left in the folder is removed.
     """
-    partial = path.with_name(f".{_HOST}-{os.getpid()}-{path.name}")
+    # two threads of a server may write the same file at once
+    partial = path.with_name(f".{_HOST}-{os.getpid()}-{threading.get_native_id()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path.parent)

@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,6 +23,19 @@ def test_the_name_is_taken_only_by_what_is_complete(tmp_path):
         partial.write_text("whole")
         assert not target.exists()
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"] and target.read_text() == "whole"
+
+
+def test_two_threads_write_the_same_file_at_once(tmp_path):
+    target, both = tmp_path / "a.txt", threading.Barrier(2, timeout=60)
+
+    def write(text):
+        with written_whole(target) as partial:
+            partial.write_text(text)
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["first", "other"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and target.read_text() in ("first", "other")
 
 
 def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
