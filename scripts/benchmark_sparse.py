@@ -6,8 +6,8 @@ python scripts/benchmark_sparse.py table
 
 A row is one training and its scores on val/, a JSON file in the folder of `--rows`, by default the published ones. What
 is there is not done again, and a training that was interrupted goes on from its last checkpoint in `--work`. The number
-of iterations is what a probe of the machine says to fit into `--minutes` of processor time on one thread; validations
-come on top, and the row says what was spent.
+of iterations is what a probe of the machine says to fit into `--minutes` of processor time on one thread; it is
+kept in `--work` for all seeds and fractions. Validations come on top, and the row says what was spent.
 """
 
 from __future__ import annotations
@@ -198,9 +198,9 @@ def train_row(
     if row.is_file():
         return row
     config, overrides = settings(dataset, variant, fraction, seed)
-    plan = folder / "plan.json"
+    # seeds and fractions of a variant differ in nothing else, so they share the number of iterations
+    plan = work / f"{dataset}-{variant}-{minutes:g}min.json"
     if not plan.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         # a multiple of the interval, so that the last epoch is validated
         interval = max(1, round(60 * minutes / seconds_per_iteration(data, config, overrides) / 100 / VALIDATIONS))
         with written_whole(plan) as path:

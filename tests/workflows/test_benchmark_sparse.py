@@ -115,12 +115,16 @@ def test_a_row_is_trained_scored_and_not_done_again(script, tiny, tiff_sample, t
     arguments = (tiff_sample, tmp_path / "rows", tmp_path / "work", tiny, "no_consistency", 0.5, 0, 0.01)
     file = script.train_row(*arguments)
     row = json.loads(file.read_text())
-    (folder,) = (tmp_path / "work").iterdir()
-    plan = json.loads((folder / "plan.json").read_text())
+    folder = tmp_path / "work" / "tiny-no_consistency-50-seed0-0.01min"
+    shared = tmp_path / "work" / "tiny-no_consistency-0.01min.json"
+    plan = json.loads(shared.read_text())
     assert row["iterations"] == TINY["iterations_per_epoch"] * plan["max_epochs"] and row["minutes"] > 0
     assert set(row["scores"]) == {"teacher", "student", "foreground"}
     assert all(0 <= scores["ap_50"] <= 1 for scores in row["scores"].values())
     ids = json.loads((folder / "model" / "run.json").read_text())["overrides"]
     assert ids["loss#consistency_weight"] == 0 and ids["keep_fraction"] == 0.5
+    shared.write_text(json.dumps({"max_epochs": 1, "val_interval": 1}))
+    other = json.loads(script.train_row(*arguments[:5], 0.7, *arguments[6:]).read_text())
+    assert other["iterations"] == TINY["iterations_per_epoch"], "another fraction is trained for as long"
     before = file.stat().st_mtime_ns
     assert script.train_row(*arguments) == file and file.stat().st_mtime_ns == before
