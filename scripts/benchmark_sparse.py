@@ -277,7 +277,8 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
         dataset: a name of `DATASETS`.
         fraction: of the annotated objects that it learned from.
         seed: of their choice.
-        predictions: folder with NAME_instances.tif for every NAME_raw.tif, and training.json with minutes, iterations.
+        predictions: folder with NAME_instances.tif for every NAME_raw.tif, and training.json with minutes, iterations
+            and program (its name and version).
         name: of the method.
 
     Returns:
@@ -320,7 +321,7 @@ def _write_row(
         "objects": count_objects(data, dataset, fraction, seed) if data else 0,
         "iterations": training["iterations"],
         "minutes": training["minutes"],
-        "machine": f"{processor()}, one thread, torch {torch.__version__}",
+        "machine": f"{processor()}, one thread, {training.get('program', f'torch {torch.__version__}')}",
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
     row.parent.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
 import numpy as np
+import stardist
 import tensorflow as tf
 import tifffile
 from csbdeep.utils import normalize
@@ -128,7 +128,8 @@ def main() -> None:
     for name, image in zip(names, val_images, strict=True):
         found, _ = model.predict_instances(image)
         tifffile.imwrite(arguments.output / f"{name}_instances.tif", found.astype(np.uint16))
-    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "machine": os.uname().machine}
+    program = f"StarDist {stardist.__version__}, TensorFlow {tf.__version__}"
+    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "program": program}
     (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
 
 

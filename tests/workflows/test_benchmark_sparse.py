@@ -68,11 +68,12 @@ def test_what_another_program_found_is_scored(script, tiny, tiff_sample, tmp_pat
         truth = tifffile.imread(pair["label"])
         truth[truth == truth.max()] = 0  # one object of each image is not found
         tifffile.imwrite(found / pair["label"].rsplit("/", 1)[1].replace("_label", "_instances"), truth)
-    (found / "training.json").write_text(json.dumps({"minutes": 11.2, "iterations": 400}))
+    (found / "training.json").write_text(json.dumps({"minutes": 11.2, "iterations": 400, "program": "Other 1.2"}))
     row = json.loads(script.score_row(tiff_sample, tmp_path / "rows", tiny, 0.25, 1, found, "other").read_text())
     true = objects(tiff_sample / "val")
     assert row["scores"]["teacher"]["ap_50"] == pytest.approx((true - 2) / true)
     assert row["scores"]["teacher"]["misses"] == 2 and row["minutes"] == 11.2 and row["variant"] == "other"
+    assert row["machine"].endswith("one thread, Other 1.2")
     script.otsu_row(tiff_sample, tmp_path / "rows", tiny)
     rows = script.read_rows(tmp_path / "rows")
     table = script.write_table(rows).splitlines()
