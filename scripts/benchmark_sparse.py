@@ -379,7 +379,7 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Draws AP50 and SBD against the number of annotated objects, a panel for each data set with two sizes or more.
 
     Args:
-        rows: of `read_rows`; ablations are left out.
+        rows: of `read_rows`; ablations are left out, and of a method's trainings on as many objects the shorter ones.
         path: PNG to write.
     """
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -396,7 +396,14 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
         for line, score, label in ((0, "ap_50", "AP50"), (1, "sbd", "SBD")):
             axis = axes[line, column]
             for method, part in methods.items():
-                points = sorted((row["objects"], row["scores"]["teacher"][score]) for row in part)
+                longest: dict[int, int] = {}
+                for row in part:
+                    longest[row["objects"]] = max(longest.get(row["objects"], 0), row["iterations"])
+                points = sorted(
+                    (row["objects"], row["scores"]["teacher"][score])
+                    for row in part
+                    if row["iterations"] == longest[row["objects"]]
+                )
                 if not points[-1][0]:  # learns from nothing, so it is the same everywhere
                     axis.axhline(points[-1][1], label=method, color="gray", linestyle="--")
                     continue
@@ -405,6 +412,9 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
                 (drawn,) = axis.plot(sizes, means, label=method)
                 axis.plot(*zip(*points, strict=True), "o", color=drawn.get_color(), markersize=4)
             axis.set(xscale="log", ylim=(0, 1), xlabel="annotated objects", ylabel=label, title=dataset)
+            ticks = sorted({row["objects"] for part in methods.values() for row in part} - {0})
+            axis.set_xticks(ticks, [str(tick) for tick in ticks])
+            axis.minorticks_off()
             axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=80)

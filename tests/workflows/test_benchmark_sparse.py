@@ -101,9 +101,14 @@ def test_tables_replace_those_of_a_document(script, tmp_path):
 
 def test_curve_of_all_sizes(script, tmp_path):
     scores = {"teacher": {"ap_50": 0.5, "sbd": 0.6}}
-    rows = [{"dataset": "tiny", "variant": "default", "objects": n, "scores": scores} for n in (10, 20, 40)]
+    row = {"dataset": "tiny", "variant": "default", "iterations": 9, "scores": scores}
+    rows = [row | {"objects": n} for n in (10, 20, 40)]
     script.draw_curve(rows, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = (tmp_path / "curve.png").read_bytes()
+    assert drawn[:4] == b"\x89PNG"
+    shorter = row | {"objects": 20, "iterations": 3, "scores": {"teacher": {"ap_50": 0.1, "sbd": 0.1}}}
+    script.draw_curve([*rows, shorter], tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == drawn, "the longest training on as many objects is drawn"
 
 
 def test_no_rows_are_an_error(script, tmp_path):
