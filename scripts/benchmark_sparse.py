@@ -69,6 +69,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wide": {"channels": [16, 32, 64, 128]},
 }
 
+#: what trains, in the rows of the bundle
+PROGRAM = f"torch {torch.__version__}"
+
 #: the published rows
 ROWS = Path(__file__).resolve().parent.parent / "docs" / "label_efficiency"
 
@@ -226,6 +229,7 @@ def train_row(
     training = {
         "iterations": overrides.get("iterations_per_epoch", 100) * overrides["max_epochs"],
         "minutes": float(spent.read_text()) / 60,
+        "program": PROGRAM,
     }
     return _write_row(row, dataset, variant, data, fraction, seed, training, scores)
 
@@ -298,7 +302,7 @@ def otsu_row(data: Path, rows: Path, dataset: str) -> Path:
     """Scores an Otsu threshold with a watershed, which learns from nothing, and writes it as a row."""
     seeds = {"seed_radius": SEED_RADIUS[dataset]} if dataset in SEED_RADIUS else {}
     scores = score_folder(data / "val", _spatial_dims(dataset), DATASETS[dataset].get("spacing"), **seeds)
-    pooled, training = {"teacher": scores["pooled"]}, {"iterations": 0, "minutes": 0}
+    pooled, training = {"teacher": scores["pooled"]}, {"iterations": 0, "minutes": 0, "program": PROGRAM}
     row = rows / f"{dataset}-otsu_watershed.json"
     return _write_row(row, dataset, "otsu_watershed", None, 0.0, 0, training, pooled)
 
@@ -321,7 +325,7 @@ def _write_row(
         "objects": count_objects(data, dataset, fraction, seed) if data else 0,
         "iterations": training["iterations"],
         "minutes": training["minutes"],
-        "machine": f"{processor()}, one thread, {training.get('program', f'torch {torch.__version__}')}",
+        "machine": f"{processor()}, one thread, {training['program']}",
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
     row.parent.mkdir(parents=True, exist_ok=True)
@@ -375,6 +379,14 @@ def fill_tables(rows: Sequence[dict[str, Any]], document: Path) -> None:
         replace_table(document, f"rows {name}", write_table(part))
 
 
+def longest_trainings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the rows on as many objects those with the most iterations."""
+    most: dict[int, int] = {}
+    for row in rows:
+        most[row["objects"]] = max(most.get(row["objects"], 0), row["iterations"])
+    return [row for row in rows if row["iterations"] == most[row["objects"]]]
+
+
 def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Draws AP50 and SBD against the number of annotated objects, a panel for each data set with two sizes or more.
 
@@ -387,7 +399,7 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
         if row["variant"] in CURVES:
             curves.setdefault(row["dataset"], {}).setdefault(CURVES[row["variant"]], []).append(row)
     curves = {
-        name: found
+        name: {method: longest_trainings(part) for method, part in found.items()}
         for name, found in curves.items()
         if len({r["objects"] for part in found.values() for r in part}) > 1
     }
@@ -396,14 +408,7 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
         for line, score, label in ((0, "ap_50", "AP50"), (1, "sbd", "SBD")):
             axis = axes[line, column]
             for method, part in methods.items():
-                longest: dict[int, int] = {}
-                for row in part:
-                    longest[row["objects"]] = max(longest.get(row["objects"], 0), row["iterations"])
-                points = sorted(
-                    (row["objects"], row["scores"]["teacher"][score])
-                    for row in part
-                    if row["iterations"] == longest[row["objects"]]
-                )
+                points = sorted((row["objects"], row["scores"]["teacher"][score]) for row in part)
                 if not points[-1][0]:  # learns from nothing, so it is the same everywhere
                     axis.axhline(points[-1][1], label=method, color="gray", linestyle="--")
                     continue

@@ -67,13 +67,18 @@ def running(command, environment, log):
             yield client
             assert process.poll() is None, f"the server ended by itself: {log.read_text()[-3000:]}"
         finally:
-            try:
-                process.send_signal(signal.SIGINT)
-                process.wait(60)
-            finally:
-                # a training that a failed test left behind would go on beside all tests after it
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            end(process)
+
+
+def end(process):
+    """Ends a server that was started in a session of its own, with all that it started."""
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    finally:
+        # a training that a failed test left behind would go on beside all tests after it
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def serve(python, folder):
@@ -342,9 +347,8 @@ def test_what_goes_wrong_is_answered_and_the_server_lives_on(annotation):
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda _: client.infer("cells", ".nrrd"), range(2)))
     # the two may differ: each comes from the weights that were best when it was asked for
-    for number, answer in enumerate(answers):
-        (folder / str(number)).mkdir()
-        shown = read_volume(image_in(answer, ".nrrd", folder / str(number)), "label").array[0]
+    for answer in answers:
+        shown = read_volume(image_in(answer, ".nrrd", folder), "label").array[0]
         assert shown.shape == truth.shape and len(np.unique(shown[one > 0])) == 1, "the confirmed object lies over it"
     client.stop_training()
     assert client.wait_for_training(60)["status"] == "STOPPED"
@@ -387,12 +391,13 @@ def test_the_command_builds_prepares_starts_and_tells_how_to_connect(python, tmp
     command = [sys.executable, "-m", "spoco_bundle.cli", "label", "--studies", "studies", "--environment"]
     command += [str(python.parent.parent), "--spacing", "[1.75,0.8,0.8]", "--port", str(port)]
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, env=variables(dict(os.environ)), cwd=tmp_path, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=variables(dict(os.environ)), cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         client = LabelClient(f"http://127.0.0.1:{port}")
         client.wait_until_up()
         assert client.infer_params("a")["label_names"]
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        end(process)
     assert "3D Slicer" in (tmp_path / "log").read_text()
