@@ -32,6 +32,7 @@ OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: backgrou
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
+MOST_BACKGROUNDS = 8  # background clusters whose mixtures are looked for, in pairs
 BORDER_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
 
 __all__ = ["block_size", "density_peaks"]
@@ -120,7 +121,8 @@ def density_peaks(
         raise SpocoError(f"pooling is {pooling}: give three numbers, each 1 or 2, along z, y, x")
     blocks = pool_blocks(volume, size, foreground, objectness)
     density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
-    region, means = merge_basins(blocks, density, peak, merge_distance)
+    lone = size[0] * size[1] * size[2] < min_size  # a block like none around it cannot be an object
+    region, means = merge_basins(blocks, density, peak, merge_distance, least_blocks=2 if lone else 1)
     count = len(means)
     top = torch.zeros(count, device=volume.device)
     top.scatter_reduce_(0, region.flatten(), likeness.flatten(), "amax")
@@ -136,7 +138,8 @@ def density_peaks(
     if background != "mask":
         empty = background_clusters(background, region, count, blocks.mass, votes=blocks.mean[:coordinate_channels])
     if background in ("scatter", "largest") and empty.any():
-        empty |= nearest_centre(means, means[empty])[1] < border_distance**2  # pockets of background between objects
+        # pockets among objects, and where two backgrounds meet
+        empty |= between(means, largest_first(empty, region, blocks.mass, means), border_distance)
     if background == "mask":
         region = region * ~empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
@@ -164,7 +167,7 @@ def pool_blocks(
     mean = torch.empty(volume.channels, *shape, device=volume.device)
     for start, stop in volume.slabs(multiple=size[0]):
         mean[:, start // size[0] : -(-stop // size[0])] = pool(volume.slab(start, stop), size)
-    if not torch.isfinite(mean).all():
+    if not all(torch.isfinite(channel).all() for channel in mean):  # one by one: isfinite copies what it looks at
         raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
     mass = torch.ones(shape, device=volume.device)
     for axis, (extent, step) in enumerate(zip(volume.shape, size, strict=True)):
@@ -181,6 +184,8 @@ def pool_blocks(
 
 def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Mean of (C, z, y, x) over blocks; blocks cut by the border are averaged over the voxels that they have."""
+    if set(size) == {1}:
+        return values
     kernel = tuple(min(step, extent) for step, extent in zip(size, values.shape[1:], strict=True))
     return functional.avg_pool3d(values[None], kernel, ceil_mode=True, count_include_pad=False)[0]
 
@@ -210,21 +215,17 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
     pairs = list(neighbour_pairs(blocks.shape))
     density = blocks.weight.clone()
     likeness = torch.ones_like(density)
-    distances = []
     for a, b in pairs:
-        squared = torch.zeros_like(density[a])
-        for channel in blocks.mean:  # one by one: their differences stay in the cache
-            squared += (channel[a] - channel[b]).square_()
-        similar = torch.exp(squared / -scale)
+        similar = squared_distances(blocks.mean, a, b).div_(-scale).exp_()
         density[a] += blocks.weight[b] * similar
         density[b] += blocks.weight[a] * similar
         likeness[a] += similar
         likeness[b] += similar
-        distances.append(squared)
-    order = torch.arange(density.numel(), device=density.device).reshape(density.shape)
+    order = torch.arange(density.numel(), device=density.device, dtype=torch.int32).reshape(density.shape)
     parent = order.clone()
     best = torch.full_like(density, reach**2)
-    for (a, b), squared in zip(pairs, distances, strict=True):
+    for a, b in pairs:
+        squared = squared_distances(blocks.mean, a, b)  # anew: kept, all pairs' would take as much memory as the blocks
         squared.masked_fill_(blocks.side[a] != blocks.side[b], torch.inf)
         ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
         for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
@@ -239,16 +240,30 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
         peak = further
 
 
-def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: float) -> tuple[Tensor, Tensor]:
+def squared_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:
+    """Squared embedding distances between the cells of two slices (`neighbour_pairs`) of (E, z, y, x)."""
+    total = torch.zeros_like(mean[0][a])
+    difference = torch.empty_like(total)
+    for channel in mean:  # one by one: their differences stay in the cache
+        torch.sub(channel[a], channel[b], out=difference)
+        total.addcmul_(difference, difference)
+    return total
+
+
+def merge_basins(
+    blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: float, least_blocks: int = 1
+) -> tuple[Tensor, Tensor]:
     """Join touching basins, nearest first, until all touching means are at least `merge_distance` apart.
 
     In every round a pair of basins that are each other's nearest is joined, together with all the basins whose nearest
-    is one of the two; then the density-weighted means are taken anew.
+    is one of the two; then the density-weighted means are taken anew. Basins of fewer than `least_blocks` do not count:
+    at borders, where no two blocks are alike, they are most of all.
 
     Returns:
-        region (z, y, x), 1..K; means (K + 1, E), row 0 unused.
+        region (z, y, x), 1..K, 0 = in no basin that counts; means (K + 1, E), row 0 unused.
     """
-    _, label = torch.unique(peak, return_inverse=True)
+    basin = torch.bincount(peak.flatten(), minlength=peak.numel()) >= least_blocks
+    label = (torch.cumsum(basin, 0) * basin)[peak]
     count = int(label.max()) + 1
     weight = torch.bincount(label.flatten(), density.flatten().double(), minlength=count)
     total = torch.stack(
@@ -286,8 +301,9 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
         target = step[target]
         edges = unique_pairs(step[edges], count)
     survivors, region = torch.unique(target, return_inverse=True)
-    mean = total[survivors] / weight[survivors, None]
-    return region[label] + 1, torch.cat([torch.zeros_like(mean[:1]), mean]).float()
+    mean = total[survivors] / weight[survivors, None].clamp(min=1e-12)
+    mean[0] = 0
+    return region[label], mean.float()
 
 
 def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
@@ -316,11 +332,29 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, toleran
     for i, j in itertools.combinations_with_replacement(range(BORDER_NEIGHBOURS), 2):
         rows = torch.nonzero((near[:, j] > 0) & ~found[region]).squeeze(1)
         point, a, b = means[region[rows]], means[near[rows, i]], means[near[rows, j]]
-        along = b - a
-        share = ((point - a) * along).sum(1) / along.square().sum(1).clamp(min=1e-12)
-        away = (point - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
-        found[region[rows[away < tolerance**2]]] = True
+        found[region[rows[from_segment(point, a, b) < tolerance**2]]] = True
     return found
+
+
+def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -> Tensor:
+    """Means (k, E) of the chosen regions (K + 1,), that of the largest region first."""
+    size = torch.bincount(region.flatten(), mass.flatten(), minlength=len(chosen))
+    return means[torch.argsort(size * chosen, descending=True, stable=True)[: int(chosen.sum())]]
+
+
+def between(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
+    """Points (N, E) within `tolerance` of an end (K, E), or of a segment between two of the first ends, (N,) bool."""
+    found = nearest_centre(points, ends)[1] < tolerance**2
+    for a, b in itertools.combinations(ends[:MOST_BACKGROUNDS], 2):
+        found |= from_segment(points, a, b) < tolerance**2
+    return found
+
+
+def from_segment(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance (N,) of points (N, E) to the segment from a to b, each (N, E) or (E,)."""
+    along = b - a
+    share = ((points - a) * along).sum(1) / along.square().sum(-1).clamp(min=1e-12)
+    return (points - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
 
 
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
@@ -415,6 +449,8 @@ def assign_voxels(
     penalty = `preference` for background (`empty` labels), otherwise 1. Background and voxels off the mask get 0.
     """
     penalty = torch.where(empty, preference, 1.0)
+    objects = ~empty
+    objects[0] = False
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     label = label.to(torch.int32)
     axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
@@ -430,6 +466,7 @@ def assign_voxels(
             open_voxels &= inside
             agreed *= inside
         rows = torch.nonzero(open_voxels).squeeze(1)
+        rows = rows[objects[near[:, rows]].any(0)]  # between backgrounds there is nothing to choose
         if len(rows):
             part = volume.slab(start, stop).reshape(volume.channels, -1)
             agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, penalty, smoothness, cap)

@@ -11,7 +11,7 @@ from spoco_bundle.errors import SpocoError
 
 __all__ = ["Volume"]
 
-SLAB_VALUES = 1 << 23  # float32 values that one slab may hold: 32 MiB
+SLAB_VALUES = 1 << 21  # float32 values that one slab may hold: 8 MiB
 
 
 class Volume:

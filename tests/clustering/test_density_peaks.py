@@ -7,6 +7,7 @@ from scipy import ndimage
 from skimage.metrics import adapted_rand_error
 
 from spoco_bundle.clustering import cluster_embeddings, voxels
+from spoco_bundle.clustering.density_peaks import between, largest_first
 from spoco_bundle.errors import SpocoError
 
 
@@ -37,6 +38,33 @@ def test_background_is_found_without_help(scene, coordinates):
     objects = s.label > 0
     assert ((labels > 0) == objects)[objects].mean() > 0.97
     assert ((labels > 0) == objects)[~objects].mean() > 0.97
+
+
+def test_between_finds_ends_and_mixtures():
+    ends = torch.tensor([[0.0, 0.0, 0.0], [8.0, 0.0, 0.0], [0.0, 6.0, 0.0]])
+    points = torch.tensor([[-0.9, 0.0, 0.0], [-1.1, 0.0, 0.0], [4.0, 0.9, 0.0], [4.0, 3.0, 0.9], [3.0, 1.5, 0.0]])
+    assert between(points, ends, 1.0).tolist() == [True, False, True, True, False]
+    assert between(points, ends[:1], 1.0).tolist() == [True, False, False, False, False]
+
+
+def test_largest_first_orders_chosen_regions_by_mass():
+    region = torch.tensor([1, 2, 2, 3, 0, 0, 0]).reshape(1, 1, 7)
+    mass = torch.tensor([1.0, 1.0, 1.0, 8.0, 9.0, 9.0, 9.0]).reshape(1, 1, 7)
+    means = torch.arange(8.0).reshape(4, 2)
+    chosen = torch.tensor([False, True, True, True])
+    assert largest_first(chosen, region, mass, means).tolist() == means[[3, 2, 1]].tolist()
+    assert largest_first(~chosen, region, mass, means).tolist() == means[:1].tolist()
+
+
+def test_single_voxels_are_objects_where_that_is_asked(scene):
+    embeddings = np.zeros((4, 7, 8, 9), np.float32)
+    lone = np.zeros((7, 8, 9), bool)
+    lone[3, 2::3, 2::3] = True
+    embeddings[:, lone] = 5 * np.random.default_rng(0).normal(size=(4, lone.sum()))
+    for min_size, count in ((1, lone.sum()), (2, 0)):
+        labels = cluster_embeddings(embeddings, background="largest", min_size=min_size, border_distance=0.1)
+        assert labels.max() == count
+        assert ((labels > 0) == (lone & (count > 0))).all()
 
 
 def test_objectness_is_the_foreground_and_weak_objects_go(scene):
