@@ -37,6 +37,7 @@ from spoco_bundle.data import build_datalist, read_volume
 from spoco_bundle.data.whole_files import written_whole
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.run_report import training_curves
 from spoco_bundle.transforms import KeepInstanceFractiond
 
 matplotlib.use("Agg")
@@ -48,7 +49,19 @@ DATASETS: dict[str, dict[str, Any]] = {
     "vnc_mito": {"spacing": [0.0475, 0.0046, 0.0046], "crop_size": [12, 96, 96], "window_halo": [8, 64, 64]},
     "fib25_neuron": {"spacing": [0.01, 0.01, 0.01], "coordinate_radii": 1.0, "objectness": False},
     "dsb2018": {"config": "2d"},
-    "cvppp_a1": {"config": "2d", "in_channels": 3, "crop_size": [256, 256], "batch_size": 2},
+    # leaves are long: at half the resolution and with a level more the network sees a whole one
+    "cvppp_a1": {
+        "config": "2d",
+        "in_channels": 3,
+        "spacing": [1, 1],
+        "target_spacing": [2, 2],
+        "channels": [16, 32, 64, 64, 64],
+        "strides": [2, 2, 2, 2],
+        "kernel_sizes": [3, 3, 3, 3, 3],
+        "convolutions": [2, 2, 2, 2, 2],
+        "crop_size": [224, 224],
+        "batch_size": 2,
+    },
 }
 
 #: ids that differ from the default
@@ -226,10 +239,14 @@ def train_row(
             choice |= {"model": str(model), "partly_labelled": False}
             spoco("evaluate", source, results, "", choice, folder / "evaluation_seconds.txt")
             scores[way] = json.loads((results / "scores.json").read_text())
+    per_epoch = overrides.get("iterations_per_epoch", 100)
     training = {
-        "iterations": overrides.get("iterations_per_epoch", 100) * overrides["max_epochs"],
+        "iterations": per_epoch * overrides["max_epochs"],
         "minutes": float(spent.read_text()) / 60,
         "program": PROGRAM,
+        "validations": [
+            [round(epoch * per_epoch), score] for epoch, score in training_curves(model).get("val_instances", [])
+        ],
     }
     return _write_row(row, dataset, variant, data, fraction, seed, training, scores)
 
@@ -326,6 +343,7 @@ def _write_row(
         "iterations": training["iterations"],
         "minutes": training["minutes"],
         "machine": f"{processor()}, one thread, {training['program']}",
+        "validations": training.get("validations", []),
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
     row.parent.mkdir(parents=True, exist_ok=True)
@@ -426,6 +444,34 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_trainings(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Draws AP50 of the validations against the processor time of the training, a panel for each data set.
+
+    Args:
+        rows: of `read_rows`; ablations, rows without validations, and of a method's trainings on as many objects the
+            shorter ones are left out.
+        path: PNG to write.
+    """
+    panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        if row["variant"] in CURVES and row.get("validations"):
+            panels.setdefault(row["dataset"], {}).setdefault(row["variant"], []).append(row)
+    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(4.5 * max(1, len(panels)), 3.5), squeeze=False)
+    for axis, (dataset, variants) in zip(axes[0], panels.items(), strict=False):
+        for part in variants.values():
+            for row in longest_trainings(part):
+                iterations, scores = zip(*row["validations"], strict=True)
+                minutes = [row["minutes"] * i / row["iterations"] for i in iterations]
+                extra = "" if row["variant"] == "default" else f", {row['variant']}"
+                name = f"{row['objects']} objects, seed {row['seed']}{extra}"
+                axis.plot(minutes, scores, "o-", markersize=4, label=name)
+        axis.set(ylim=(0, 1), xlabel="CPU minutes", ylabel="AP50 in validation", title=dataset)
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
 def _spatial_dims(dataset: str) -> int:
     return 2 if DATASETS[dataset].get("config") == "2d" else 3
 
@@ -457,6 +503,7 @@ def main() -> None:
     table = commands.add_parser("table", help="table and curve of all rows")
     table.add_argument("--document", type=Path, default=ROWS.with_suffix(".md"), help="Markdown file with the tables")
     table.add_argument("--curve", type=Path, default=ROWS.parent / "pictures" / "label_efficiency.png")
+    table.add_argument("--trainings", type=Path, default=ROWS.parent / "pictures" / "label_efficiency_trainings.png")
     for command in (train, score, otsu, table):
         command.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
     chosen = parser.parse_args()
@@ -472,6 +519,7 @@ def run(chosen: argparse.Namespace) -> None:
         rows = read_rows(chosen.rows)
         fill_tables(rows, chosen.document)
         draw_curve(rows, chosen.curve)
+        draw_trainings(rows, chosen.trainings)
         return
     data = chosen.data or Path(chosen.dataset)
     if chosen.command == "labels":

@@ -26,7 +26,7 @@ from spoco_bundle.progress import Progress
 from spoco_bundle.report.page import ImagePanel, render_page
 from spoco_bundle.report.pictures import fullest_plane, overview_picture
 
-__all__ = ["write_report"]
+__all__ = ["training_curves", "write_report"]
 
 CURVES = ("train/loss", "train/instance", "train/pull", "train/push", "train/learning_rate")
 
@@ -76,7 +76,7 @@ def write_report(
         for image, result in shown:
             panels.append(_panel(image, result, parser, truth, embeddings))
             progress.update()
-    curves = _curves(Path(parser.get_parsed_content("ckpt_dir")))
+    curves = training_curves(Path(parser.get_parsed_content("ckpt_dir")))
     if not panels and not curves:
         raise SpocoError(f"{folder}: holds neither NAME{OUTPUT_ENDING} files nor training curves: name a finished run")
     summary = f"spoco {record['command']} of {record['overrides']['dataset_dir']}"
@@ -175,8 +175,15 @@ def _embedding_planes(image: Path, labels: np.ndarray, parser: ConfigParser) -> 
     return planes
 
 
-def _curves(model: Path) -> dict[str, list[tuple[float, float]]]:
-    """Scalars of the TensorBoard files in the folder of a model: losses, and the scores of validations."""
+def training_curves(model: Path) -> dict[str, list[tuple[float, float]]]:
+    """Losses by iteration, and scores of validations by epoch, from the TensorBoard files in the folder of a model.
+
+    Args:
+        model: folder that a training wrote.
+
+    Returns:
+        Tag to points (iteration or epoch, value), ascending; a tag that begins with "val" is a validation's.
+    """
     curves: dict[str, dict[int, float]] = {}
     for file in sorted(model.rglob("events.out.tfevents.*")):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})

@@ -111,6 +111,16 @@ def test_curve_of_all_sizes(script, tmp_path):
     assert (tmp_path / "again.png").read_bytes() == drawn, "the longest training on as many objects is drawn"
 
 
+def test_trainings_are_drawn_where_they_were_validated(script, tmp_path, monkeypatch):
+    row = {"dataset": "tiny", "variant": "default", "seed": 0, "minutes": 10.0, "iterations": 200, "objects": 9}
+    drawn = []
+    monkeypatch.setattr(script.plt.Axes, "plot", lambda self, x, y, *_, label, **__: drawn.append((x, y, label)))
+    rows = [row | {"validations": [[100, 0.5], [200, 0.75]]}, row | {"objects": 20, "validations": []}]
+    script.draw_trainings([*rows, rows[0] | {"variant": "wide"}], tmp_path / "trainings.png")
+    assert drawn == [([5.0, 10.0], (0.5, 0.75), "9 objects, seed 0")]
+    assert (tmp_path / "trainings.png").is_file()
+
+
 def test_no_rows_are_an_error(script, tmp_path):
     with pytest.raises(SpocoError, match="no rows"):
         script.read_rows(tmp_path)
@@ -125,6 +135,8 @@ def test_a_row_is_trained_scored_and_not_done_again(script, tiny, tiff_sample, t
     shared = tmp_path / "work" / "tiny-no_consistency-0.01min.json"
     plan = json.loads(shared.read_text())
     assert row["iterations"] == TINY["iterations_per_epoch"] * plan["max_epochs"] and row["minutes"] > 0
+    assert row["validations"][-1][0] == row["iterations"]
+    assert max(score for _, score in row["validations"]) == pytest.approx(row["scores"]["teacher"]["ap_50"])
     assert set(row["scores"]) == {"teacher", "student", "foreground"}
     assert all(0 <= scores["ap_50"] <= 1 for scores in row["scores"].values())
     ids = json.loads((folder / "model" / "run.json").read_text())["overrides"]
