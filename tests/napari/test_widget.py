@@ -176,6 +176,7 @@ def test_training_without_an_object_says_what_to_do(opened, wait, errors):
     assert opened.train_button.isEnabled() and children() == []
 
 
+@pytest.mark.slow
 def test_errors_of_the_commands_are_one_line(opened, truth, wait, errors):
     opened.predict_options.setText("--objectness_treshold 0.5")
     opened.predict_button.click()

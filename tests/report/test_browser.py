@@ -189,6 +189,7 @@ def test_layers_and_objects_can_be_chosen_from_the_keyboard(browser, page):
     assert [picture.is_displayed() for picture in embeddings] == [True, False, False]  # only z = 6 has one
 
 
+@pytest.mark.slow
 def test_page_of_a_volume_of_512_voxels_a_side_stays_below_5_mb(browser, tmp_path):
     axis = np.arange(512, dtype=np.int16) // 64
     labels = 1 + axis + 8 * axis[:, None] + 64 * axis[:, None, None]

@@ -122,6 +122,7 @@ def started(nuclei, folder, *options):
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_labels(nuclei, whole, tmp_path):
     process = started(nuclei, tmp_path)
     process.kill()

@@ -57,6 +57,7 @@ def test_gradients_equal_those_of_one_process_with_the_joined_batch(tmp_path):
     assert result.stdout.count("gradients agree") == 2, result.stdout[-2000:] + result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_validate_and_write_once(sample, bundle_root, tmp_path):
     configs = str([str(bundle_root / "configs" / f"{name}.json") for name in ("train", "multi_gpu_train")])
     values = {"dataset_dir": sample, "ckpt_dir": tmp_path, "output_dir": tmp_path, **TINY, "max_epochs": 1}
@@ -70,6 +71,7 @@ def test_two_processes_train_validate_and_write_once(sample, bundle_root, tmp_pa
     assert checkpoint["engine"]["iteration"] == TINY["iterations_per_epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 3])
 def test_evaluation_gathers_the_scores_of_uneven_shards(images, sample, trained, bundle_root, tmp_path):
     found = sorted(sample.glob("*/*_raw.*"))[-images:]
