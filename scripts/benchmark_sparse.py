@@ -95,7 +95,7 @@ CURVES = {"default": "this bundle", "known_background": "this bundle", "stardist
 FOREGROUND_GIVEN = ("cvppp_a1",)
 
 #: least distance of two seeds of the watershed, in the unit of the spacing, where it is not the default
-SEED_RADIUS = {"vnc_mito": 0.1, "fib25_neuron": 0.1}
+SEED_RADIUS = {"vnc_mito": 0.1, "fib25_neuron": 0.1, "cvppp_a1": 20.0}
 
 #: validations in a training, the last at its end
 VALIDATIONS = 6

@@ -70,7 +70,11 @@ def choose_ways(
         ways.setdefault(way, []).append(path)
     if whole:
         need, path = max(whole)
-        others = f"; so do the {len(whole) - 1} others, which are no larger" if len(whole) > 1 else ""
+        others = ""
+        if len(whole) > 1:
+            count = len(whole) - 1
+            others = "; so does the other image, which is" if count == 1 else f"; so do the {count} others, which are"
+            others += " no larger"
         logger.info("%s: %s as a whole, goes in one piece%s", path, _share(need, left), others)
     extra = {BLOCKWISE: {} if max_memory is None else {"max_memory": max_memory}, WHOLE: {}}
     return [(way, images, extra[way]) for way, images in ways.items()]
