@@ -397,6 +397,18 @@ def fill_tables(rows: Sequence[dict[str, Any]], document: Path) -> None:
         replace_table(document, f"rows {name}", write_table(part))
 
 
+def by_method(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Rows by data set and method (`CURVES`), ablations left out; of trainings on as many objects the longest."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        if row["variant"] in CURVES:
+            found.setdefault(row["dataset"], {}).setdefault(CURVES[row["variant"]], []).append(row)
+    return {
+        dataset: {method: longest_trainings(part) for method, part in methods.items()}
+        for dataset, methods in found.items()
+    }
+
+
 def longest_trainings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the rows on as many objects those with the most iterations."""
     most: dict[int, int] = {}
@@ -412,14 +424,10 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
         rows: of `read_rows`; ablations are left out, and of a method's trainings on as many objects the shorter ones.
         path: PNG to write.
     """
-    curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        if row["variant"] in CURVES:
-            curves.setdefault(row["dataset"], {}).setdefault(CURVES[row["variant"]], []).append(row)
     curves = {
-        name: {method: longest_trainings(part) for method, part in found.items()}
-        for name, found in curves.items()
-        if len({r["objects"] for part in found.values() for r in part}) > 1
+        name: methods
+        for name, methods in by_method(rows).items()
+        if len({row["objects"] for part in methods.values() for row in part}) > 1
     }
     figure, axes = plt.subplots(2, max(1, len(curves)), figsize=(4.5 * max(1, len(curves)), 6.5), squeeze=False)
     for column, (dataset, methods) in enumerate(curves.items()):
@@ -452,19 +460,14 @@ def draw_trainings(rows: Iterable[dict[str, Any]], path: Path) -> None:
             shorter ones are left out.
         path: PNG to write.
     """
-    panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        if row["variant"] in CURVES and row.get("validations"):
-            panels.setdefault(row["dataset"], {}).setdefault(row["variant"], []).append(row)
+    panels = by_method(row for row in rows if row.get("validations"))
     figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(4.5 * max(1, len(panels)), 3.5), squeeze=False)
-    for axis, (dataset, variants) in zip(axes[0], panels.items(), strict=False):
-        for part in variants.values():
-            for row in longest_trainings(part):
-                iterations, scores = zip(*row["validations"], strict=True)
-                minutes = [row["minutes"] * i / row["iterations"] for i in iterations]
-                extra = "" if row["variant"] == "default" else f", {row['variant']}"
-                name = f"{row['objects']} objects, seed {row['seed']}{extra}"
-                axis.plot(minutes, scores, "o-", markersize=4, label=name)
+    for axis, (dataset, methods) in zip(axes[0], panels.items(), strict=False):
+        for row in itertools.chain.from_iterable(methods.values()):
+            iterations, scores = zip(*row["validations"], strict=True)
+            minutes = [row["minutes"] * i / row["iterations"] for i in iterations]
+            name = f"{row['objects']} objects, seed {row['seed']}"
+            axis.plot(minutes, scores, "o-", markersize=4, label=name)
         axis.set(ylim=(0, 1), xlabel="CPU minutes", ylabel="AP50 in validation", title=dataset)
         axis.legend(frameon=False)
     figure.tight_layout()

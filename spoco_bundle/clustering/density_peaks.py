@@ -343,7 +343,7 @@ def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -
 
 
 def between(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
-    """Points (N, E) within `tolerance` of an end (K, E), or of a segment between two of the first ends, (N,) bool."""
+    """Points (N, E) near an end (K, E), or a segment between two of the first `MOST_BACKGROUNDS` ends, (N,) bool."""
     found = nearest_centre(points, ends)[1] < tolerance**2
     for a, b in itertools.combinations(ends[:MOST_BACKGROUNDS], 2):
         found |= from_segment(points, a, b) < tolerance**2

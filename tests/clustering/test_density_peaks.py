@@ -56,7 +56,7 @@ def test_largest_first_orders_chosen_regions_by_mass():
     assert largest_first(~chosen, region, mass, means).tolist() == means[:1].tolist()
 
 
-def test_single_voxels_are_objects_where_that_is_asked(scene):
+def test_single_voxels_are_objects_where_that_is_asked():
     embeddings = np.zeros((4, 7, 8, 9), np.float32)
     lone = np.zeros((7, 8, 9), bool)
     lone[3, 2::3, 2::3] = True
