@@ -67,8 +67,9 @@ def cluster_embeddings(
         background: how the background is told from objects. "objectness": below `objectness_threshold`; "foreground":
             outside `foreground`; "intensity": below Otsu's threshold of `image`; "density": clusters that keep the
             spread of their own positions (needs coordinates); "scatter": clusters much larger than the median that lie
-            scattered among the others; "largest": the largest cluster; "none": every voxel belongs to an object;
-            "auto": objectness if given, else foreground if given, else density with coordinates, else scatter.
+            scattered among the others, alone or with others of the same embedding; "largest": the largest cluster;
+            "none": every voxel belongs to an object; "auto": objectness if given, else foreground if given, else
+            density with coordinates, else scatter.
         objectness_threshold: in (0, 1).
         seed_objectness: where an objectness is given, objects in which it stays below this everywhere are dropped.
         min_size: smallest object, in voxels, 1 or more.

@@ -5,7 +5,8 @@ A rule looks at the clusters on a grid (all voxels, or blocks of them) and marks
 - `mask`: less than half of the cluster lies in a given foreground;
 - `density`: with semi-convolutional embeddings an object's voxels vote for one centre, background voxels for their own
   positions;
-- `scatter`: without coordinates, background clusters are large, and spread among the objects instead of compact;
+- `scatter`: without coordinates, background clusters are large, and spread among the objects instead of compact, alone
+  or with others of the same embedding;
 - `largest`: the one largest cluster.
 """
 
@@ -16,11 +17,17 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["background_clusters"]
+__all__ = ["background_clusters", "same_embedding"]
 
 
 def background_clusters(
-    rule: str, label: Tensor, count: int, mass: Tensor, inside: Tensor | None = None, votes: Tensor | None = None
+    rule: str,
+    label: Tensor,
+    count: int,
+    mass: Tensor,
+    inside: Tensor | None = None,
+    votes: Tensor | None = None,
+    alike: Tensor | None = None,
 ) -> Tensor:
     """Clusters that are background by a rule, (count,) bool.
 
@@ -31,13 +38,16 @@ def background_clusters(
         mass: (z, y, x) voxels, or weight, of every cell.
         inside: (z, y, x) the part of the mass that lies in the foreground.
         votes: (D, z, y, x) coordinate channels.
+        alike: (count,) the cluster that each is one of a kind with (`same_embedding`), where clusters are connected
+            pieces; used by "scatter".
     """
     if rule == "mask":
         return outside_mask(label, count, mass, inside)
     if rule == "density":
         return dense_votes(label, count, mass, votes)
     if rule == "scatter":
-        return scattered_clusters(label, count, mass)
+        found = scattered_clusters(label, count, mass)
+        return found if alike is None else found | scattered_kinds(label, count, mass, alike)
     if rule == "largest":
         return largest_cluster(label, count, mass)
     return torch.zeros(count, dtype=torch.bool, device=label.device)
@@ -105,6 +115,47 @@ def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: f
         covariance += product - mean_vote * mean_place
         variance += square - mean_place.square()
     return covariance > slope * variance
+
+
+def same_embedding(means: Tensor, size: Tensor, distance: float, most: int = 500) -> Tensor:
+    """Clusters of one kind: for every cluster the largest one, not yet of another kind, closer than `distance`.
+
+    Args:
+        means: (K, E) mean embeddings.
+        size: (K,) of the clusters; 0 stays out of it, as row 0 does.
+        distance: in embedding units, above 0.
+        most: so many largest clusters are looked at; the others are each of their own kind.
+
+    Returns:
+        (K,) index of the largest cluster of the kind.
+    """
+    kind = torch.arange(len(means), device=means.device)
+    order = torch.argsort(size[1:], descending=True, stable=True)[:most] + 1
+    order = order[size[order] > 0]
+    while len(order):
+        near = (means[order] - means[order[0]]).square().sum(1) < distance**2
+        kind[order[near]] = order[0]
+        order = order[~near]
+    return kind
+
+
+def scattered_kinds(label: Tensor, count: int, mass: Tensor, alike: Tensor, least_share: float = 0.05) -> Tensor:
+    """Clusters that are scattered together with others of their kind, (count,) bool.
+
+    Background that objects divide is of several pieces; two distant objects may share an embedding, too, hence at least
+    three.
+
+    Args:
+        label: (z, y, x) cluster of every cell, 0..count-1.
+        count: number of clusters, 0 included.
+        mass: (z, y, x) voxels per cell.
+        alike: (count,) largest cluster of each one's kind.
+        least_share: of the kind's mass, from which a cluster counts as a piece.
+    """
+    size = cluster_sums(label, count, mass)[:, 0]
+    total = torch.zeros_like(size).index_add_(0, alike, size)
+    pieces = torch.bincount(alike[size > least_share * total[alike]], minlength=count)
+    return (scattered_clusters(alike[label], count, mass) & (pieces >= 3))[alike]
 
 
 def scattered_clusters(

@@ -7,7 +7,7 @@ the image instead of neighbours in the embedding space, because an object is a c
 2. `climb`: the density of a block is the kernel-weighted mass of the similar blocks around it, and every
    block follows its most similar denser neighbour up to a density peak, whose followers form a basin;
 3. `merge_basins`: touching basins whose mean embeddings are closer than `merge_distance` become one region;
-4. `borders`: a region without a core whose embedding lies between two of its neighbours is a blurred border;
+4. `borders`: a region without a core whose embedding is a mixture of its neighbours' is a blurred border;
 5. `fill_blocks`, `assign_voxels`: what is left goes to the most similar region present around it. A voxel only chooses
    between the regions of the blocks nearest to it, so that outliers and blurred borders cannot jump to a far object.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spoco_bundle.clustering.assignment import nearest_centre
-from spoco_bundle.clustering.background import background_clusters
+from spoco_bundle.clustering.background import background_clusters, same_embedding
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
@@ -32,8 +32,12 @@ OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: backgrou
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
-MOST_BACKGROUNDS = 8  # background clusters whose mixtures are looked for, in pairs
-BORDER_NEIGHBOURS = 6  # densest touching regions that a blurred border is tested against
+MOST_BACKGROUNDS = 8  # largest background clusters, whose mixtures are looked for
+BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
+BORDER_NEIGHBOURS = 10  # densest of these regions that are looked at
+LARGER = 2.0  # times as many blocks as a blurred border has each region that it is a mixture of
+MIXED = 3  # regions in a mixture: few windows see more objects
+MIXTURES_AT_ONCE = 1 << 13  # of these the differences to all neighbours are held in memory
 
 __all__ = ["block_size", "density_peaks"]
 
@@ -96,8 +100,8 @@ def density_peaks(
         kernel_threshold: kernel value at that radius, in (0, 1).
         merge_distance: touching clusters closer than this are one object, in embedding units, above 0: below the
             distance of touching objects' means (2 delta_dist if training succeeded), above the noise of a block's mean.
-        border_distance: a region without a core that is closer than this to a denser neighbour, or to the line between
-            two, is noise or a blurred border; by default merge_distance with coordinates, twice that without.
+        border_distance: a region without a core that is closer than this to a denser neighbour, or to a mixture of
+            some, is noise or a blurred border; by default merge_distance with coordinates, twice that without.
         core_density: share of the greatest possible density from which a region has a core and cannot be a blurred
             border, 0 to 1.
         min_size: regions with fewer voxels (weighted by objectness) near their mean embedding are dissolved among their
@@ -131,15 +135,20 @@ def density_peaks(
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
     core = blocks.weight * likeness.square()  # a region's core says whether it is foreground, not its blurred border
     outside = background_clusters("mask", region, count, core, inside=core * blocks.inside)
-    dissolved = borders(touching(region, reach=2), means, top, core_density * neighbours, border_distance)
+    size = torch.bincount(region.flatten(), minlength=count)
+    dissolved = borders(touching(region, BORDER_REACH), means, top, size, core_density * neighbours, border_distance)
     dissolved |= core_sizes(blocks, region, means, kernel_scale(delta_var, kernel_threshold)) < min_size
     region = region * ~dissolved[region]
     empty = outside
     if background != "mask":
-        empty = background_clusters(background, region, count, blocks.mass, votes=blocks.mean[:coordinate_channels])
+        alike = None
+        if background == "scatter":
+            alike = same_embedding(means, torch.bincount(region.flatten(), minlength=count), merge_distance)
+        votes = blocks.mean[:coordinate_channels]
+        empty = background_clusters(background, region, count, blocks.mass, votes=votes, alike=alike)
     if background in ("scatter", "largest") and empty.any():
         # pockets among objects, and where two backgrounds meet
-        empty |= between(means, largest_first(empty, region, blocks.mass, means), border_distance)
+        empty |= mixed(means, largest_first(empty, region, blocks.mass, means), border_distance)
     if background == "mask":
         region = region * ~empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
@@ -313,11 +322,20 @@ def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, tolerance: float) -> Tensor:
+def borders(edges: Tensor, means: Tensor, likeness: Tensor, size: Tensor, core: float, tolerance: float) -> Tensor:
     """Regions that are blurred borders or noise, (K + 1,) bool.
 
     A region without a core (greatest likeness below `core`) belongs to its surroundings if its mean lies within
-    `tolerance` of a denser region around it, or of the segment between two of these.
+    `tolerance` of a denser region around it, or of a mixture of it with others that are larger by `LARGER`: a border is
+    thinner than what it lies between.
+
+    Args:
+        edges: (n, 2) regions near each other.
+        means: (K + 1, E) of the regions.
+        likeness: (K + 1,) greatest likeness of a block in the region (`climb`).
+        size: (K + 1,) number of blocks.
+        core: likeness of a core.
+        tolerance: in embedding units.
     """
     both = torch.cat([edges, edges.flip(1)])
     both = both[(likeness[both[:, 0]] < core) & (likeness[both[:, 1]] > likeness[both[:, 0]])]
@@ -329,10 +347,9 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, core: float, toleran
     kept = place < BORDER_NEIGHBOURS
     near[row[kept], place[kept]] = both[kept, 1]
     found = torch.zeros(len(means), dtype=torch.bool, device=both.device)
-    for i, j in itertools.combinations_with_replacement(range(BORDER_NEIGHBOURS), 2):
-        rows = torch.nonzero((near[:, j] > 0) & ~found[region]).squeeze(1)
-        point, a, b = means[region[rows]], means[near[rows, i]], means[near[rows, j]]
-        found[region[rows[from_segment(point, a, b) < tolerance**2]]] = True
+    for some, others in zip(region.split(MIXTURES_AT_ONCE), near.split(MIXTURES_AT_ONCE), strict=True):
+        larger = (others > 0) & (size[others] >= LARGER * size[some][:, None])
+        found[some] = from_mixtures(means[some], means[others], others > 0, larger) < tolerance**2
     return found
 
 
@@ -342,19 +359,39 @@ def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -
     return means[torch.argsort(size * chosen, descending=True, stable=True)[: int(chosen.sum())]]
 
 
-def between(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
-    """Points (N, E) near an end (K, E), or a segment between two of the first `MOST_BACKGROUNDS` ends, (N,) bool."""
+def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
+    """Points (N, E) near an end (K, E), or a mixture of some of the first `MOST_BACKGROUNDS` ends, (N,) bool."""
+    first = ends[:MOST_BACKGROUNDS]
     found = nearest_centre(points, ends)[1] < tolerance**2
-    for a, b in itertools.combinations(ends[:MOST_BACKGROUNDS], 2):
-        found |= from_segment(points, a, b) < tolerance**2
+    for number, part in enumerate(points.split(MIXTURES_AT_ONCE)):
+        every = torch.ones(len(part), len(first), dtype=torch.bool, device=ends.device)
+        start = number * MIXTURES_AT_ONCE
+        found[start : start + len(part)] |= from_mixtures(part, first[None], every, every) < tolerance**2
     return found
 
 
-def from_segment(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance (N,) of points (N, E) to the segment from a to b, each (N, E) or (E,)."""
-    along = b - a
-    share = ((points - a) * along).sum(1) / along.square().sum(-1).clamp(min=1e-12)
-    return (points - a - share.clamp(0, 1)[:, None] * along).square().sum(1)
+def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor) -> Tensor:
+    """Squared distance (N,) of points (N, E) to a near mixture (convex combination) of at most `MIXED` of their ends.
+
+    As Frank and Wolfe ("An algorithm for quadratic programming", 1956) go: from the nearest end on, a step goes towards
+    the end furthest ahead in the direction of the point, as far as that brings it nearer. The result is an upper bound
+    of the distance to the nearest mixture, which for two ends it is.
+
+    Args:
+        points: (N, E).
+        ends: (N, K, E), or (1, K, E) if all points have the same.
+        first: (N, K) bool, which ends a mixture can start from, at least one per point.
+        others: (N, K) bool, which can be mixed in.
+    """
+    ends = ends - points[:, None]
+    row = torch.arange(len(points), device=points.device)
+    mixture = ends[row, ends.square().sum(2).masked_fill(~first, torch.inf).argmin(1)]
+    for _ in range(MIXED - 1):
+        ahead = (ends * mixture[:, None]).sum(2).masked_fill(~others, torch.inf).argmin(1)
+        along = ends[row, ahead] - mixture
+        share = -(mixture * along).sum(1) / along.square().sum(1).clamp(min=1e-12)
+        mixture = mixture + (share.clamp(0, 1) * others[row, ahead])[:, None] * along
+    return mixture.square().sum(1)
 
 
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
@@ -478,20 +515,20 @@ def assign_voxels(
 def choose(vectors: Tensor, near: Tensor, means: Tensor, penalty: Tensor, smoothness: float, cap: float) -> Tensor:
     """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none."""
     best = torch.full((len(vectors),), torch.inf, device=vectors.device)
-    chosen = torch.zeros(len(vectors), dtype=near.dtype, device=vectors.device)
-    for j in range(len(near)):
-        new = near[j] > 0
-        for i in range(j):
-            new &= near[i] != near[j]
+    chosen = torch.zeros_like(near[0])
+    for j, candidate in enumerate(near):
+        new = candidate > 0
+        for earlier in near[:j]:
+            new &= earlier != candidate
         rows = torch.nonzero(new).squeeze(1)
         if len(rows) == 0:
             continue
-        candidate = near[j, rows]
-        which = candidate.long()
-        cost = (vectors[rows] - means[which]).square_().sum(1).clamp_(max=cap**2).mul_(penalty[which])
-        cost -= smoothness * (near[:, rows] == candidate).sum(0)
-        better = cost < best[rows]
-        rows = rows[better]
-        best[rows] = cost[better]
-        chosen[rows] = candidate[better]
+        which = candidate.index_select(0, rows)
+        distance = vectors.index_select(0, rows).sub_(means.index_select(0, which)).square_().sum(1)
+        distance.clamp_(max=cap**2).mul_(penalty.index_select(0, which))
+        votes = (near == candidate).sum(0, dtype=best.dtype)
+        cost = torch.full_like(best, torch.inf).index_copy_(0, rows, distance).sub_(votes, alpha=smoothness)
+        better = cost < best
+        best = torch.where(better, cost, best)
+        chosen = torch.where(better, candidate, chosen)
     return chosen

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spoco_bundle.clustering import cluster_embeddings
-from spoco_bundle.clustering.background import background_clusters
+from spoco_bundle.clustering.background import background_clusters, same_embedding
 
 
 def grid(shape):
@@ -44,6 +44,31 @@ def test_scatter_rule_tells_a_background_from_a_large_object():
     assert background_clusters("scatter", label, 7, torch.ones(24, 24, 24)).nonzero().flatten().tolist() == [1]
     assert background_clusters("largest", label, 7, torch.ones(24, 24, 24)).nonzero().flatten().tolist() == [1]
     assert not background_clusters("none", label, 7, torch.ones(24, 24, 24)).any()
+
+
+def test_scatter_rule_takes_pieces_of_one_embedding_together():
+    label = torch.arange(1, 28).reshape(3, 3, 3).repeat_interleave(8, 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    embedding = torch.arange(28.0)[:, None].repeat(1, 2) * 10
+    corners = [1, 3, 7, 9, 19]
+    embedding[corners] = torch.tensor([5.0, 5.0]) + 0.1 * torch.arange(5.0)[:, None]
+    embedding[14] = embedding[2]  # two objects that happen to share an embedding
+    size = torch.bincount(label.flatten())
+    kind = same_embedding(embedding, size, 1.0)
+    assert kind[corners].unique().tolist() == [1]
+    assert kind[[2, 14]].tolist() == [2, 2]
+    assert len(kind.unique()) == 1 + 27 - 4 - 1
+    mass = torch.ones(label.shape)
+    assert not background_clusters("scatter", label, 28, mass).any()
+    found = background_clusters("scatter", label, 28, mass, alike=kind)
+    assert found.nonzero().flatten().tolist() == corners
+
+
+def test_one_kind_is_led_by_its_largest_cluster():
+    means = torch.tensor([[0.0], [0.0], [0.8], [1.6], [5.0]])
+    size = torch.tensor([99, 1, 3, 2, 0])
+    assert same_embedding(means, size, 1.0).tolist() == [0, 2, 2, 2, 4]
+    assert same_embedding(means, torch.tensor([99, 3, 2, 1, 1]), 1.0).tolist() == [0, 1, 1, 3, 4]
+    assert same_embedding(means, size, 1.0, most=1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_mask_rule_takes_the_majority():

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, optimize
 from skimage.metrics import adapted_rand_error
 
 from spoco_bundle.clustering import cluster_embeddings, voxels
-from spoco_bundle.clustering.density_peaks import between, largest_first
+from spoco_bundle.clustering.density_peaks import borders, from_mixtures, largest_first, mixed
 from spoco_bundle.errors import SpocoError
 
 
@@ -40,11 +40,52 @@ def test_background_is_found_without_help(scene, coordinates):
     assert ((labels > 0) == objects)[~objects].mean() > 0.97
 
 
-def test_between_finds_ends_and_mixtures():
+def test_mixed_finds_ends_and_mixtures():
     ends = torch.tensor([[0.0, 0.0, 0.0], [8.0, 0.0, 0.0], [0.0, 6.0, 0.0]])
-    points = torch.tensor([[-0.9, 0.0, 0.0], [-1.1, 0.0, 0.0], [4.0, 0.9, 0.0], [4.0, 3.0, 0.9], [3.0, 1.5, 0.0]])
-    assert between(points, ends, 1.0).tolist() == [True, False, True, True, False]
-    assert between(points, ends[:1], 1.0).tolist() == [True, False, False, False, False]
+    points = torch.tensor(
+        [[-0.9, 0.0, 0.0], [-1.1, 0.0, 0.0], [4.0, 0.9, 0.0], [6.0, 1.0, 0.9], [2.5, 2.0, 0.0], [2.5, 2.0, 1.1]]
+    )
+    assert mixed(points, ends, 1.0).tolist() == [True, False, True, True, True, False]
+    assert mixed(points, ends[:1], 1.0).tolist() == [True, False, False, False, False, False]
+
+
+def test_distance_to_mixtures_is_exact_for_two_ends_and_bounded_for_more():
+    generator = torch.Generator().manual_seed(0)
+    points, ends = torch.randn(40, 5, generator=generator), torch.randn(40, 6, 5, generator=generator)
+    present = torch.rand(40, 6, generator=generator) > 0.4
+    present[:10] = torch.tensor([True, False, False, True, False, False])
+    present[:, 3] = True
+    found = from_mixtures(points, ends, present, present).sqrt()
+    nearest = (ends - points[:, None]).norm(dim=2).masked_fill(~present, torch.inf).amin(1)
+    shorter = 0
+    for i in range(len(points)):
+        offsets = (ends[i, present[i]] - points[i]).double().numpy()
+        # the nearest point of the hull: weights that sum to 1, which a heavy row enforces
+        system = np.vstack([offsets.T, np.full(len(offsets), 1e4)])
+        weights, _ = optimize.nnls(system, np.append(np.zeros(5), 1e4))
+        hull = np.linalg.norm(weights @ offsets)
+        assert hull - 1e-4 <= found[i] <= nearest[i] + 1e-6
+        if i < 10:
+            assert found[i] == pytest.approx(hull, abs=1e-4)
+        shorter += found[i] < nearest[i] - 1e-3
+    assert shorter > 20
+
+
+def test_a_region_without_a_core_that_mixes_its_neighbours_is_a_border():
+    means = torch.zeros(6, 8)
+    means[1, 0] = means[2, 1] = means[3, 2] = 6.0
+    means[4, :3] = 2.0  # all three in equal parts
+    means[5, 3] = 6.0  # none of them
+    edges = torch.tensor([[i, j] for i in (1, 2, 3) for j in (4, 5)])
+    likeness = torch.tensor([0.0, 20.0, 20.0, 20.0, 4.0, 4.0])
+    size = torch.tensor([0, 9, 9, 9, 4, 4])
+    assert borders(edges, means, likeness, size, 13.5, 1.0).tolist() == [False, False, False, False, True, False]
+    assert not borders(edges[2:], means, likeness, size, 13.5, 1.0).any()  # of two neighbours it is no mixture
+    assert not borders(edges, means, likeness, size, 3.0, 1.0).any()  # with a core it is an object
+    size[1:4] = 6
+    assert not borders(edges, means, likeness, size, 13.5, 1.0).any()  # nearly as large as what it lies between
+    means[4] = means[1] + 0.5
+    assert borders(edges, means, likeness, size, 13.5, 2.0).tolist() == [False, False, False, False, True, False]
 
 
 def test_largest_first_orders_chosen_regions_by_mass():
