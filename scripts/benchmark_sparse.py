@@ -353,7 +353,7 @@ def _write_row(
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder, by data set, variant, share of the objects and seed.
+    """The rows of a folder, by data set, variant, share of the objects, iterations and seed.
 
     Raises:
         SpocoError: if there are none.
@@ -361,7 +361,11 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     if not rows:
         raise SpocoError(f"{folder}: no rows; make some with `benchmark_sparse.py train`")
-    return sorted(rows, key=lambda row: (row["dataset"], row["variant"] != "default", row["variant"], row["fraction"]))
+    order = ("fraction", "iterations", "seed")
+    return sorted(
+        rows,
+        key=lambda row: (row["dataset"], row["variant"] != "default", row["variant"], *(row[name] for name in order)),
+    )
 
 
 def write_table(rows: Iterable[dict[str, Any]]) -> str:
