@@ -361,11 +361,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     if not rows:
         raise SpocoError(f"{folder}: no rows; make some with `benchmark_sparse.py train`")
-    order = ("fraction", "iterations", "seed")
-    return sorted(
-        rows,
-        key=lambda row: (row["dataset"], row["variant"] != "default", row["variant"], *(row[name] for name in order)),
-    )
+    order = ("variant", "fraction", "iterations", "seed")
+    return sorted(rows, key=lambda row: (row["dataset"], row["variant"] != "default", *(row[name] for name in order)))
 
 
 def write_table(rows: Iterable[dict[str, Any]]) -> str:

@@ -143,7 +143,7 @@ def density_peaks(
     if background != "mask":
         alike = None
         if background == "scatter":
-            alike = same_embedding(means, torch.bincount(region.flatten(), minlength=count), merge_distance)
+            alike = same_embedding(means, size * ~dissolved, merge_distance)
         votes = blocks.mean[:coordinate_channels]
         empty = background_clusters(background, region, count, blocks.mass, votes=votes, alike=alike)
     if background in ("scatter", "largest") and empty.any():
@@ -361,13 +361,13 @@ def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -
 
 def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
     """Points (N, E) near an end (K, E), or a mixture of some of the first `MOST_BACKGROUNDS` ends, (N,) bool."""
-    first = ends[:MOST_BACKGROUNDS]
-    found = nearest_centre(points, ends)[1] < tolerance**2
-    for number, part in enumerate(points.split(MIXTURES_AT_ONCE)):
-        every = torch.ones(len(part), len(first), dtype=torch.bool, device=ends.device)
-        start = number * MIXTURES_AT_ONCE
-        found[start : start + len(part)] |= from_mixtures(part, first[None], every, every) < tolerance**2
-    return found
+    largest = ends[None, :MOST_BACKGROUNDS]
+    every = torch.ones_like(largest[..., 0], dtype=torch.bool)
+    parts = []
+    for part in points.split(MIXTURES_AT_ONCE):
+        present = every.expand(len(part), -1)
+        parts.append(from_mixtures(part, largest, present, present))
+    return (torch.cat(parts) < tolerance**2) | (nearest_centre(points, ends)[1] < tolerance**2)
 
 
 def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor) -> Tensor:
