@@ -3,13 +3,15 @@
     python scripts/benchmark_clustering.py                       # 2 million voxels
     python scripts/benchmark_clustering.py --millions 8 32      # needs 10 GB
     python scripts/benchmark_clustering.py --objects 3000 --max_blocks 3000000      # every voxel for itself
-    python scripts/benchmark_clustering.py --slow                # also HDBSCAN and mean-shift, on a small volume
+    python scripts/benchmark_clustering.py --slow --millions 0.2 --foreground found      # also HDBSCAN and mean-shift
+    python scripts/benchmark_clustering.py --slow --millions 0.34 --foreground given     # 0.2 million in objects
 
 Prints one row per volume: voxels per second end to end (wall clock and processor time, best of the repeats; where other
 work runs too, processor time on one thread is the one to compare), peak memory of the first repeat over embeddings plus
-labels, AP50 and adapted Rand error. For comparison the same of the oracle that assigns every voxel to the nearest true
-instance mean (nearest among the voxels of objects; it knows the foreground), and AP50 of reading embeddings without
-noise: the generator gives a voxel the mean of a window of 2 x 2 x 2 voxels that begins one voxel before it, so a voxel
+labels, AP50 and adapted Rand error. The smallest object has a thousandth of the volume of an object of mean radius, and
+20 voxels at least. For comparison the scores of the oracle that assigns every voxel to the nearest true instance mean
+(nearest among the voxels of objects; it knows the foreground), and those of reading embeddings without noise: the
+generator gives a voxel the mean of a window of 2 x 2 x 2 voxels that begins one voxel before it, so a voxel
 at a border says which objects its window touches, and how much, but not which of them it belongs to: the best guess is
 the object with the largest share.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import sys
 import threading
@@ -27,9 +30,11 @@ import numpy as np
 import torch
 from embedding_volumes import scores, volume
 
-from spoco_bundle.clustering import cluster_embeddings
+from spoco_bundle.clustering import MIN_SIZE, cluster_embeddings
 
 MERGE_DISTANCE = {False: 1.0, True: 0.6}  # the generator scales the free channels of semi-convolutional volumes by 0.2
+FILL = 0.55  # mean radius of an object over the side of the cube that is there for it, as the generator has it
+SMALLEST = 0.001  # volume of the smallest object that is kept, over that of a ball of the mean radius
 
 
 def resident() -> int:
@@ -109,6 +114,12 @@ def largest_share(truth: np.ndarray, foreground: bool, seed: int = 0) -> np.ndar
     return result * (truth > 0) if foreground else result
 
 
+def least_voxels(voxels: int, objects: int) -> int:
+    """Smallest object of a volume of so many voxels and objects, as who has annotated some would say it."""
+    ball = 4 / 3 * math.pi * FILL**3 * voxels / objects
+    return max(MIN_SIZE, round(SMALLEST * ball))
+
+
 def measure(embeddings, truth, method, coordinates, foreground, repeats, **params):
     """One row of the table."""
     seconds, extra = [], []
@@ -149,6 +160,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=float, nargs="+", help="voxels per volume, in millions: 2, with --slow 0.2")
     parser.add_argument("--objects", type=int, nargs="+", help="objects per volume: 60 600 3000, with --slow 60")
+    parser.add_argument("--foreground", nargs="+", choices=("given", "found"), default=("given", "found"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more only where as many cores are idle")
     parser.add_argument("--repeats", type=int, default=3)
@@ -172,8 +184,10 @@ def main(arguments: list[str]) -> None:
                 embeddings, truth = volume((side,) * 3, count, seed=options.seed, coordinates=coordinates)
                 name = {"voxels": f"{truth.size / 1e6:.2g} M", "true": count, "coordinates": coordinates}
                 best = {} if options.no_oracle else scores(truth, oracle(embeddings, truth))
-                for foreground in (True, False):
-                    base = {**name, "foreground": foreground}
+                least = {"min_size": least_voxels(truth.size, count)}
+                for way in options.foreground:
+                    foreground = way == "given"
+                    base = {**name, "foreground": way}
                     plain = scores(truth, largest_share(truth, foreground))
                     runs = [
                         ("density_peaks", {"merge_distance": MERGE_DISTANCE[coordinates], **given}, options.repeats)
@@ -184,10 +198,11 @@ def main(arguments: list[str]) -> None:
                             ("mean_shift", {"bandwidth": 0.6 if coordinates else 1.0, "max_samples": 50_000}, 1),
                         ]
                     for method, params, repeats in runs:
-                        row = measure(embeddings, truth, method, coordinates, foreground, repeats, **params)
+                        row = measure(embeddings, truth, method, coordinates, foreground, repeats, **least, **params)
                         if best:
                             row |= {"oracle AP50": f"{best['ap']:.3f}", "oracle ARE": f"{best['are']:.4f}"}
-                        rows.append(base | row | {"without noise AP50": f"{plain['ap']:.3f}"})
+                        row |= {"without noise AP50": f"{plain['ap']:.3f}", "without noise ARE": f"{plain['are']:.4f}"}
+                        rows.append(base | row)
                         print(rows[-1], file=sys.stderr, flush=True)
     show(rows)
 

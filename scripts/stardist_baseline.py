@@ -9,7 +9,8 @@ It needs an environment of its own:
 
 Trains for so many minutes of processor time on one thread. With `--sparse` every voxel outside the objects is marked
 -1, which StarDist ignores: its published convention for labels that are not complete. The thresholds of probability
-and overlap are tuned on val/, which favours it.
+and overlap are tuned on val/, which favours it. With `--downsample` it works on means over so many voxels per axis, and
+what it finds is brought back to the images' grid.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +26,27 @@ import stardist
 import tensorflow as tf
 import tifffile
 from csbdeep.utils import normalize
+from skimage.measure import block_reduce
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
 
-def read_pairs(folder: Path, sparse: bool) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
-    """Names, images scaled to percentiles 1 and 99.8, and labels (-1 where ignored) of a folder's pairs."""
+def read_pairs(
+    folder: Path, sparse: bool, step: Sequence[int] | None
+) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """Names, images scaled to percentiles 1 and 99.8, and labels (-1 where ignored) of a folder's pairs.
+
+    Args:
+        folder: with NAME_raw.tif and NAME_label.tif.
+        sparse: whether what is not annotated is ignored.
+        step: voxels per axis that become one.
+    """
     names, images, labels = [], [], []
     for raw in sorted(folder.glob("*_raw.tif")):
         label = tifffile.imread(raw.with_name(raw.name.replace("_raw", "_label"))).astype(np.int32)
         image = tifffile.imread(raw)
+        if step is not None:
+            image = block_reduce(image, (*step, 1)[: image.ndim], np.mean)
+            label = label[tuple(slice(s // 2, None, s) for s in step)]
         names.append(raw.name.removesuffix("_raw.tif"))
         images.append(normalize(image, 1, 99.8, axis=tuple(range(label.ndim))).astype(np.float32))
         labels.append(np.where(label > 0, label, -1) if sparse else label)
@@ -73,15 +87,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20, help="processor time to train for")
     parser.add_argument("--sparse", action="store_true", help="ignore what is not annotated")
-    parser.add_argument("--spacing", type=float, nargs="+", default=[1.0, 1.0, 1.0])
+    parser.add_argument("--spacing", type=float, nargs="+", default=[1.0, 1.0, 1.0], help="after --downsample")
     parser.add_argument("--patch", type=int, nargs="+")
+    parser.add_argument("--downsample", type=int, nargs="+", help="voxels along each axis that become one")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.keras.utils.set_random_seed(arguments.seed)
-    _, images, labels = read_pairs(arguments.data / "train", arguments.sparse)
-    names, val_images, val_labels = read_pairs(arguments.val, False)
+    step = arguments.downsample
+    _, images, labels = read_pairs(arguments.data / "train", arguments.sparse, step)
+    names, val_images, val_labels = read_pairs(arguments.val, False, step)
     channels = 1 if images[0].ndim == labels[0].ndim else images[0].shape[-1]
     if labels[0].ndim == 3:
         finest = min(arguments.spacing)
@@ -127,6 +143,9 @@ def main() -> None:
     model.optimize_thresholds(val_images, val_labels)
     for name, image in zip(names, val_images, strict=True):
         found, _ = model.predict_instances(image)
+        if step is not None:
+            shape = tifffile.imread(arguments.val / f"{name}_raw.tif").shape[: found.ndim]
+            found = np.kron(found, np.ones(step, found.dtype))[tuple(slice(n) for n in shape)]
         tifffile.imwrite(arguments.output / f"{name}_instances.tif", found.astype(np.uint16))
     program = f"StarDist {stardist.__version__}, TensorFlow {tf.__version__}"
     record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "program": program}

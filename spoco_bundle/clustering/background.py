@@ -13,11 +13,12 @@ A rule looks at the clusters on a grid (all voxels, or blocks of them) and marks
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["background_clusters", "same_embedding"]
+__all__ = ["background_clusters", "own_votes", "same_embedding", "vote_lines"]
 
 
 def background_clusters(
@@ -81,13 +82,40 @@ def largest_cluster(label: Tensor, count: int, mass: Tensor) -> Tensor:
     return torch.arange(count, device=label.device) == size.argmax()
 
 
+def vote_lines(votes: Tensor) -> list[tuple[int, float, float]]:
+    """Straight lines of the votes over the place in the volume: what a voxel that votes for its own place says.
+
+    Wherever a voxel votes for within its surroundings, over the whole volume the votes follow the place: their unit
+    needs no knowledge of spacing and scale.
+
+    Args:
+        votes: (D, z, y, x) coordinate channels; D axes of the grid have more than one cell.
+
+    Returns:
+        (axis, slope, offset) of each channel: its votes are slope * place + offset, places in cells.
+    """
+    shape = votes.shape[1:]
+    lines = []
+    for axis, vote in zip([a for a in range(3) if shape[a] > 1][-len(votes) :], votes, strict=False):
+        place = torch.arange(shape[axis], device=votes.device, dtype=torch.float32)
+        profile = vote.mean([a for a in range(3) if a != axis])
+        centred = place - place.mean()
+        slope = float((centred * (profile - profile.mean())).sum() / centred.square().sum())
+        lines.append((axis, slope, float(profile.mean() - slope * place.mean())))
+    return lines
+
+
+def own_votes(lines: Sequence[tuple[int, float, float]], places: Sequence[Tensor]) -> Tensor:
+    """Votes (n, D) for places z, y, x (n,), in cells, on lines as from `vote_lines`."""
+    return torch.stack([slope * places[axis] + offset for axis, slope, offset in lines], 1)
+
+
 def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: float = 0.7) -> Tensor:
     """Clusters whose voxels vote for their own positions, (count,) bool: background.
 
-    Within a cluster the votes (coordinate channels) are regressed on the positions of its voxels: the slope is 1 for
-    background, which votes for itself, and 0 for an object, whose voxels all vote for its centre, whatever the noise.
-    Positions are brought to the votes' unit by the slope over the whole volume, which needs no knowledge of spacing and
-    scale.
+    Within a cluster the votes (coordinate channels) are regressed on the positions of its voxels, both in the votes'
+    unit (`vote_lines`): the slope is 1 for background, which votes for itself, and 0 for an object, whose voxels all
+    vote for its centre, whatever the noise.
 
     Args:
         label: (z, y, x) cluster of every cell, 0..count-1.
@@ -96,16 +124,14 @@ def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: f
         votes: (D, z, y, x) coordinate channels; D axes of the grid have more than one cell.
         slope: least slope of a background cluster, between 0 and 1.
     """
-    axes = [axis for axis in range(3) if label.shape[axis] > 1][-len(votes) :]
     total = cluster_sums(label, count, mass)[:, 0].clamp(min=1)
     covariance = torch.zeros(count, device=label.device, dtype=torch.float64)
     variance = torch.zeros_like(covariance)
-    for axis, vote in zip(axes, votes, strict=False):
+    for (axis, unit, _), vote in zip(vote_lines(votes), votes, strict=False):
         shape = [-1 if a == axis else 1 for a in range(3)]
         place = torch.arange(label.shape[axis], device=label.device, dtype=torch.float32).reshape(shape)
-        place = (place - place.mean()).expand(label.shape)
+        place = unit * (place - place.mean()).expand(label.shape)
         vote = vote - vote.mean()
-        place = place * ((place * vote).sum() / place.square().sum())
         mean_vote, mean_place, product, square = (
             column / total
             for column in cluster_sums(

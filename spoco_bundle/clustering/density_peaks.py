@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spoco_bundle.clustering.assignment import nearest_centre
-from spoco_bundle.clustering.background import background_clusters, same_embedding
+from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
@@ -37,6 +37,8 @@ BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the
 BORDER_NEIGHBOURS = 10  # densest of these regions that are looked at
 LARGER = 2.0  # times as many blocks as a blurred border has each region that it is a mixture of
 MIXED = 3  # regions in a mixture: few windows see more objects
+MEAN_PREFERENCE = 2.0  # object_preference where background is known by its mean embeddings
+OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
 MIXTURES_AT_ONCE = 1 << 13  # of these the differences to all neighbours are held in memory
 
 __all__ = ["block_size", "density_peaks"]
@@ -69,6 +71,34 @@ class Blocks:
         return tuple(self.mass.shape)
 
 
+@dataclass
+class Regions:
+    """What voxels and blocks are assigned to.
+
+    Attributes:
+        mean: (K + 1, E) mean embedding of every region, row 0 unused.
+        empty: (K + 1,) bool, regions that are background.
+        lines: what background votes for its own place (`vote_lines` of the blocks), where it is known to vote so.
+    """
+
+    mean: Tensor
+    empty: Tensor
+    lines: list[tuple[int, float, float]] | None = None
+
+    def squared_distances(self, vectors: Tensor, which: Tensor, own: Tensor | None) -> Tensor:
+        """Squared distances (n,) of vectors (n, E) to regions (n,): to the mean, in background with its own votes.
+
+        Args:
+            vectors: (n, E).
+            which: (n,) region of each.
+            own: (n, D) votes for the place of each vector, where `lines` say them.
+        """
+        target = self.mean.index_select(0, which)
+        if own is not None:
+            target[:, : own.shape[1]] = torch.where(self.empty[which][:, None], own, target[:, : own.shape[1]])
+        return target.sub_(vectors).square_().sum(1)
+
+
 def density_peaks(
     volume: Volume,
     *,
@@ -84,7 +114,7 @@ def density_peaks(
     min_size: int = 20,
     smoothness: float = 0.3,
     outlier_distance: float = 4.5,
-    object_preference: float = 2.0,
+    object_preference: float | None = None,
     max_blocks: int = 250_000,
     pooling: Sequence[int] | None = None,
 ) -> Tensor:
@@ -109,7 +139,8 @@ def density_peaks(
         smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, 0 or more.
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
-            halfway between an object and the background belongs to the object.
+            halfway between an object and the background belongs to the object. By default 6 where the background is
+            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 2.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.
@@ -133,28 +164,34 @@ def density_peaks(
     neighbours = 3 ** sum(n > 1 for n in blocks.shape)
     if border_distance is None:
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
-    core = blocks.weight * likeness.square()  # a region's core says whether it is foreground, not its blurred border
-    outside = background_clusters("mask", region, count, core, inside=core * blocks.inside)
     size = torch.bincount(region.flatten(), minlength=count)
     dissolved = borders(touching(region, BORDER_REACH), means, top, size, core_density * neighbours, border_distance)
     dissolved |= core_sizes(blocks, region, means, kernel_scale(delta_var, kernel_threshold)) < min_size
-    region = region * ~dissolved[region]
-    empty = outside
-    if background != "mask":
-        alike = None
-        if background == "scatter":
-            alike = same_embedding(means, size * ~dissolved, merge_distance)
-        votes = blocks.mean[:coordinate_channels]
-        empty = background_clusters(background, region, count, blocks.mass, votes=votes, alike=alike)
-    if background in ("scatter", "largest") and empty.any():
-        # pockets among objects, and where two backgrounds meet
-        empty |= mixed(means, largest_first(empty, region, blocks.mass, means), border_distance)
+    regions = Regions(means, torch.zeros(count, dtype=torch.bool, device=volume.device))
     if background == "mask":
-        region = region * ~empty[region]
+        # a region's core says whether it is foreground, not its blurred border
+        core = blocks.weight * likeness.square()
+        regions.empty = background_clusters("mask", region, count, core, inside=core * blocks.inside)
+    elif background == "density":
+        votes = blocks.mean[:coordinate_channels]
+        regions.lines = vote_lines(votes)
+        regions.empty = background_clusters("density", region, count, blocks.mass, votes=votes)
+        dissolved &= ~regions.empty  # pieces of it are small, since neighbours do not vote for one place
+    region = region * ~dissolved[region]
+    if background in ("scatter", "largest"):
+        alike = same_embedding(means, size * ~dissolved, merge_distance) if background == "scatter" else None
+        regions.empty = background_clusters(background, region, count, blocks.mass, alike=alike)
+        if regions.empty.any():
+            # pockets among objects, and where two backgrounds meet
+            regions.empty |= mixed(means, largest_first(regions.empty, region, blocks.mass, means), border_distance)
+    elif background == "mask":
+        region = region * ~regions.empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
-    region = fill_blocks(blocks, region, means, blocks.inside > 0, rounds)
+    region = fill_blocks(blocks, region, regions, blocks.inside > 0, rounds)
+    if object_preference is None:
+        object_preference = MEAN_PREFERENCE if regions.lines is None else OWN_PREFERENCE
     return assign_voxels(
-        volume, blocks, region, means, empty, foreground, object_preference**2, smoothness, outlier_distance
+        volume, blocks, region, regions, foreground, object_preference**2, smoothness, outlier_distance
     )
 
 
@@ -426,7 +463,7 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
     return torch.stack([key // count, key % count], 1)
 
 
-def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, rounds: int) -> Tensor:
+def fill_blocks(blocks: Blocks, label: Tensor, regions: Regions, wanted: Tensor, rounds: int) -> Tensor:
     """Give unlabelled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
     padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
     flat = padded.view(-1)
@@ -439,6 +476,7 @@ def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, ro
         if len(cells) == 0:
             break
         vectors = blocks.mean[:, missing].T.contiguous()
+        own = None if regions.lines is None else own_votes(regions.lines, torch.nonzero(missing, as_tuple=True))
         best = torch.full((len(cells),), torch.inf, device=label.device)
         chosen = torch.zeros_like(cells)
         for offset in offsets:
@@ -446,7 +484,8 @@ def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, ro
             rows = torch.nonzero((near > 0) & (near != chosen)).squeeze(1)
             if len(rows) == 0:
                 continue
-            squared = (vectors[rows] - means[near[rows]]).square_().sum(1)
+            votes = None if own is None else own[rows]
+            squared = regions.squared_distances(vectors[rows], near[rows], votes)
             closer = squared < best[rows]
             rows = rows[closer]
             best[rows] = squared[closer]
@@ -472,8 +511,7 @@ def assign_voxels(
     volume: Volume,
     blocks: Blocks,
     label: Tensor,
-    means: Tensor,
-    empty: Tensor,
+    regions: Regions,
     mask: Tensor | None,
     preference: float,
     smoothness: float,
@@ -482,11 +520,11 @@ def assign_voxels(
     """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
 
     Where these agree the voxel takes their label unseen. Elsewhere it takes the label that minimises
-    `penalty * min(|e - mean|^2, cap^2) - smoothness * votes`, votes = the number of nearest blocks with the label,
-    penalty = `preference` for background (`empty` labels), otherwise 1. Background and voxels off the mask get 0.
+    `penalty * min(d^2, cap^2) - smoothness * votes`, d = the distance to the region (`Regions.squared_distances`),
+    votes = the number of nearest blocks with the label, penalty = `preference` for background, otherwise 1. Background
+    and voxels off the mask get 0.
     """
-    penalty = torch.where(empty, preference, 1.0)
-    objects = ~empty
+    objects = ~regions.empty
     objects[0] = False
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     label = label.to(torch.int32)
@@ -506,14 +544,33 @@ def assign_voxels(
         rows = rows[objects[near[:, rows]].any(0)]  # between backgrounds there is nothing to choose
         if len(rows):
             part = volume.slab(start, stop).reshape(volume.channels, -1)
-            agreed[rows] = choose(part[:, rows].T.contiguous(), near[:, rows], means, penalty, smoothness, cap)
-        agreed.masked_fill_(empty[agreed], 0)
+            own = None
+            if regions.lines is not None:
+                own = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
+            vectors = part[:, rows].T.contiguous()
+            agreed[rows] = choose(vectors, near[:, rows], regions, own, preference, smoothness, cap)
+        agreed.masked_fill_(regions.empty[agreed], 0)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
     return result
 
 
-def choose(vectors: Tensor, near: Tensor, means: Tensor, penalty: Tensor, smoothness: float, cap: float) -> Tensor:
-    """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none."""
+def block_places(rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int) -> list[Tensor]:
+    """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index."""
+    z, y, x = rows // (shape[1] * shape[2]) + start, rows // shape[2] % shape[1], rows % shape[2]
+    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z, y, x), size, strict=True)]
+
+
+def choose(
+    vectors: Tensor,
+    near: Tensor,
+    regions: Regions,
+    own: Tensor | None,
+    preference: float,
+    smoothness: float,
+    cap: float,
+) -> Tensor:
+    """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none, own (N, D) or None."""
+    penalty = torch.where(regions.empty, preference, 1.0)
     best = torch.full((len(vectors),), torch.inf, device=vectors.device)
     chosen = torch.zeros_like(near[0])
     for j, candidate in enumerate(near):
@@ -524,10 +581,11 @@ def choose(vectors: Tensor, near: Tensor, means: Tensor, penalty: Tensor, smooth
         if len(rows) == 0:
             continue
         which = candidate.index_select(0, rows)
-        distance = vectors.index_select(0, rows).sub_(means.index_select(0, which)).square_().sum(1)
+        votes = None if own is None else own.index_select(0, rows)
+        distance = regions.squared_distances(vectors.index_select(0, rows), which, votes)
         distance.clamp_(max=cap**2).mul_(penalty.index_select(0, which))
-        votes = (near == candidate).sum(0, dtype=best.dtype)
-        cost = torch.full_like(best, torch.inf).index_copy_(0, rows, distance).sub_(votes, alpha=smoothness)
+        agreeing = (near == candidate).sum(0, dtype=best.dtype)
+        cost = torch.full_like(best, torch.inf).index_copy_(0, rows, distance).sub_(agreeing, alpha=smoothness)
         better = cost < best
         best = torch.where(better, cost, best)
         chosen = torch.where(better, candidate, chosen)

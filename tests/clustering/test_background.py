@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spoco_bundle.clustering import cluster_embeddings
-from spoco_bundle.clustering.background import background_clusters, same_embedding
+from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 
 
 def grid(shape):
@@ -32,6 +32,31 @@ def test_density_rule_is_not_misled_by_noise_in_small_objects():
     assert votes[0][label == 2].std() > place[0][label == 2].std() * 0.05
     found = background_clusters("density", label, 3, torch.ones(24, 24, 24), votes=votes)
     assert found.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 20), (1, 24, 32)])
+def test_votes_for_the_own_place_lie_on_a_line_whatever_objects_vote(shape):
+    place = grid(shape)
+    unit, start = (
+        torch.tensor([0.5, 0.2, 0.1])[:, None, None, None],
+        torch.tensor([3.0, -1.0, 7.0])[:, None, None, None],
+    )
+    spatial_dims = 3 - shape.count(1)
+    votes = (unit * place + start)[-spatial_dims:]
+    objects = votes.clone()
+    for y, x in ((2, 2), (2, 12), (10, 2), (10, 12)):  # whatever is not background votes for its middle
+        part = (
+            (slice(None), slice(2, 8), slice(y, y + 5), slice(x, x + 5))
+            if spatial_dims == 3
+            else (..., slice(y, y + 5), slice(x, x + 5))
+        )
+        objects[part] = votes[part].mean((1, 2, 3), keepdim=True)
+    places = [torch.tensor([0.0, 5.5]), torch.tensor([3.0, 7.25]), torch.tensor([1.0, 15.0])]
+    expected = torch.stack([u * p + s for u, p, s in zip(unit.flatten(), places, start.flatten())], 1)[
+        :, -spatial_dims:
+    ]
+    assert torch.allclose(own_votes(vote_lines(votes), places), expected, atol=1e-4)
+    assert torch.allclose(own_votes(vote_lines(objects), places), expected, atol=0.15)
 
 
 def test_scatter_rule_tells_a_background_from_a_large_object():
