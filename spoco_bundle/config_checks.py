@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from monai.networks.layers.factories import Norm
 
 from spoco_bundle.errors import SpocoError, report_last_on_stderr
+from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS
 
 _REFERENCE = re.compile(r"[@%](\w+)")
 
@@ -98,6 +99,7 @@ RULES: dict[str, Rule] = {
     "coordinate_radii": _POSITIVE,
     "objectness_unlabelled_weight": number("a number of at least 0", lambda value: value >= 0),
     "objectness_shell": whole(0),
+    "objectness_target": choice(*OBJECTNESS_TARGETS),
     "channels": numbers("a list of whole numbers of at least 1, one per level", whole(1)),
     "strides": numbers("a list with one whole number or one list of them per step down", Rule("", lambda v: _steps(v))),
     "kernel_sizes": numbers("a list with one odd number or one list of them per level", Rule("", lambda v: _odd(v))),
@@ -121,6 +123,7 @@ RULES: dict[str, Rule] = {
     "partly_labelled": Rule("true or false", lambda value: isinstance(value, bool)),
     "early_stopping_epochs": whole(1, optional=True),
     "objectness_threshold": number("a number between 0 and 1", lambda value: 0 < value < 1),
+    "extent_threshold": number("a number from 0 to 1", lambda value: 0 <= value <= 1, optional=True),
     "min_fraction": number("a number of at least 0", lambda value: value >= 0, optional=True),
     "window_size": _BLOCKS._replace(optional=True),
     "window_halo": numbers(

@@ -13,6 +13,7 @@ from spoco_bundle.clustering.background import background_clusters
 from spoco_bundle.clustering.confidence import object_confidence
 from spoco_bundle.clustering.consistency import consistency
 from spoco_bundle.clustering.density_peaks import density_peaks
+from spoco_bundle.clustering.extent import grow
 from spoco_bundle.clustering.hdbscan import hdbscan
 from spoco_bundle.clustering.mean_shift import mean_shift
 from spoco_bundle.clustering.mutex_watershed import mutex_watershed
@@ -47,6 +48,7 @@ def cluster_embeddings(
     background: str = "auto",
     objectness_threshold: float = 0.1,
     seed_objectness: float = 0.5,
+    extent_threshold: float | None = None,
     min_size: int = MIN_SIZE,
     split_parts: bool = True,
     return_confidence: bool = False,
@@ -72,7 +74,9 @@ def cluster_embeddings(
             density with coordinates, else scatter.
         objectness_threshold: in (0, 1).
         seed_objectness: where an objectness is given, objects in which it stays below this everywhere are dropped.
-        min_size: smallest object, in voxels, 1 or more.
+        extent_threshold: where an objectness is given, objects grow at the end over voxels of an objectness of at least
+            this, in [0, 1], highest first (`extent.grow`); None leaves them as they are.
+        min_size: smallest object before it grows, in voxels, 1 or more.
         split_parts: whether disconnected parts of a cluster become objects of their own.
         return_confidence: also return one confidence per object.
         params: further keywords of the method (see its function).
@@ -89,6 +93,9 @@ def cluster_embeddings(
     accepted = inspect.signature(algorithm).parameters
     if min_size < 1:
         raise SpocoError(f"min_size is {min_size}: give a number of voxels, 1 or more")
+    if extent_threshold is not None and (objectness is None or not 0 <= extent_threshold <= 1):
+        given = "no objectness" if objectness is None else f"{extent_threshold}"
+        raise SpocoError(f"extent_threshold: there is {given}: give a number from 0 to 1 and an objectness, or None")
     volume = Volume(embeddings)
     if not 0 <= coordinate_channels <= min(len(volume.spatial), volume.channels):
         raise SpocoError(
@@ -128,6 +135,11 @@ def cluster_embeddings(
         split_parts=split_parts,
         min_size=min_size,
     )
+    if extent_threshold is not None:
+        within = given["objectness"] >= extent_threshold
+        if foreground is not None:
+            within &= volume.grid(foreground, "foreground", torch.bool)
+        labels = grow(labels, given["objectness"].cpu().numpy(), within.cpu().numpy())
     labels = torch.from_numpy(labels).to(volume.device)
     result = volume.shaped_like_input(labels)
     if not return_confidence:

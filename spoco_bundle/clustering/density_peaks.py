@@ -37,7 +37,7 @@ BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the
 BORDER_NEIGHBOURS = 10  # densest of these regions that are looked at
 LARGER = 2.0  # times as many blocks as a blurred border has each region that it is a mixture of
 MIXED = 3  # regions in a mixture: few windows see more objects
-MEAN_PREFERENCE = 2.0  # object_preference where background is known by its mean embeddings
+MEAN_PREFERENCE = 3.0  # object_preference where background is known by its mean embeddings
 OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
 MIXTURES_AT_ONCE = 1 << 13  # of these the differences to all neighbours are held in memory
 
@@ -140,7 +140,7 @@ def density_peaks(
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
             halfway between an object and the background belongs to the object. By default 6 where the background is
-            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 2.
+            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 3.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.

@@ -1,8 +1,9 @@
 """The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabelled space.
 
-The target is 1 inside annotated objects ("binary"), or the distance to the object's border over the largest such
-distance in the object ("distance": 1 at its centre, falling off towards the border), and 0 in a thin shell around
-annotated objects and on known background. An unlabelled voxel is more likely background than not, and that is all that
+The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
+else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
+over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
+thin shell around annotated objects and on known background. An unlabelled voxel is more likely background than not, and that is all that
 is known of it: such voxels count as a term of their own with target 0 and a small weight,
 
     objectness = mean over known voxels of BCE(logit, target)
@@ -23,7 +24,7 @@ from torch.nn import functional
 
 __all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELLED", "objectness_loss", "objectness_target"]
 
-OBJECTNESS_TARGETS = ("binary", "distance")
+OBJECTNESS_TARGETS = ("binary", "interior", "distance")
 UNLABELLED = -1.0
 IGNORED = -2.0
 
@@ -81,9 +82,10 @@ def objectness_target(
 
     Args:
         labels: (*spatial) integers, 0 = unlabelled (background if `dense`).
-        kind: "binary" or "distance".
+        kind: "binary", "interior" or "distance".
         spacing: voxel size per axis, for "distance"; 1 by default. Only the ratios matter.
-        shell: width in voxels of the shell around annotated objects whose target is 0.
+        shell: width in voxels of the shell around annotated objects whose target is 0, and, for "interior", of the layer
+            inside them.
         dense: whether 0 is known background.
         background_label: id of voxels known to belong to no object; target 0.
         ignore_label: id of voxels that count nowhere.
@@ -101,6 +103,9 @@ def objectness_target(
         target[labels == background_label] = 0
     if kind == "binary":
         target[inside] = 1
+    elif kind == "interior":
+        border = torch.from_numpy(_object_border(labels.cpu().numpy())).to(labels.device)
+        target[inside] = (~_grown(border & inside, shell - 1)[inside]).to(target.dtype) if shell else 1.0
     elif inside.any():
         target[inside] = _relative_depth(labels.cpu().numpy(), inside.cpu().numpy(), spacing).to(target.device)
     if ignore_label is not None:

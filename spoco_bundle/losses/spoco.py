@@ -69,9 +69,10 @@ class SpocoLoss(nn.Module):
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
-        objectness_target: "binary" (1 inside objects) or "distance" (falling off from centre to border).
+        objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
+            off from centre to border).
         objectness_unlabelled_weight: weight of unlabelled voxels, which count as background there, see `objectness.py`.
-        objectness_shell: width in voxels of the shell of target 0 around annotated objects.
+        objectness_shell: width in voxels of the shell of target 0 around annotated objects ("interior": inside them too).
 
     Raises:
         SpocoError: when an argument is out of its range, or two of them contradict each other.
