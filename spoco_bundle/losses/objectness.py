@@ -3,8 +3,8 @@
 The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
 else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
 over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
-thin shell around annotated objects and on known background. An unlabelled voxel is more likely background than not, and that is all that
-is known of it: such voxels count as a term of their own with target 0 and a small weight,
+thin shell around annotated objects and on known background. An unlabelled voxel is more likely background than not, and
+that is all that is known of it: such voxels count as a term of their own with target 0 and a small weight,
 
     objectness = mean over known voxels of BCE(logit, target)
         + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
@@ -84,7 +84,7 @@ def objectness_target(
         labels: (*spatial) integers, 0 = unlabelled (background if `dense`).
         kind: "binary", "interior" or "distance".
         spacing: voxel size per axis, for "distance"; 1 by default. Only the ratios matter.
-        shell: width in voxels of the shell around annotated objects whose target is 0, and, for "interior", of the layer
+        shell: width in voxels of the shell around annotated objects whose target is 0, for "interior" also of the layer
             inside them.
         dense: whether 0 is known background.
         background_label: id of voxels known to belong to no object; target 0.

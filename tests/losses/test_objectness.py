@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from spoco_bundle.losses import SpocoLoss
-from spoco_bundle.losses.objectness import IGNORED, UNLABELLED, objectness_loss, objectness_target
+from spoco_bundle.losses.objectness import IGNORED, OBJECTNESS_TARGETS, UNLABELLED, objectness_loss, objectness_target
 
 
 def ball(shape=(17, 21, 21), centre=(8, 10, 10), radius=6):
@@ -62,6 +62,30 @@ def test_target_equals_the_distance_transform_of_each_object_alone():
         assert torch.allclose(target[labels == label], torch.from_numpy(depth / depth.max()).float())
 
 
+@pytest.mark.parametrize("shell", [0, 1, 2])
+def test_interior_leaves_out_the_outermost_voxels_of_touching_objects(shell):
+    torch.manual_seed(0)
+    seeds = torch.randint(0, 24, (9, 3))
+    grid = torch.stack(torch.meshgrid(*[torch.arange(24)] * 3, indexing="ij"), -1)
+    labels = (grid[..., None, :] - seeds).square().sum(-1).argmin(-1) + 1
+    labels[labels == 4] = 0  # one is not annotated
+    target = objectness_target(labels, "interior", shell=shell)
+    padded = np.pad(labels.numpy(), 1, mode="edge")  # beyond the crop nothing is known
+    border = np.zeros(labels.shape, bool)
+    for axis in range(3):
+        for step in (1, -1):
+            border |= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1] != labels.numpy()
+    inside, cube = labels.numpy() > 0, np.ones((3, 3, 3))
+    border &= inside
+    if shell > 1:
+        border = ndimage.binary_dilation(border, cube, iterations=shell - 1)
+    expected = inside & ~border if shell else inside
+    assert np.array_equal(target.numpy() == 1, expected)
+    around = ndimage.binary_dilation(inside, cube, iterations=shell) if shell else inside
+    assert np.array_equal(target.numpy() == UNLABELLED, ~around)
+    assert ((target == 0) | (target == 1) | (target == UNLABELLED)).all()
+
+
 def test_one_voxel_and_whole_crop_objects():
     labels = torch.zeros(5, 5, dtype=torch.int64)
     labels[2, 2] = 7
@@ -72,7 +96,7 @@ def test_one_voxel_and_whole_crop_objects():
         assert (objectness_target(torch.zeros(4, 4, dtype=torch.int64), kind) == UNLABELLED).all()
 
 
-@pytest.mark.parametrize("kind", ["binary", "distance"])
+@pytest.mark.parametrize("kind", OBJECTNESS_TARGETS)
 def test_background_is_zero_ignored_counts_nowhere_and_neither_is_an_object(kind):
     labels = torch.zeros(3, 12, dtype=torch.int64)
     labels[:, 4:7], labels[:, 7:9], labels[:, 11] = 3, 250, 200
