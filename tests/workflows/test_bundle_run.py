@@ -92,6 +92,7 @@ def test_evaluation_overlay_writes_scores(sample, trained, bundle_root, tmp_path
         (("train",), "train"),
         (("train", "2d"), "train"),
         (("train", "nonspatial"), "train"),
+        (("train", "dense_tissue"), "train"),
         (("train", "evaluate"), "train"),
         (("train", "evaluate"), "infer"),
         (("inference",), "infer"),
