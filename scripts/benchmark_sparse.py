@@ -46,8 +46,21 @@ import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
 #: ids that each data set needs on top of `configs/train.json`; "config" names overlays
 DATASETS: dict[str, dict[str, Any]] = {
     "bbbc050": {"spacing": [1.75, 0.8, 0.8]},
-    "vnc_mito": {"spacing": [0.0475, 0.0046, 0.0046], "crop_size": [12, 96, 96], "window_halo": [8, 64, 64]},
-    "fib25_neuron": {"spacing": [0.01, 0.01, 0.01], "coordinate_radii": 1.0, "objectness": False},
+    "vnc_mito": {
+        "spacing": [0.0475, 0.0046, 0.0046],
+        "target_spacing": [0.0475, 0.0184, 0.0184],
+        "channels": [16, 32, 64, 128],
+        "crop_size": [16, 64, 64],
+        "objectness_unlabelled_weight": 1.0,
+    },
+    # every voxel belongs to a neuron
+    "fib25_neuron": {
+        "config": "dense_tissue",
+        "spacing": [0.01, 0.01, 0.01],
+        "strides": [2, 2, 2],
+        "kernel_sizes": [3, 3, 3, 3],
+        "crop_size": [32, 64, 64],
+    },
     "dsb2018": {"config": "2d"},
     # leaves are long: at half the resolution and with a level more the network sees a whole one
     "cvppp_a1": {

@@ -9,7 +9,9 @@ that is all that is known of it: such voxels count as a term of their own with t
     objectness = mean over known voxels of BCE(logit, target)
         + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
 
-Without that term nothing speaks against objects far from any annotation.
+Without that term nothing speaks against objects far from any annotation. With "interior" the mean over known voxels is
+one of means: of each annotated object, and of all known voxels outside; otherwise the largest cell of a tissue, nearly all
+inside, would outvote the borders of all others.
 """
 
 from __future__ import annotations
@@ -113,13 +115,16 @@ def objectness_target(
     return target
 
 
-def objectness_loss(logits: Tensor, target: Tensor, unlabelled_weight: float = 0.3) -> Tensor:
+def objectness_loss(
+    logits: Tensor, target: Tensor, unlabelled_weight: float = 0.3, labels: Tensor | None = None
+) -> Tensor:
     """The objectness term of one crop, see the module's text.
 
     Args:
         logits: (*spatial).
         target: (*spatial) as from `objectness_target`.
         unlabelled_weight: weight of the unlabelled voxels' mean, at least 0.
+        labels: (*spatial) integers; where given, known voxels of each label count as much as those of any other.
 
     Returns:
         Scalar, at least 0; 0 if no voxel counts.
@@ -128,9 +133,18 @@ def objectness_loss(logits: Tensor, target: Tensor, unlabelled_weight: float = 0
     target = target.to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     known, unlabelled = target >= 0, target == UNLABELLED
-    return _mean(losses, known) + unlabelled_weight * _mean(losses, unlabelled)
+    weights = known if labels is None else _shares(labels, known)
+    return _mean(losses, weights) + unlabelled_weight * _mean(losses, unlabelled)
 
 
-def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean over the chosen voxels, 0 where there is none."""
-    return (values * chosen).sum() / chosen.sum().clamp_min(1)
+def _shares(labels: Tensor, known: Tensor) -> Tensor:
+    """Weights (*spatial) float32 of the known voxels that sum to the same for each label, 0 elsewhere."""
+    _, owner, size = torch.unique(labels[known], return_inverse=True, return_counts=True)
+    weights = torch.zeros(labels.shape, device=labels.device)
+    weights[known] = len(owner) / (size[owner] * max(len(size), 1))
+    return weights
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean with weights (or over chosen voxels), which sum to 1 or more unless all are 0; then it is 0."""
+    return (values * weights).sum() / weights.sum().clamp_min(1)

@@ -324,7 +324,8 @@ class SpocoLoss(nn.Module):
             self.background_label,
             self.ignore_label,
         )
-        return objectness_loss(logits, target, self.objectness_unlabelled_weight)
+        each = labels if self.objectness_target == "interior" else None
+        return objectness_loss(logits, target, self.objectness_unlabelled_weight, each)
 
 
 def _plain(tensor: Tensor) -> Tensor:
