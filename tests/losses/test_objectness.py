@@ -108,6 +108,25 @@ def test_background_is_zero_ignored_counts_nowhere_and_neither_is_an_object(kind
     assert (objectness_target(labels, kind, shell=2)[:, 2:4] == 0).all()
 
 
+def test_each_object_counts_alike_where_labels_are_given():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([7] * 50 + [3] * 2 + [0] * 10 + [9] * 5)
+    target = (torch.rand(67, generator=generator, dtype=torch.float64) > 0.5).double()
+    target[54:60], target[62:] = UNLABELLED, IGNORED
+    logits = torch.randn(67, generator=generator, dtype=torch.float64, requires_grad=True)
+    p = logits.detach().sigmoid()
+    entropy = -torch.where(target > 0, p.log(), (1 - p).log())
+    means = [entropy[:50].mean(), entropy[50:52].mean(), entropy[[52, 53, 60, 61]].mean()]
+    value = objectness_loss(logits, target, 0.3, labels)
+    assert value.item() == pytest.approx((sum(means) / 3 + 0.3 * entropy[54:60].mean()).item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, logits)
+    expected = (p - target.clamp_min(0)) / 3
+    torch.testing.assert_close(gradient[:50], expected[:50] / 50, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient[50:52], expected[50:52] / 2, rtol=1e-6, atol=0)
+    assert not gradient[62:].any()
+    assert objectness_loss(logits, torch.full_like(target, IGNORED), 0.3, labels) == 0
+
+
 def test_loss_is_the_cross_entropy_of_known_voxels_and_a_share_of_the_unlabelled():
     target = torch.tensor([0.25, 1.0, UNLABELLED, UNLABELLED, IGNORED, 0.0], dtype=torch.float64)
     logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1], dtype=torch.float64, requires_grad=True)
