@@ -78,6 +78,10 @@ class Rules:
         sample["foreground"] = torch.from_numpy(mask)[None]
         return plain(self.clustering(background="foreground", foreground_key="foreground")(sample), "pred")
 
+    def configured(self, sample: dict) -> np.ndarray:
+        """What `spoco predict` does: objectness above the threshold of the model, grown to its extent if it has one."""
+        return plain(self.clustering()(dict(sample)), "pred")
+
     def fixed(self, threshold: float):
         """Objectness above one number."""
         return lambda sample: self.labels(sample, probability(sample) > threshold, True)
@@ -158,7 +162,8 @@ def main() -> None:
             rules = Rules(judge, annotated)
             samples = judge.embed(Path(second))
             for name, rule in {
-                "objectness above 0.4 (default)": rules.fixed(0.4),
+                "as the model's configuration says": rules.configured,
+                "objectness above 0.4": rules.fixed(0.4),
                 "objectness above 0.5": rules.fixed(0.5),
                 "objectness, Otsu's threshold per image": rules.otsu,
                 f"objectness, calibrated ({rules.calibrated:.2f})": rules.calibrated_objectness,
