@@ -12,8 +12,9 @@ A rule looks at the clusters on a grid (all voxels, or blocks of them) and marks
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ def background_clusters(
     return torch.zeros(count, dtype=torch.bool, device=label.device)
 
 
-def cluster_sums(label: Tensor, count: int, *values: Tensor) -> Tensor:
-    """Sums (count, len(values)) of maps over clusters, float64."""
+def cluster_sums(label: Tensor, count: int, values: Iterable[Tensor]) -> Tensor:
+    """Sums (count, maps) of maps over clusters, float64; maps are taken one by one, which may come from a generator."""
     flat = label.flatten()
     columns = [torch.bincount(flat, value.flatten().double(), minlength=count) for value in values]
     return torch.stack(columns, 1)
@@ -71,13 +72,13 @@ def outside_mask(label: Tensor, count: int, mass: Tensor, inside: Tensor, fracti
         inside: (z, y, x) the part of it that lies in the foreground.
         fraction: between 0 and 1.
     """
-    total, part = cluster_sums(label, count, mass, inside).unbind(1)
+    total, part = cluster_sums(label, count, (mass, inside)).unbind(1)
     return part < fraction * total
 
 
 def largest_cluster(label: Tensor, count: int, mass: Tensor) -> Tensor:
     """The cluster with the most voxels, (count,) bool; cluster 0 (unassigned) does not compete."""
-    size = cluster_sums(label, count, mass)[:, 0]
+    size = cluster_sums(label, count, (mass,))[:, 0]
     size[0] = -1
     return torch.arange(count, device=label.device) == size.argmax()
 
@@ -124,7 +125,7 @@ def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: f
         votes: (D, z, y, x) coordinate channels; D axes of the grid have more than one cell.
         slope: least slope of a background cluster, between 0 and 1.
     """
-    total = cluster_sums(label, count, mass)[:, 0].clamp(min=1)
+    total = cluster_sums(label, count, (mass,))[:, 0].clamp(min=1)
     covariance = torch.zeros(count, device=label.device, dtype=torch.float64)
     variance = torch.zeros_like(covariance)
     for (axis, unit, _), vote in zip(vote_lines(votes), votes, strict=False):
@@ -135,7 +136,7 @@ def dense_votes(label: Tensor, count: int, mass: Tensor, votes: Tensor, slope: f
         mean_vote, mean_place, product, square = (
             column / total
             for column in cluster_sums(
-                label, count, mass * vote, mass * place, mass * vote * place, mass * place.square()
+                label, count, (mass * part for part in (vote, place, vote * place, place.square()))
             ).unbind(1)
         )
         covariance += product - mean_vote * mean_place
@@ -178,7 +179,7 @@ def scattered_kinds(label: Tensor, count: int, mass: Tensor, alike: Tensor, leas
         alike: (count,) largest cluster of each one's kind.
         least_share: of the kind's mass, from which a cluster counts as a piece.
     """
-    size = cluster_sums(label, count, mass)[:, 0]
+    size = cluster_sums(label, count, (mass,))[:, 0]
     total = torch.zeros_like(size).index_add_(0, alike, size)
     pieces = torch.bincount(alike[size > least_share * total[alike]], minlength=count)
     return (scattered_clusters(alike[label], count, mass) & (pieces >= 3))[alike]
@@ -207,14 +208,12 @@ def scattered_clusters(
         place = torch.arange(label.shape[axis], device=label.device, dtype=torch.float32).reshape(shape)
         places.append((place - place.mean()).expand(label.shape))
     pairs = [(i, j) for i in range(len(axes)) for j in range(i, len(axes))]
-    sums = cluster_sums(
-        label,
-        count,
-        mass,
-        torch.ones_like(mass),
-        *(mass * place for place in places),
-        *(mass * places[i] * places[j] for i, j in pairs),
+    moments = itertools.chain(
+        (mass, torch.ones_like(mass)),
+        (mass * place for place in places),
+        (mass * places[i] * places[j] for i, j in pairs),
     )
+    sums = cluster_sums(label, count, moments)
     size, cells = sums[:, 0], sums[:, 1]
     first = sums[:, 2 : 2 + len(axes)] / size.clamp(min=1)[:, None]
     covariance = torch.zeros(count, len(axes), len(axes), device=label.device, dtype=torch.float64)

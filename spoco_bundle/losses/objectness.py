@@ -10,8 +10,8 @@ that is all that is known of it: such voxels count as a term of their own with t
         + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
 
 Without that term nothing speaks against objects far from any annotation. With "interior" the mean over known voxels is
-one of means: of each annotated object, and of all known voxels outside; otherwise the largest cell of a tissue, nearly all
-inside, would outvote the borders of all others.
+one of means, of each annotated object and of all known voxels outside: otherwise the largest cell of a tissue, nearly
+all inside, would outvote the borders of all others.
 """
 
 from __future__ import annotations
