@@ -52,10 +52,12 @@ DATASETS: dict[str, dict[str, Any]] = {
         "channels": [16, 32, 64, 128],
         "crop_size": [16, 64, 64],
         "objectness_unlabelled_weight": 1.0,
+        "clustering#merge_distance": 2.5,
     },
-    # every voxel belongs to a neuron
+    # every voxel belongs to a neuron; the labels hold no piece below 500 voxels
     "fib25_neuron": {
         "config": "dense_tissue",
+        "clustering#min_size": 200,
         "spacing": [0.01, 0.01, 0.01],
         "strides": [2, 2, 2],
         "kernel_sizes": [3, 3, 3, 3],
