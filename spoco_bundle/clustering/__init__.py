@@ -94,8 +94,10 @@ def cluster_embeddings(
     if min_size < 1:
         raise SpocoError(f"min_size is {min_size}: give a number of voxels, 1 or more")
     if extent_threshold is not None and (objectness is None or not 0 <= extent_threshold <= 1):
-        given = "no objectness" if objectness is None else f"{extent_threshold}"
-        raise SpocoError(f"extent_threshold: there is {given}: give a number from 0 to 1 and an objectness, or None")
+        missing = ", without an objectness" if objectness is None else ""
+        raise SpocoError(
+            f"extent_threshold is {extent_threshold}{missing}: give a number from 0 to 1 and an objectness, or None"
+        )
     volume = Volume(embeddings)
     if not 0 <= coordinate_channels <= min(len(volume.spatial), volume.channels):
         raise SpocoError(

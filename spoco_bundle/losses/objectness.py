@@ -141,7 +141,7 @@ def _shares(labels: Tensor, known: Tensor) -> Tensor:
     """Weights (*spatial) float32 of the known voxels that sum to the same for each label, 0 elsewhere."""
     _, owner, size = torch.unique(labels[known], return_inverse=True, return_counts=True)
     weights = torch.zeros(labels.shape, device=labels.device)
-    weights[known] = len(owner) / (size[owner] * max(len(size), 1))
+    weights[known] = len(owner) / (size[owner] * len(size))
     return weights
 
 
