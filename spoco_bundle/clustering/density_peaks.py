@@ -262,7 +262,7 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
     density = blocks.weight.clone()
     likeness = torch.ones_like(density)
     for a, b in pairs:
-        similar = squared_distances(blocks.mean, a, b).div_(-scale).exp_()
+        similar = neighbour_distances(blocks.mean, a, b).div_(-scale).exp_()
         density[a] += blocks.weight[b] * similar
         density[b] += blocks.weight[a] * similar
         likeness[a] += similar
@@ -271,7 +271,7 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
     parent = order.clone()
     best = torch.full_like(density, reach**2)
     for a, b in pairs:
-        squared = squared_distances(blocks.mean, a, b)  # anew: kept, all pairs' would take as much memory as the blocks
+        squared = neighbour_distances(blocks.mean, a, b)  # anew: those of all pairs are as large as the blocks
         squared.masked_fill_(blocks.side[a] != blocks.side[b], torch.inf)
         ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
         for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
@@ -286,7 +286,7 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
         peak = further
 
 
-def squared_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:
+def neighbour_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:
     """Squared embedding distances between the cells of two slices (`neighbour_pairs`) of (E, z, y, x)."""
     total = torch.zeros_like(mean[0][a])
     difference = torch.empty_like(total)

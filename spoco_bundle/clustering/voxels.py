@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.plain_tensors import plain
 
 __all__ = ["Volume"]
 
@@ -36,8 +37,7 @@ class Volume:
         is_tensor = torch.is_tensor(embeddings)
         if not (embeddings.is_floating_point() if is_tensor else np.issubdtype(embeddings.dtype, np.floating)):
             raise SpocoError(f"embeddings are of type {embeddings.dtype}: give floating-point numbers")
-        if hasattr(embeddings, "as_tensor"):  # MONAI's MetaTensor: plain tensors are faster to slice
-            embeddings = embeddings.as_tensor()
+        embeddings = plain(embeddings)
         self.source = embeddings.detach() if is_tensor else embeddings
         self.device = embeddings.device if is_tensor else torch.device("cpu")
         self.channels = int(embeddings.shape[0])
@@ -51,8 +51,7 @@ class Volume:
 
     def grid(self, values: np.ndarray | torch.Tensor, name: str, dtype: torch.dtype) -> torch.Tensor:
         """A companion map (*spatial) or (1, *spatial) as a tensor of the internal shape, on the volume's device."""
-        if hasattr(values, "as_tensor"):
-            values = values.as_tensor()
+        values = plain(values)
         if tuple(values.shape) == (1, *self.spatial):
             values = values[0]
         if tuple(values.shape) != self.spatial:

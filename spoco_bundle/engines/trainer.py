@@ -15,6 +15,7 @@ from spoco_bundle.data.geometry import batch_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
 from spoco_bundle.networks import MomentumTeacher
+from spoco_bundle.plain_tensors import plain
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -95,7 +96,7 @@ class SpocoTrainer(SupervisedTrainer):
         torch.manual_seed((self.seed << 32) + self.state.iteration)
         spacing = batch_spacing(batchdata[Keys.IMAGE], self.student.spatial_dims).to(device)
         image, label, teacher_view = (
-            _plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
+            plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
             for key in (Keys.IMAGE, Keys.LABEL, "teacher_view")
         )
         seeds = batchdata["sample_seed"]
@@ -145,11 +146,6 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Drops MONAI's metadata: its bookkeeping costs time in every operation of the loss."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def _file_names(batchdata: dict[str, Any]) -> str:

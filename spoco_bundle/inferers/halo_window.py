@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.plain_tensors import plain
 from spoco_bundle.progress import Progress
 
 
@@ -164,7 +165,7 @@ class HaloWindowInferer(Inferer):
             for first in range(0, len(tasks), self.sw_batch_size):
                 chunk = tasks[first : first + self.sw_batch_size]
                 batch = torch.cat([padded[(slice(b, b + 1), slice(None), *map(_read, window))] for b, window in chunk])
-                result = _plain(network(batch.to(run_on), *args, **kwargs))
+                result = plain(network(batch.to(run_on), *args, **kwargs))
                 if output is None:
                     size = (len(inputs), result.shape[1], *(part.stop - part.start for part in keep))
                     output = torch.empty(size, dtype=result.dtype, device=self.device or inputs.device)
@@ -208,18 +209,13 @@ def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> t
 
 def _pad_to_multiple(volume: torch.Tensor, multiples: Sequence[int], mode: str) -> torch.Tensor:
     """Pads (B, C, *spatial) at the far ends; by index, so that an axis may be shorter than its padding."""
-    volume = _plain(volume)
+    volume = plain(volume)
     for axis, multiple in enumerate(multiples, start=2):
         size = volume.shape[axis]
         if size % multiple:
             source = np.pad(np.arange(size), (0, -size % multiple), mode=mode)
             volume = volume.index_select(axis, torch.as_tensor(source, device=volume.device))
     return volume
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor without metadata, which slicing per window would copy each time."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def _read(window: Window) -> slice:

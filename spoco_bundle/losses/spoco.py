@@ -16,6 +16,7 @@ from spoco_bundle.losses.instance import NO_OBJECT, NOWHERE, affinity_dice, bina
 from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS, objectness_loss, objectness_target
 from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
 from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
+from spoco_bundle.plain_tensors import plain
 
 __all__ = ["SpocoLoss"]
 
@@ -186,7 +187,7 @@ class SpocoLoss(nn.Module):
         Raises:
             SpocoError: when shapes do not fit, there are fewer channels than coordinates, or a label is negative.
         """
-        embeddings, labels = _plain(embeddings), _plain(labels)
+        embeddings, labels = plain(embeddings), plain(labels)
         if labels.dim() == embeddings.dim():
             labels = labels[:, 0]
         if labels.shape != embeddings.shape[:1] + embeddings.shape[2:]:
@@ -195,7 +196,7 @@ class SpocoLoss(nn.Module):
                 "batch and spatial shape have to agree"
             )
         if teacher_embeddings is not None:
-            teacher_embeddings = _plain(teacher_embeddings).detach()
+            teacher_embeddings = plain(teacher_embeddings).detach()
             if teacher_embeddings.shape != embeddings.shape:
                 raise SpocoError(
                     f"teacher_embeddings have shape {tuple(teacher_embeddings.shape)}, embeddings "
@@ -326,8 +327,3 @@ class SpocoLoss(nn.Module):
         )
         each = labels if self.objectness_target == "interior" else None
         return objectness_loss(logits, target, self.objectness_unlabelled_weight, each)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Drop a tensor subclass such as MONAI's MetaTensor, whose bookkeeping costs time in every operation."""
-    return tensor.as_subclass(torch.Tensor)

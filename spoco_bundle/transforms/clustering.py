@@ -17,6 +17,7 @@ from spoco_bundle.clustering.density_peaks import block_size
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.plain_tensors import plain
 
 
 class ClusterEmbeddingsd(MapTransform):
@@ -103,7 +104,7 @@ class ClusterEmbeddingsd(MapTransform):
                 coordinate_channels=self.coordinate_channels,
                 foreground=None if self.foreground_key is None else sample[self.foreground_key],
                 objectness=objectness,
-                image=_plain(image) if self.params.get("background") == "intensity" else None,
+                image=plain(image) if self.params.get("background") == "intensity" else None,
                 return_confidence=True,
                 **{**self._smallest(image), **self.params},
             )
@@ -116,7 +117,7 @@ class ClusterEmbeddingsd(MapTransform):
 
     def _prepare(self, output: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings with coordinates (E, *spatial), and the objectness (*spatial) in [0, 1]."""
-        output = _plain(torch.as_tensor(output))
+        output = plain(torch.as_tensor(output))
         objectness = None
         if self.objectness:
             objectness = torch.sigmoid(output[-1].float())
@@ -181,7 +182,3 @@ def _like_image(labels: torch.Tensor, image: torch.Tensor) -> MetaTensor:
         return MetaTensor(labels)
     meta = {name: value for name, value in image.meta.items() if name != "affine"}
     return MetaTensor(labels, affine=image.affine, meta=meta)
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -20,6 +20,7 @@ from spoco_bundle.data.label_checks import as_label_ids
 from spoco_bundle.data.objects_table import objects_table, write_objects_table
 from spoco_bundle.data.volumes import file_suffix, read_volume, write_instances
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.plain_tensors import plain
 from spoco_bundle.transforms.serving import SERVED
 
 
@@ -187,6 +188,5 @@ class SaveInstancesd(MapTransform):
 
 
 def _to_numpy(values: Any) -> np.ndarray:
-    if isinstance(values, MetaTensor):
-        values = values.as_tensor()
+    values = plain(values)
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

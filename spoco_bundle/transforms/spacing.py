@@ -11,6 +11,7 @@ from monai.transforms import MapTransform, Resize
 
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.errors import SpocoError
+from spoco_bundle.plain_tensors import plain
 
 GRID_SHAPE = "grid_shape"
 GRID_AFFINE = "grid_affine"
@@ -71,15 +72,15 @@ class ResampleToSpacingd(MapTransform):
             max(1, round(size * now / wanted)) if wanted else size
             for size, now, wanted in zip(shape, voxel_spacing(volume, dims), self.spacing)
         )
-        plain = volume.as_tensor()
+        values = volume.as_tensor()
         if target != shape and mode == "linear":
             linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[dims]
-            plain = Resize(target, mode=linear, anti_aliasing=True)(plain.float()).as_tensor()
+            values = Resize(target, mode=linear, anti_aliasing=True)(values.float()).as_tensor()
         elif target != shape:
-            plain = resize_nearest(plain, target)
+            values = resize_nearest(values, target)
         meta = {name: value for name, value in volume.meta.items() if name != "affine"}
         meta |= {GRID_SHAPE: torch.tensor(shape), GRID_AFFINE: volume.affine.clone()}
-        return MetaTensor(plain, affine=_rescaled(volume.affine, shape, target), meta=meta)
+        return MetaTensor(values, affine=_rescaled(volume.affine, shape, target), meta=meta)
 
 
 class RestoreGridd(MapTransform):
@@ -109,9 +110,8 @@ class RestoreGridd(MapTransform):
             labels = sample[key]
             own = labels.meta if isinstance(labels, MetaTensor) else meta
             kept = {name: value for name, value in own.items() if name not in (GRID_SHAPE, GRID_AFFINE, "affine")}
-            plain = resize_nearest(torch.as_tensor(labels), shape)
-            plain = plain.as_tensor() if isinstance(plain, MetaTensor) else plain
-            sample[key] = MetaTensor(plain, affine=torch.as_tensor(meta[GRID_AFFINE]), meta=kept)
+            resized = plain(resize_nearest(torch.as_tensor(labels), shape))
+            sample[key] = MetaTensor(resized, affine=torch.as_tensor(meta[GRID_AFFINE]), meta=kept)
         return sample
 
 
