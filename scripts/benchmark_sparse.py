@@ -95,6 +95,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "crop_24x48x48": {"crop_size": [24, 48, 48]},
     "crop_32x96x96": {"crop_size": [32, 96, 96], "batch_size": 1},
     "wide": {"channels": [16, 32, 64, 128]},
+    "deep": {
+        "channels": [16, 32, 64, 128, 128],
+        "strides": [2, 2, 2, 2],
+        "kernel_sizes": [3, 3, 3, 3, 3],
+        "convolutions": [2, 2, 2, 2, 2],
+    },
 }
 
 #: what trains, in the rows of the bundle
@@ -457,7 +463,7 @@ def draw_curve(rows: Iterable[dict[str, Any]], path: Path) -> None:
                 sizes = sorted({objects for objects, _ in points})
                 means = [np.mean([value for objects, value in points if objects == size]) for size in sizes]
                 (drawn,) = axis.plot(sizes, means, label=method)
-                axis.plot(*zip(*points, strict=True), "o", color=drawn.get_color(), markersize=4)
+                axis.plot(*zip(*points, strict=True), "o", color=drawn.get_color(), markersize=4, clip_on=False)
             axis.set(xscale="log", ylim=(0, 1), xlabel="annotated objects", ylabel=label, title=dataset)
             ticks = sorted({row["objects"] for part in methods.values() for row in part} - {0})
             axis.set_xticks(ticks, [str(tick) for tick in ticks])
