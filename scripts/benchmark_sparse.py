@@ -43,6 +43,13 @@ from spoco_bundle.transforms import KeepInstanceFractiond
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
 
+#: a level more than the default, the same on every axis
+FIVE_LEVELS: dict[str, Any] = {
+    "strides": [2, 2, 2, 2],
+    "kernel_sizes": [3, 3, 3, 3, 3],
+    "convolutions": [2, 2, 2, 2, 2],
+}
+
 #: ids that each data set needs on top of `configs/train.json`; "config" names overlays
 DATASETS: dict[str, dict[str, Any]] = {
     "bbbc050": {"spacing": [1.75, 0.8, 0.8]},
@@ -71,9 +78,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "spacing": [1, 1],
         "target_spacing": [2, 2],
         "channels": [16, 32, 64, 64, 64],
-        "strides": [2, 2, 2, 2],
-        "kernel_sizes": [3, 3, 3, 3, 3],
-        "convolutions": [2, 2, 2, 2, 2],
+        **FIVE_LEVELS,
         "crop_size": [224, 224],
         "batch_size": 2,
     },
@@ -95,12 +100,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "crop_24x48x48": {"crop_size": [24, 48, 48]},
     "crop_32x96x96": {"crop_size": [32, 96, 96], "batch_size": 1},
     "wide": {"channels": [16, 32, 64, 128]},
-    "deep": {
-        "channels": [16, 32, 64, 128, 128],
-        "strides": [2, 2, 2, 2],
-        "kernel_sizes": [3, 3, 3, 3, 3],
-        "convolutions": [2, 2, 2, 2, 2],
-    },
+    "deep": {"channels": [16, 32, 64, 128, 128], **FIVE_LEVELS},
 }
 
 #: what trains, in the rows of the bundle
