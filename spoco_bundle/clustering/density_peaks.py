@@ -8,7 +8,8 @@ the image instead of neighbours in the embedding space, because an object is a c
    block follows its most similar denser neighbour up to a density peak, whose followers form a basin;
 3. `merge_basins`: touching basins whose mean embeddings are closer than `merge_distance` become one region;
 4. `borders`: a region without a core whose embedding is a mixture of its neighbours' is a blurred border;
-5. `fill_blocks`, `assign_voxels`: what is left goes to the most similar region present around it. A voxel only chooses
+5. `find_small_objects`: what else has no core is looked at again voxel by voxel, if it may be a small object;
+6. `fill_blocks`, `assign_voxels`: what is left goes to the most similar region present around it. A voxel only chooses
    between the regions of the blocks nearest to it, so that outliers and blurred borders cannot jump to a far object.
 """
 
@@ -16,87 +17,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spoco_bundle.clustering.assignment import nearest_centre
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
+from spoco_bundle.clustering.blocks import Blocks, Regions, block_size, pool_blocks
+from spoco_bundle.clustering.mixtures import borders, mixed
+from spoco_bundle.clustering.small_objects import find_small_objects, places_of
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
 
-OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: background still forms regions
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
-MOST_BACKGROUNDS = 8  # largest background clusters, whose mixtures are looked for
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
-BORDER_NEIGHBOURS = 10  # densest of these regions that are looked at
-LARGER = 2.0  # times as many blocks as a blurred border has each region that it is a mixture of
-MIXED = 3  # regions in a mixture: few windows see more objects
 MEAN_PREFERENCE = 3.0  # object_preference where background is known by its mean embeddings
 OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
-MIXTURES_AT_ONCE = 1 << 13  # of these the differences to all neighbours are held in memory
+LARGE = 2.0  # times the median size of an object from which the whole of `object_preference` holds
+SIZE_EXPONENT = 0.1  # a voxel halfway between two objects goes to the smaller one, to which it matters more
 
-__all__ = ["block_size", "density_peaks"]
-
-
-@dataclass
-class Blocks:
-    """Averages over blocks of voxels.
-
-    Attributes:
-        size: voxels per block and axis.
-        mean: (E, z, y, x) mean embedding.
-        mass: (z, y, x) number of voxels.
-        weight: (z, y, x) mass times mean objectness (mass alone without objectness).
-        inside: (z, y, x) share of foreground voxels, 1 without a given foreground.
-        side: (z, y, x) bool; blocks of different sides never join. With an objectness the sides are mostly foreground
-            and mostly not: outside its objects a network's embeddings are arbitrary.
-    """
-
-    size: tuple[int, int, int]
-    mean: Tensor
-    mass: Tensor
-    weight: Tensor
-    inside: Tensor
-    side: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Blocks per axis."""
-        return tuple(self.mass.shape)
-
-
-@dataclass
-class Regions:
-    """What voxels and blocks are assigned to.
-
-    Attributes:
-        mean: (K + 1, E) mean embedding of every region, row 0 unused.
-        empty: (K + 1,) bool, regions that are background.
-        lines: what background votes for its own place (`vote_lines` of the blocks), where it is known to vote so.
-    """
-
-    mean: Tensor
-    empty: Tensor
-    lines: list[tuple[int, float, float]] | None = None
-
-    def squared_distances(self, vectors: Tensor, which: Tensor, own: Tensor | None) -> Tensor:
-        """Squared distances (n,) of vectors (n, E) to regions (n,): to the mean, in background with its own votes.
-
-        Args:
-            vectors: (n, E).
-            which: (n,) region of each.
-            own: (n, D) votes for the place of each vector, where `lines` say them.
-        """
-        target = self.mean.index_select(0, which)
-        if own is not None:
-            target[:, : own.shape[1]] = torch.where(self.empty[which][:, None], own, target[:, : own.shape[1]])
-        return target.sub_(vectors).square_().sum(1)
+__all__ = ["density_peaks"]
 
 
 def density_peaks(
@@ -112,7 +55,7 @@ def density_peaks(
     border_distance: float | None = None,
     core_density: float = 0.5,
     min_size: int = 20,
-    smoothness: float = 0.3,
+    smoothness: float = 0.13,
     outlier_distance: float = 4.5,
     object_preference: float | None = None,
     max_blocks: int = 250_000,
@@ -135,12 +78,15 @@ def density_peaks(
         core_density: share of the greatest possible density from which a region has a core and cannot be a blurred
             border, 0 to 1.
         min_size: regions with fewer voxels (weighted by objectness) near their mean embedding are dissolved among their
-            neighbours: debris does not agree on an embedding.
-        smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, 0 or more.
+            neighbours: debris does not agree on an embedding. If that leaves room for objects less than three blocks
+            wide, these are looked for voxel by voxel (`find_small_objects`).
+        smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, in units of
+            merge_distance squared, 0 or more.
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
             halfway between an object and the background belongs to the object. By default 6 where the background is
-            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 3.
+            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 3;
+            less for small objects, of which a shell of one voxel is a large part.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.
@@ -156,84 +102,61 @@ def density_peaks(
         raise SpocoError(f"pooling is {pooling}: give three numbers, each 1 or 2, along z, y, x")
     blocks = pool_blocks(volume, size, foreground, objectness)
     density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
-    lone = size[0] * size[1] * size[2] < min_size  # a block like none around it cannot be an object
+    block = size[0] * size[1] * size[2]
+    lone = block < min_size  # a block like none around it cannot be an object
     region, means = merge_basins(blocks, density, peak, merge_distance, least_blocks=2 if lone else 1)
     count = len(means)
     top = torch.zeros(count, device=volume.device)
     top.scatter_reduce_(0, region.flatten(), likeness.flatten(), "amax")
-    neighbours = 3 ** sum(n > 1 for n in blocks.shape)
+    neighbourhood = 3 ** sum(n > 1 for n in blocks.shape)
+    core = top >= core_density * neighbourhood
+    scale = kernel_scale(delta_var, kernel_threshold)
     if border_distance is None:
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
-    size = torch.bincount(region.flatten(), minlength=count)
-    dissolved = borders(touching(region, BORDER_REACH), means, top, size, core_density * neighbours, border_distance)
-    dissolved |= core_sizes(blocks, region, means, kernel_scale(delta_var, kernel_threshold)) < min_size
+    extent = torch.bincount(region.flatten(), minlength=count)
+    # where blocks are averages, an object less than three of them wide has no core
+    looked_at_again = block > 1 and min_size < neighbourhood * block
+    small = ~core & (extent < neighbourhood) & looked_at_again
+    dissolved = borders(touching(region, BORDER_REACH, ~core & ~small), means, top, extent, core, border_distance)
+    dissolved |= small | (core_sizes(blocks, region, means, scale) < min_size)
     regions = Regions(means, torch.zeros(count, dtype=torch.bool, device=volume.device))
     if background == "mask":
         # a region's core says whether it is foreground, not its blurred border
-        core = blocks.weight * likeness.square()
-        regions.empty = background_clusters("mask", region, count, core, inside=core * blocks.inside)
+        weight = blocks.weight * likeness.square()
+        regions.empty = background_clusters("mask", region, count, weight, inside=weight * blocks.inside)
     elif background == "density":
         votes = blocks.mean[:coordinate_channels]
         regions.lines = vote_lines(votes)
         regions.empty = background_clusters("density", region, count, blocks.mass, votes=votes)
+    if coordinate_channels:
         dissolved &= ~regions.empty  # pieces of it are small, since neighbours do not vote for one place
     region = region * ~dissolved[region]
     if background in ("scatter", "largest"):
-        alike = same_embedding(means, size * ~dissolved, merge_distance) if background == "scatter" else None
+        alike = same_embedding(means, extent * ~dissolved, merge_distance) if background == "scatter" else None
         regions.empty = background_clusters(background, region, count, blocks.mass, alike=alike)
         if regions.empty.any():
             # pockets among objects, and where two backgrounds meet
             regions.empty |= mixed(means, largest_first(regions.empty, region, blocks.mass, means), border_distance)
-    elif background == "mask":
+    if looked_at_again:
+        region, regions = find_small_objects(
+            volume,
+            blocks,
+            region,
+            regions,
+            mask=foreground,
+            coordinate_channels=coordinate_channels,
+            tolerance=border_distance,
+            merge_distance=merge_distance,
+            scale=scale,
+        )
+    if background == "mask":
         region = region * ~regions.empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
     region = fill_blocks(blocks, region, regions, blocks.inside > 0, rounds)
     if object_preference is None:
         object_preference = MEAN_PREFERENCE if regions.lines is None else OWN_PREFERENCE
-    return assign_voxels(
-        volume, blocks, region, regions, foreground, object_preference**2, smoothness, outlier_distance
-    )
-
-
-def block_size(shape: tuple[int, int, int], max_blocks: int = 250_000) -> tuple[int, int, int]:
-    """Voxels per block and axis, 1 or 2: longest axes are halved first until at most `max_blocks` blocks remain."""
-    size = [1, 1, 1]
-    for axis in sorted(range(3), key=lambda a: (-shape[a], -a)):
-        blocks = [-(-n // s) for n, s in zip(shape, size, strict=True)]
-        if blocks[0] * blocks[1] * blocks[2] > max_blocks and shape[axis] > 1:
-            size[axis] = 2
-    return tuple(size)
-
-
-def pool_blocks(
-    volume: Volume, size: tuple[int, int, int], foreground: Tensor | None = None, objectness: Tensor | None = None
-) -> Blocks:
-    """Average embeddings over every block, and weight the blocks by their size (and objectness, where given)."""
-    shape = [-(-n // s) for n, s in zip(volume.shape, size, strict=True)]
-    mean = torch.empty(volume.channels, *shape, device=volume.device)
-    for start, stop in volume.slabs(multiple=size[0]):
-        mean[:, start // size[0] : -(-stop // size[0])] = pool(volume.slab(start, stop), size)
-    if not all(torch.isfinite(channel).all() for channel in mean):  # one by one: isfinite copies what it looks at
-        raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
-    mass = torch.ones(shape, device=volume.device)
-    for axis, (extent, step) in enumerate(zip(volume.shape, size, strict=True)):
-        length = torch.full((shape[axis],), float(step), device=volume.device)
-        length[-1] = extent - step * (shape[axis] - 1)  # the last block may be cut by the border
-        mass *= length.reshape([-1 if a == axis else 1 for a in range(3)])
-    weight = mass
-    if objectness is not None:
-        weight = mass * pool(objectness[None], size)[0].clamp(min=OBJECTNESS_FLOOR)
-    inside = torch.ones_like(mass) if foreground is None else pool(foreground[None].float(), size)[0]
-    side = torch.ones_like(inside, dtype=torch.bool) if objectness is None else inside >= 0.5
-    return Blocks(size, mean, mass, weight, inside, side)
-
-
-def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Mean of (C, z, y, x) over blocks; blocks cut by the border are averaged over the voxels that they have."""
-    if set(size) == {1}:
-        return values
-    kernel = tuple(min(step, extent) for step, extent in zip(size, values.shape[1:], strict=True))
-    return functional.avg_pool3d(values[None], kernel, ceil_mode=True, count_include_pad=False)[0]
+    worth = smoothness * merge_distance**2
+    return assign_voxels(volume, blocks, region, regions, foreground, object_preference**2, worth, outlier_distance)
 
 
 def neighbour_pairs(shape: tuple[int, ...]) -> Iterator[tuple[tuple, tuple]]:
@@ -359,76 +282,10 @@ def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def borders(edges: Tensor, means: Tensor, likeness: Tensor, size: Tensor, core: float, tolerance: float) -> Tensor:
-    """Regions that are blurred borders or noise, (K + 1,) bool.
-
-    A region without a core (greatest likeness below `core`) belongs to its surroundings if its mean lies within
-    `tolerance` of a denser region around it, or of a mixture of it with others that are larger by `LARGER`: a border is
-    thinner than what it lies between.
-
-    Args:
-        edges: (n, 2) regions near each other.
-        means: (K + 1, E) of the regions.
-        likeness: (K + 1,) greatest likeness of a block in the region (`climb`).
-        size: (K + 1,) number of blocks.
-        core: likeness of a core.
-        tolerance: in embedding units.
-    """
-    both = torch.cat([edges, edges.flip(1)])
-    both = both[(likeness[both[:, 0]] < core) & (likeness[both[:, 1]] > likeness[both[:, 0]])]
-    order = torch.argsort(likeness[both[:, 1]], descending=True, stable=True)
-    both = both[order][torch.argsort(both[order, 0], stable=True)]
-    region, row, degree = torch.unique_consecutive(both[:, 0], return_inverse=True, return_counts=True)
-    place = torch.arange(len(both), device=both.device) - (torch.cumsum(degree, 0) - degree)[row]
-    near = torch.zeros(len(region), BORDER_NEIGHBOURS, dtype=torch.long, device=both.device)
-    kept = place < BORDER_NEIGHBOURS
-    near[row[kept], place[kept]] = both[kept, 1]
-    found = torch.zeros(len(means), dtype=torch.bool, device=both.device)
-    for some, others in zip(region.split(MIXTURES_AT_ONCE), near.split(MIXTURES_AT_ONCE), strict=True):
-        larger = (others > 0) & (size[others] >= LARGER * size[some][:, None])
-        found[some] = from_mixtures(means[some], means[others], others > 0, larger) < tolerance**2
-    return found
-
-
 def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -> Tensor:
     """Means (k, E) of the chosen regions (K + 1,), that of the largest region first."""
     size = torch.bincount(region.flatten(), mass.flatten(), minlength=len(chosen))
     return means[torch.argsort(size * chosen, descending=True, stable=True)[: int(chosen.sum())]]
-
-
-def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
-    """Points (N, E) near an end (K, E), or a mixture of some of the first `MOST_BACKGROUNDS` ends, (N,) bool."""
-    largest = ends[None, :MOST_BACKGROUNDS]
-    every = torch.ones_like(largest[..., 0], dtype=torch.bool)
-    parts = []
-    for part in points.split(MIXTURES_AT_ONCE):
-        present = every.expand(len(part), -1)
-        parts.append(from_mixtures(part, largest, present, present))
-    return (torch.cat(parts) < tolerance**2) | (nearest_centre(points, ends)[1] < tolerance**2)
-
-
-def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor) -> Tensor:
-    """Squared distance (N,) of points (N, E) to a near mixture (convex combination) of at most `MIXED` of their ends.
-
-    As Frank and Wolfe ("An algorithm for quadratic programming", 1956) go: from the nearest end on, a step goes towards
-    the end furthest ahead in the direction of the point, as far as that brings it nearer. The result is an upper bound
-    of the distance to the nearest mixture, which for two ends it is.
-
-    Args:
-        points: (N, E).
-        ends: (N, K, E), or (1, K, E) if all points have the same.
-        first: (N, K) bool, which ends a mixture can start from, at least one per point.
-        others: (N, K) bool, which can be mixed in.
-    """
-    ends = ends - points[:, None]
-    row = torch.arange(len(points), device=points.device)
-    mixture = ends[row, ends.square().sum(2).masked_fill(~first, torch.inf).argmin(1)]
-    for _ in range(MIXED - 1):
-        ahead = (ends * mixture[:, None]).sum(2).masked_fill(~others, torch.inf).argmin(1)
-        along = ends[row, ahead] - mixture
-        share = -(mixture * along).sum(1) / along.square().sum(1).clamp(min=1e-12)
-        mixture = mixture + (share.clamp(0, 1) * others[row, ahead])[:, None] * along
-    return mixture.square().sum(1)
 
 
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
@@ -440,8 +297,11 @@ def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> T
     return torch.bincount(owner, blocks.weight.flatten() * torch.exp(squared / -scale), minlength=len(means))
 
 
-def touching(label: Tensor, reach: int = 1) -> Tensor:
-    """Pairs (n, 2) of different labels above 0 at most `reach` blocks apart along an axis, once, the smaller first."""
+def touching(label: Tensor, reach: int = 1, among: Tensor | None = None) -> Tensor:
+    """Pairs (n, 2) of different labels above 0 at most `reach` blocks apart along an axis, once, the smaller first.
+
+    With `among` (K + 1,) bool only pairs of which one is among these.
+    """
     count = int(label.max()) + 1
     found = []
     for axis in range(3):
@@ -450,6 +310,8 @@ def touching(label: Tensor, reach: int = 1) -> Tensor:
             if length > 0:
                 left, right = label.narrow(axis, 0, length), label.narrow(axis, step, length)
                 edge = (left != right) & (left > 0) & (right > 0)
+                if among is not None:
+                    edge &= among[left] | among[right]
                 found.append(unique_pairs(torch.stack([left[edge], right[edge]], 1), count))
     if not found:
         return torch.zeros(0, 2, dtype=label.dtype, device=label.device)
@@ -519,13 +381,13 @@ def assign_voxels(
 ) -> Tensor:
     """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
 
-    Where these agree the voxel takes their label unseen. Elsewhere it takes the label that minimises
-    `penalty * min(d^2, cap^2) - smoothness * votes`, d = the distance to the region (`Regions.squared_distances`),
-    votes = the number of nearest blocks with the label, penalty = `preference` for background, otherwise 1. Background
-    and voxels off the mask get 0.
+    Where these agree the voxel takes their label unseen, elsewhere what `choose` says. Background and voxels off the
+    mask get 0.
     """
     objects = ~regions.empty
     objects[0] = False
+    size = torch.bincount(label.flatten(), minlength=len(objects)).clamp(min=1).float()
+    size = size / size[objects].median() if objects.any() else size
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     label = label.to(torch.int32)
     axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
@@ -548,7 +410,7 @@ def assign_voxels(
             if regions.lines is not None:
                 own = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
             vectors = part[:, rows].T.contiguous()
-            agreed[rows] = choose(vectors, near[:, rows], regions, own, preference, smoothness, cap)
+            agreed[rows] = choose(vectors, near[:, rows], regions, own, size, preference, smoothness, cap)
         agreed.masked_fill_(regions.empty[agreed], 0)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
     return result
@@ -556,8 +418,8 @@ def assign_voxels(
 
 def block_places(rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int) -> list[Tensor]:
     """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index."""
-    z, y, x = rows // (shape[1] * shape[2]) + start, rows // shape[2] % shape[1], rows % shape[2]
-    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z, y, x), size, strict=True)]
+    z, y, x = places_of(rows, shape)
+    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z + start, y, x), size, strict=True)]
 
 
 def choose(
@@ -565,14 +427,34 @@ def choose(
     near: Tensor,
     regions: Regions,
     own: Tensor | None,
+    size: Tensor,
     preference: float,
     smoothness: float,
     cap: float,
 ) -> Tensor:
-    """Best candidate of each voxel: vectors (N, E), near (C, N) candidate labels, 0 = none, own (N, D) or None."""
-    penalty = torch.where(regions.empty, preference, 1.0)
-    best = torch.full((len(vectors),), torch.inf, device=vectors.device)
-    chosen = torch.zeros_like(near[0])
+    """Label (N,) of each voxel, among its candidates.
+
+    The object that minimises `min(size^p d^2, cap^2) - smoothness * votes`, d = the distance to the region
+    (`Regions.squared_distances`), votes = the number of candidates that name it, p = `SIZE_EXPONENT`; or the background
+    that does with d in place of `size^p d`, if that is less with `preference` in front of d^2, in full where the object
+    is large.
+
+    Args:
+        vectors: (N, E) embeddings.
+        near: (C, N) candidate labels, 0 = none; at least one object among those of a voxel.
+        regions: (K + 1) regions that the labels name.
+        own: (N, D) votes for the place of each voxel, or None.
+        size: (K + 1,) of the regions, over the median of the objects'.
+        preference: at least 1.
+        smoothness: squared distance that a vote is worth.
+        cap: distance beyond which a voxel's embedding no longer speaks.
+    """
+    count = len(vectors)
+    weight = torch.where(regions.empty, 1.0, size**SIZE_EXPONENT)
+    # of every voxel the best object, and after all these the best background
+    cost = torch.full((2 * count,), torch.inf, device=vectors.device)
+    squared, votes = torch.zeros_like(cost), torch.zeros_like(cost)
+    chosen = torch.zeros(2 * count, dtype=near.dtype, device=near.device)
     for j, candidate in enumerate(near):
         new = candidate > 0
         for earlier in near[:j]:
@@ -581,12 +463,20 @@ def choose(
         if len(rows) == 0:
             continue
         which = candidate.index_select(0, rows)
-        votes = None if own is None else own.index_select(0, rows)
-        distance = regions.squared_distances(vectors.index_select(0, rows), which, votes)
-        distance.clamp_(max=cap**2).mul_(penalty.index_select(0, which))
-        agreeing = (near == candidate).sum(0, dtype=best.dtype)
-        cost = torch.full_like(best, torch.inf).index_copy_(0, rows, distance).sub_(agreeing, alpha=smoothness)
-        better = cost < best
-        best = torch.where(better, cost, best)
-        chosen = torch.where(better, candidate, chosen)
+        place = None if own is None else own.index_select(0, rows)
+        distance = regions.squared_distances(vectors.index_select(0, rows), which, place)
+        distance.mul_(weight.index_select(0, which)).clamp_(max=cap**2)
+        agreeing = (near.index_select(1, rows) == which).sum(0, dtype=distance.dtype)
+        loss = torch.sub(distance, agreeing, alpha=smoothness)
+        slot = rows + count * regions.empty.index_select(0, which)
+        better = torch.nonzero(loss < cost.index_select(0, slot)).squeeze(1)
+        slot = slot.index_select(0, better)
+        for table, values in ((cost, loss), (squared, distance), (votes, agreeing), (chosen, which)):
+            table.index_copy_(0, slot, values.index_select(0, better))
+    chosen, lost = chosen[:count], chosen[count:]
+    rows = torch.nonzero((chosen > 0) & (lost > 0)).squeeze(1)
+    share = (size[chosen[rows]] / LARGE).clamp(max=1)
+    dear = (preference * share).clamp(min=1) * squared[count:][rows] - smoothness * votes[count:][rows]
+    rows = rows[dear < cost[:count][rows]]
+    chosen[rows] = lost[rows]
     return chosen

@@ -74,6 +74,17 @@ class Volume:
         part = part.float() if torch.is_tensor(part) else torch.from_numpy(np.array(part, dtype=np.float32))
         return part if part.ndim == 4 else part.unsqueeze(2)
 
+    def at(self, z: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Embeddings (..., E) float32 of single voxels at places (...) of the internal shape."""
+        where = (z, y, x) if len(self.spatial) == 3 else (z, x)
+        if torch.is_tensor(self.source):
+            part = self.source[(slice(None), *where)].float()
+        else:
+            part = torch.from_numpy(
+                self.source[(slice(None), *(w.numpy() for w in where))].astype(np.float32, copy=False)
+            )
+        return part.movedim(0, -1).contiguous()
+
     def slabs(self, multiple: int = 1, values: int = SLAB_VALUES) -> Iterator[tuple[int, int]]:
         """Ranges (start, stop) that cover the first axis; all but the last are multiples of `multiple` long."""
         row = self.channels * self.shape[1] * self.shape[2]

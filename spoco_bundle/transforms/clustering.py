@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.clustering import MIN_SIZE, check_method, cluster_embeddings, default_parameters
-from spoco_bundle.clustering.density_peaks import block_size
+from spoco_bundle.clustering.blocks import block_size
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError

@@ -1,0 +1,396 @@
+"""Objects a few voxels wide: what blocks of voxels cannot tell from blurred borders is looked at voxel by voxel.
+
+An object that fills no block leaves blocks that are mixtures of it and of what lies around it, no two alike: a region
+without a core, as a blurred border is. But a border is a mixture of the regions beside it and of nothing else. So
+
+1. `Surroundings`: the regions around a block, and background, are what it can be a mixture of;
+2. blocks further than a tolerance from every mixture (`from_mixtures`) hold something else, most of it the one that is
+   further than all its neighbours (`furthest`);
+3. `modes`: there, in a window of the block and one voxel around it, the voxels that are no mixtures have a density peak,
+   the embedding of a small object, if enough voxels agree on it and it is no mixture itself;
+4. all is repeated with what was found among the ends, until no more is found;
+5. `joined`: finds near each other with nearly the same embedding are one object.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spoco_bundle.clustering.background import own_votes, same_embedding, vote_lines
+from spoco_bundle.clustering.blocks import Blocks, Regions
+from spoco_bundle.clustering.mixtures import AT_ONCE, MOST_ENDS, from_mixtures
+from spoco_bundle.clustering.voxels import Volume
+
+ROUNDS = 6  # of looking for objects beside those just found
+MOST_AROUND = 16  # regions around a block that are looked at
+JOIN_REACH = 3  # blocks between two finds of one object
+AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
+VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
+MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
+WINDOWS_AT_ONCE = 1 << 10
+
+
+def cube(reach: int, step: int = 1) -> list[tuple[int, int, int]]:
+    """Offsets z, y, x, each from -reach to reach by steps."""
+    return list(itertools.product(range(-reach, reach + 1, step), repeat=3))
+
+
+BESIDE = cube(1)
+RAYS = sorted({*BESIDE, *cube(2, 2)})
+CUBE = cube(2)
+
+__all__ = ["find_small_objects"]
+
+
+def find_small_objects(
+    volume: Volume,
+    blocks: Blocks,
+    region: Tensor,
+    regions: Regions,
+    *,
+    mask: Tensor | None,
+    coordinate_channels: int,
+    tolerance: float,
+    merge_distance: float,
+    scale: float,
+) -> tuple[Tensor, Regions]:
+    """Small objects among blocks of no region, or far from the mean of theirs.
+
+    Args:
+        volume: the embeddings.
+        blocks: their averages.
+        region: (z, y, x) region of every block, 0 = in none.
+        regions: their embeddings.
+        mask: (z, y, x) bool, voxels of objects, if these are given.
+        coordinate_channels: number of leading channels that vote for the object's centre.
+        tolerance: distance between a block and what it is a mixture of, in embedding units.
+        merge_distance: embeddings closer than this are of one object.
+        scale: of the kernel between two blocks or voxels and a mean.
+
+    Returns:
+        The regions with those found, and the region of every block: 0 where it may belong to one of these.
+    """
+    lines = regions.lines
+    if lines is None and coordinate_channels and regions.empty.any():
+        lines = vote_lines(blocks.mean[:coordinate_channels])
+    kinds = background_kinds(blocks, region, regions, coordinate_channels, merge_distance)
+    loose = loose_blocks(blocks, region, regions, lines, tolerance, mask is not None)
+    around = Surroundings(region, regions, lines, kinds)
+    vectors = blocks.mean.flatten(1)
+    cells = torch.nonzero(loose.flatten()).squeeze(1)
+    cells = cells[
+        around.squared_distances(cells, vectors, BESIDE) > tolerance**2
+    ]  # most are mixtures of what touches them
+    unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0], regions.mean[:0, 0])
+    for _ in range(ROUNDS):
+        squared = around.squared_distances(cells, vectors, RAYS)
+        strange = squared > tolerance**2
+        cells, squared = cells[strange], squared[strange]
+        unexplained = cells if unexplained is None else unexplained
+        if len(cells) == 0:
+            break
+        chosen = furthest(cells, squared, region.shape)
+        found = modes(volume, blocks, cells[chosen], around, mask, tolerance, scale)
+        cells = cells[~chosen]
+        finds = finds.followed_by(found)
+        around = around.with_finds(found)
+    finds = finds.only(~mixtures_of_later(finds, around, merge_distance, tolerance))
+    region = region.clone()
+    region.view(-1)[unexplained] = 0
+    member = joined(finds, merge_distance, region.shape)
+    beside = scattered(finds.cells, torch.ones_like(finds.mass), region.shape)
+    region[(functional.max_pool3d(beside[None], 3, 1, 1)[0] > 0) & loose] = 0
+    region.view(-1)[finds.cells] = len(regions.mean) + member
+    weight = torch.bincount(member, finds.mass)
+    total = finds.mean.new_zeros(len(weight), volume.channels).index_add_(0, member, finds.mean * finds.mass[:, None])
+    return region, regions.extended(total / weight[:, None])
+
+
+@dataclass
+class Finds:
+    """What was found.
+
+    Attributes:
+        cells: (n,) flat indices of blocks.
+        mean: (n, E) embedding of the object found there.
+        mass: (n,) voxels that agree on it.
+        strangeness: (n,) squared distance from mixtures of what was around it before.
+    """
+
+    cells: Tensor
+    mean: Tensor
+    mass: Tensor
+    strangeness: Tensor
+
+    def only(self, chosen: Tensor) -> Finds:
+        """Those chosen (n,) bool."""
+        return Finds(*(part[chosen] for part in self.parts()))
+
+    def followed_by(self, other: Finds) -> Finds:
+        """Both, one after the other."""
+        return Finds(*(torch.cat(pair) for pair in zip(self.parts(), other.parts(), strict=True)))
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All attributes."""
+        return self.cells, self.mean, self.mass, self.strangeness
+
+
+def background_kinds(
+    blocks: Blocks, region: Tensor, regions: Regions, coordinate_channels: int, merge_distance: float
+) -> Tensor:
+    """Mean embeddings (k, E) of the largest backgrounds of different embedding, coordinates aside, k up to `MOST_ENDS`.
+
+    Background is in many pieces, and one that lies hidden in a border shares its embedding with a larger one elsewhere.
+    """
+    size = torch.bincount(region.flatten(), blocks.mass.flatten(), minlength=len(regions.mean)) * regions.empty
+    size[0] = 0
+    kind = same_embedding(regions.mean[:, coordinate_channels:], size, merge_distance)
+    kind = torch.unique(kind[size > 0])
+    return regions.mean[kind[torch.argsort(size[kind], descending=True, stable=True)[:MOST_ENDS]]]
+
+
+def loose_blocks(
+    blocks: Blocks,
+    region: Tensor,
+    regions: Regions,
+    lines: list[tuple[int, float, float]] | None,
+    tolerance: float,
+    masked: bool,
+) -> Tensor:
+    """Blocks (z, y, x) bool in no region, or further than `tolerance` from the mean of theirs.
+
+    Background counts where its votes are known, and where a mask says that a part of the block lies in objects.
+    """
+    owner = region.flatten()
+    empty = regions.empty[owner]
+    squared = torch.zeros(len(owner), device=owner.device)
+    for channel, mean in zip(blocks.mean, regions.mean.T, strict=True):
+        squared += (channel.flatten() - mean[owner]).square_()
+    far = squared > tolerance**2
+    if lines is None:
+        far &= ~empty
+    else:
+        cells = torch.nonzero(empty & (owner > 0)).squeeze(1)
+        voting = Regions(regions.mean, regions.empty, lines)
+        own = own_votes(lines, places_of(cells, region.shape))
+        far[cells] = (
+            voting.squared_distances(blocks.mean.flatten(1)[:, cells].T.contiguous(), owner[cells], own) > tolerance**2
+        )
+    loose = far | (owner == 0)
+    if masked:
+        loose = (loose | empty) & (blocks.inside.flatten() > 0)
+    return loose.reshape(region.shape)
+
+
+class Surroundings:
+    """What a block or voxel can be a mixture of: the regions around it, and background.
+
+    Args:
+        region: (z, y, x) region of every block, 0 = in none.
+        regions: their embeddings.
+        lines: what background votes for its own place, if it does.
+        kinds: (k, E) embeddings of background.
+    """
+
+    def __init__(
+        self, region: Tensor, regions: Regions, lines: list[tuple[int, float, float]] | None, kinds: Tensor
+    ) -> None:
+        self.region, self.regions, self.lines, self.kinds = region, regions, lines, kinds
+        self.padded = Padded(region, 2)
+
+    def with_finds(self, finds: Finds) -> Surroundings:
+        """These, and what was found among them."""
+        region = self.region.clone()
+        region.view(-1)[finds.cells] = len(self.regions.mean) + torch.arange(len(finds.cells), device=region.device)
+        return Surroundings(region, self.regions.extended(finds.mean), self.lines, self.kinds)
+
+    def near(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Regions (n, K), each once, at offsets in blocks from cells (n,), given by flat index; 0 where fewer."""
+        near = self.padded.around(cells, offsets).sort(1).values
+        near[:, 1:] *= near[:, 1:] != near[:, :-1]
+        near = near.sort(1, descending=True).values[:, :MOST_AROUND].long()
+        return near[:, : int((near > 0).any(0).sum())]
+
+    def ends(self, cells: Tensor, near: Tensor, background: bool = True) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, K, E) that cells (n,) can be mixtures of, and which of them (n, K) there are.
+
+        Args:
+            cells: flat indices of blocks.
+            near: (n, K) regions around them.
+            background: whether background from elsewhere comes after them.
+        """
+        kinds = self.kinds if background else self.kinds[:0]
+        ends = torch.cat([self.regions.mean[near], kinds.expand(len(cells), -1, -1)], 1)
+        empty = functional.pad(self.regions.empty[near], (0, len(kinds)), value=True)
+        if self.lines is not None:
+            own = own_votes(self.lines, places_of(cells, self.region.shape))
+            votes = ends[..., : own.shape[1]]
+            votes.copy_(torch.where(empty[..., None], own[:, None], votes))
+        return ends, functional.pad(near > 0, (0, len(kinds)), value=True)
+
+    def squared_distances(self, cells: Tensor, vectors: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Squared distance (n,) of cells (n,) of vectors (E, cells) from mixtures of what is at the offsets."""
+        parts = [torch.zeros(0, device=cells.device)]
+        for part in cells.split(AT_ONCE) if len(cells) else ():
+            ends, present = self.ends(part, self.near(part, offsets))
+            vector = vectors[:, part].T[:, None]
+            squared = from_mixtures(vector, ends, present, present)[:, 0]
+            # where nothing is around, whatever tells neighbours apart
+            parts.append(torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared))
+        return torch.cat(parts)
+
+
+class Padded:
+    """Values of a grid around its cells.
+
+    Args:
+        grid: (z, y, x) integers.
+        reach: cells along an axis that can be looked at.
+    """
+
+    def __init__(self, grid: Tensor, reach: int) -> None:
+        self.shape = grid.shape
+        self.reach = reach
+        self.padded = functional.pad(grid.to(torch.int32), (reach,) * 6)
+
+    def around(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Values (n, offsets) int32 at offsets from cells (n,), given by flat index; 0 beyond the grid."""
+        _, height, width = self.padded.shape
+        z, y, x = (place + self.reach for place in places_of(cells, self.shape))
+        start = (z * height + y) * width + x
+        flat = self.padded.view(-1)
+        steps = [(dz * height + dy) * width + dx for dz, dy, dx in offsets]
+        return torch.stack([flat.index_select(0, start + step) for step in steps], 1)
+
+
+def places_of(cells: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """Places z, y, x (n,) of cells (n,) of a grid, given by flat index."""
+    return [cells // (shape[1] * shape[2]), cells // shape[2] % shape[1], cells % shape[2]]
+
+
+def scattered(cells: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Grid (z, y, x) that is 0 but for the values (n,) of cells (n,)."""
+    grid = torch.zeros(tuple(shape), dtype=values.dtype, device=values.device)
+    grid.view(-1)[cells] = values
+    return grid
+
+
+def furthest(cells: Tensor, squared: Tensor, shape: Sequence[int]) -> Tensor:
+    """Cells (n,) bool whose squared distance (n,) is the greatest among the cells beside them."""
+    grid = scattered(cells, squared, shape)
+    return (grid == functional.max_pool3d(grid[None], 3, 1, 1)[0]).view(-1)[cells]
+
+
+def modes(
+    volume: Volume,
+    blocks: Blocks,
+    cells: Tensor,
+    around: Surroundings,
+    mask: Tensor | None,
+    tolerance: float,
+    scale: float,
+) -> Finds:
+    """Embeddings that most voxels agree on, of those that are no mixtures, in windows of a block and one voxel around.
+
+    Only those that enough voxels agree on, and that are no mixtures themselves.
+
+    Args:
+        volume: the embeddings.
+        blocks: their averages.
+        cells: (n,) flat indices of blocks.
+        around: what the voxels can be mixtures of.
+        mask: (z, y, x) bool, voxels of objects, or None.
+        tolerance: distance from a mixture up to which a block is one.
+        scale: of the kernel between a voxel and a mean.
+    """
+    finds = []
+    for part in cells.split(WINDOWS_AT_ONCE):
+        vectors, inside = window(volume, blocks, part, mask)
+        near = around.near(part, RAYS)
+        ends, present = around.ends(part, near, background=False)
+        other = inside & (from_mixtures(vectors, ends, present, present) > (VOXEL_TOLERANCE * tolerance) ** 2)
+        centred = vectors - vectors.mean(1, keepdim=True)
+        squares = centred.square().sum(2)
+        squared = squares[:, :, None] + squares[:, None] - 2 * torch.bmm(centred, centred.transpose(1, 2))
+        # the difference of two voxels has twice the variance of that of one
+        weight = torch.exp(squared / (-2 * scale)) * other[:, None]
+        row = torch.arange(len(part), device=part.device)
+        mean = weighted_mean(vectors, weight[row, (weight.sum(2) * other).argmax(1)])
+        weight = torch.exp((vectors - mean[:, None]).square().sum(2) / (-2 * scale)) * other
+        mean = weighted_mean(vectors, weight)
+        mass = weight.sum(1)
+        ends, present = around.ends(part, near)
+        squared = from_mixtures(mean[:, None], ends, present, present)[:, 0]
+        good = (mass > AGREEING) & (squared > (MODE_TOLERANCE * tolerance) ** 2)
+        finds.append(Finds(part[good], mean[good], mass[good], squared[good]))
+    return functools.reduce(Finds.followed_by, finds)
+
+
+def window(volume: Volume, blocks: Blocks, cells: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, V, E) of blocks (n,) and one voxel around them, and which voxels (n, V) there are in the mask."""
+    steps = [torch.arange(-1, size + 1, device=cells.device) for size in blocks.size]
+    steps = [step.flatten() for step in torch.meshgrid(*steps, indexing="ij")]
+    voxels = []
+    inside = torch.ones(len(cells), len(steps[0]), dtype=torch.bool, device=cells.device)
+    for place, size, step, extent in zip(places_of(cells, blocks.shape), blocks.size, steps, volume.shape, strict=True):
+        along = place[:, None] * size + step
+        inside &= (along >= 0) & (along < extent)
+        voxels.append(along.clamp(0, extent - 1))
+    if mask is not None:
+        inside &= mask[tuple(voxels)]
+    return volume.at(*voxels), inside
+
+
+def weighted_mean(vectors: Tensor, weight: Tensor) -> Tensor:
+    """Means (n, E) of vectors (n, V, E) by weights (n, V)."""
+    return torch.bmm(weight[:, None], vectors)[:, 0] / weight.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def mixtures_of_later(finds: Finds, around: Surroundings, merge_distance: float, tolerance: float) -> Tensor:
+    """Finds (n,) bool that are mixtures of what is around them, with such finds that are stranger than themselves.
+
+    More voxels can agree on a mixture at a flat border of a small object than on the object, which is found later.
+
+    Args:
+        finds: n finds.
+        around: what is around them, all finds included.
+        merge_distance: embeddings closer than this are of one object.
+        tolerance: distance from a mixture up to which a block is one.
+    """
+    near = around.near(finds.cells, CUBE)
+    ends, present = around.ends(finds.cells, near)
+    before = torch.full((len(around.regions.mean) - len(finds.cells),), torch.inf, device=near.device)
+    stranger = torch.cat([before, finds.strangeness])[near] > finds.strangeness[:, None]
+    present &= functional.pad(stranger, (0, len(around.kinds)), value=True)
+    present &= (ends - finds.mean[:, None]).square().sum(2) > merge_distance**2  # others than of the same object
+    return from_mixtures(finds.mean[:, None], ends, present, present)[:, 0] < (MODE_TOLERANCE * tolerance) ** 2
+
+
+def joined(finds: Finds, merge_distance: float, shape: Sequence[int]) -> Tensor:
+    """Consecutive number (n,) of the object of each find: chains of near ones closer than `merge_distance` are one.
+
+    Args:
+        finds: n finds.
+        merge_distance: in embedding units.
+        shape: blocks per axis.
+    """
+    number = torch.arange(1, len(finds.cells) + 1, device=finds.cells.device)
+    near = Padded(scattered(finds.cells, number, shape), JOIN_REACH).around(finds.cells, cube(JOIN_REACH))
+    one, place = torch.nonzero(near, as_tuple=True)
+    other = near[one, place].long() - 1
+    close = (finds.mean[one] - finds.mean[other]).square().sum(1) < merge_distance**2
+    one, other = one[close], other[close]
+    root = number - 1
+    while True:
+        lower = root.scatter_reduce(0, one, root[other], "amin")
+        lower = lower[lower]
+        if torch.equal(lower, root):
+            return torch.unique(root, return_inverse=True)[1]
+        root = lower
