@@ -16,7 +16,7 @@ the image instead of neighbours in the embedding space, because an object is a c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions, block_size, pool_blocks
 from spoco_bundle.clustering.mixtures import borders, mixed
-from spoco_bundle.clustering.small_objects import find_small_objects, places_of
+from spoco_bundle.clustering.neighbourhood import neighbour_pairs, places_of, touching, unique_pairs
+from spoco_bundle.clustering.small_objects import find_small_objects
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
@@ -159,17 +160,6 @@ def density_peaks(
     return assign_voxels(volume, blocks, region, regions, foreground, object_preference**2, worth, outlier_distance)
 
 
-def neighbour_pairs(shape: tuple[int, ...]) -> Iterator[tuple[tuple, tuple]]:
-    """Pairs of slices (a, b): every pair of neighbouring grid cells once, b after a in raster order."""
-    for offset in itertools.product((-1, 0, 1), repeat=3):
-        if offset <= (0, 0, 0) or any(abs(o) >= n for o, n in zip(offset, shape, strict=True)):
-            continue
-        yield (
-            tuple(slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, shape, strict=True)),
-            tuple(slice(max(0, o), n - max(0, -o)) for o, n in zip(offset, shape, strict=True)),
-        )
-
-
 def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     """Local density of every block, its surroundings' likeness, and the peak that it reaches by following denser ones.
 
@@ -295,34 +285,6 @@ def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> T
     for channel, mean in zip(blocks.mean, means.T, strict=True):
         squared += (channel.flatten() - mean[owner]).square_()
     return torch.bincount(owner, blocks.weight.flatten() * torch.exp(squared / -scale), minlength=len(means))
-
-
-def touching(label: Tensor, reach: int = 1, among: Tensor | None = None) -> Tensor:
-    """Pairs (n, 2) of different labels above 0 at most `reach` blocks apart along an axis, once, the smaller first.
-
-    With `among` (K + 1,) bool only pairs of which one is among these.
-    """
-    count = int(label.max()) + 1
-    found = []
-    for axis in range(3):
-        for step in range(1, reach + 1):
-            length = label.shape[axis] - step
-            if length > 0:
-                left, right = label.narrow(axis, 0, length), label.narrow(axis, step, length)
-                edge = (left != right) & (left > 0) & (right > 0)
-                if among is not None:
-                    edge &= among[left] | among[right]
-                found.append(unique_pairs(torch.stack([left[edge], right[edge]], 1), count))
-    if not found:
-        return torch.zeros(0, 2, dtype=label.dtype, device=label.device)
-    return unique_pairs(torch.cat(found), count)
-
-
-def unique_pairs(pairs: Tensor, count: int) -> Tensor:
-    """Sorted pairs (n, 2) of different ids below `count`, each once, the smaller id first."""
-    low, high = pairs.min(1).values, pairs.max(1).values
-    key = torch.unique((low * count + high)[low != high])
-    return torch.stack([key // count, key % count], 1)
 
 
 def fill_blocks(blocks: Blocks, label: Tensor, regions: Regions, wanted: Tensor, rounds: int) -> Tensor:

@@ -6,16 +6,16 @@ without a core, as a blurred border is. But a border is a mixture of the regions
 1. `Surroundings`: the regions around a block, and background, are what it can be a mixture of;
 2. blocks further than a tolerance from every mixture (`from_mixtures`) hold something else, most of it the one that is
    further than all its neighbours (`furthest`);
-3. `modes`: there, in a window of the block and one voxel around it, the voxels that are no mixtures have a density peak,
-   the embedding of a small object, if enough voxels agree on it and it is no mixture itself;
-4. all is repeated with what was found among the ends, until no more is found;
+3. `modes`: there, in a window of the block and one voxel around it, the voxels that are no mixtures have a density
+   peak, the embedding of a small object, if enough voxels agree on it and it is no mixture itself;
+4. all is repeated with what was found among the regions, until no more is found; what is a mixture of later finds is
+   dropped (`mixtures_of_later`);
 5. `joined`: finds near each other with nearly the same embedding are one object.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions
 from spoco_bundle.clustering.mixtures import AT_ONCE, MOST_ENDS, from_mixtures
+from spoco_bundle.clustering.neighbourhood import Padded, cube, places_of, scattered
 from spoco_bundle.clustering.voxels import Volume
 
 ROUNDS = 6  # of looking for objects beside those just found
@@ -34,15 +35,8 @@ JOIN_REACH = 3  # blocks between two finds of one object
 AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
 VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
 MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
-WINDOWS_AT_ONCE = 1 << 10
-
-
-def cube(reach: int, step: int = 1) -> list[tuple[int, int, int]]:
-    """Offsets z, y, x, each from -reach to reach by steps."""
-    return list(itertools.product(range(-reach, reach + 1, step), repeat=3))
-
-
-BESIDE = cube(1)
+WINDOWS_AT_ONCE = 1 << 8  # held in memory with the kernel values of all pairs of their voxels
+BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
 RAYS = sorted({*BESIDE, *cube(2, 2)})
 CUBE = cube(2)
 
@@ -85,9 +79,8 @@ def find_small_objects(
     around = Surroundings(region, regions, lines, kinds)
     vectors = blocks.mean.flatten(1)
     cells = torch.nonzero(loose.flatten()).squeeze(1)
-    cells = cells[
-        around.squared_distances(cells, vectors, BESIDE) > tolerance**2
-    ]  # most are mixtures of what touches them
+    # most are mixtures of what touches them
+    cells = cells[around.squared_distances(cells, vectors, BESIDE) > tolerance**2]
     unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0], regions.mean[:0, 0])
     for _ in range(ROUNDS):
         squared = around.squared_distances(cells, vectors, RAYS)
@@ -178,11 +171,9 @@ def loose_blocks(
         far &= ~empty
     else:
         cells = torch.nonzero(empty & (owner > 0)).squeeze(1)
-        voting = Regions(regions.mean, regions.empty, lines)
+        vectors = blocks.mean.flatten(1)[:, cells].T.contiguous()
         own = own_votes(lines, places_of(cells, region.shape))
-        far[cells] = (
-            voting.squared_distances(blocks.mean.flatten(1)[:, cells].T.contiguous(), owner[cells], own) > tolerance**2
-        )
+        far[cells] = regions.squared_distances(vectors, owner[cells], own) > tolerance**2
     loose = far | (owner == 0)
     if masked:
         loose = (loose | empty) & (blocks.inside.flatten() > 0)
@@ -245,41 +236,6 @@ class Surroundings:
             # where nothing is around, whatever tells neighbours apart
             parts.append(torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared))
         return torch.cat(parts)
-
-
-class Padded:
-    """Values of a grid around its cells.
-
-    Args:
-        grid: (z, y, x) integers.
-        reach: cells along an axis that can be looked at.
-    """
-
-    def __init__(self, grid: Tensor, reach: int) -> None:
-        self.shape = grid.shape
-        self.reach = reach
-        self.padded = functional.pad(grid.to(torch.int32), (reach,) * 6)
-
-    def around(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Values (n, offsets) int32 at offsets from cells (n,), given by flat index; 0 beyond the grid."""
-        _, height, width = self.padded.shape
-        z, y, x = (place + self.reach for place in places_of(cells, self.shape))
-        start = (z * height + y) * width + x
-        flat = self.padded.view(-1)
-        steps = [(dz * height + dy) * width + dx for dz, dy, dx in offsets]
-        return torch.stack([flat.index_select(0, start + step) for step in steps], 1)
-
-
-def places_of(cells: Tensor, shape: Sequence[int]) -> list[Tensor]:
-    """Places z, y, x (n,) of cells (n,) of a grid, given by flat index."""
-    return [cells // (shape[1] * shape[2]), cells // shape[2] % shape[1], cells % shape[2]]
-
-
-def scattered(cells: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Grid (z, y, x) that is 0 but for the values (n,) of cells (n,)."""
-    grid = torch.zeros(tuple(shape), dtype=values.dtype, device=values.device)
-    grid.view(-1)[cells] = values
-    return grid
 
 
 def furthest(cells: Tensor, squared: Tensor, shape: Sequence[int]) -> Tensor:
