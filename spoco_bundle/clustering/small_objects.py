@@ -35,7 +35,7 @@ JOIN_REACH = 3  # blocks between two finds of one object
 AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
 VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
 MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
-WINDOWS_AT_ONCE = 1 << 8  # held in memory with the kernel values of all pairs of their voxels
+WINDOWS_AT_ONCE = 1 << 7  # held in memory with the kernel values of all pairs of their voxels
 BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
 RAYS = sorted({*BESIDE, *cube(2, 2)})
 CUBE = cube(2)
@@ -123,7 +123,7 @@ class Finds:
     strangeness: Tensor
 
     def only(self, chosen: Tensor) -> Finds:
-        """Those chosen (n,) bool."""
+        """Those chosen, by (n,) bool or by index."""
         return Finds(*(part[chosen] for part in self.parts()))
 
     def followed_by(self, other: Finds) -> Finds:
@@ -320,13 +320,19 @@ def mixtures_of_later(finds: Finds, around: Surroundings, merge_distance: float,
         merge_distance: embeddings closer than this are of one object.
         tolerance: distance from a mixture up to which a block is one.
     """
-    near = around.near(finds.cells, CUBE)
-    ends, present = around.ends(finds.cells, near)
-    before = torch.full((len(around.regions.mean) - len(finds.cells),), torch.inf, device=near.device)
-    stranger = torch.cat([before, finds.strangeness])[near] > finds.strangeness[:, None]
-    present &= functional.pad(stranger, (0, len(around.kinds)), value=True)
-    present &= (ends - finds.mean[:, None]).square().sum(2) > merge_distance**2  # others than of the same object
-    return from_mixtures(finds.mean[:, None], ends, present, present)[:, 0] < (MODE_TOLERANCE * tolerance) ** 2
+    before = torch.full((len(around.regions.mean) - len(finds.cells),), torch.inf, device=finds.mean.device)
+    strangeness = torch.cat([before, finds.strangeness])
+    found = torch.zeros(len(finds.cells), dtype=torch.bool, device=finds.mean.device)
+    for rows in torch.arange(len(found), device=found.device).split(AT_ONCE):
+        some = finds.only(rows)
+        near = around.near(some.cells, CUBE)
+        ends, present = around.ends(some.cells, near)
+        stranger = strangeness[near] > some.strangeness[:, None]
+        present &= functional.pad(stranger, (0, len(around.kinds)), value=True)
+        present &= (ends - some.mean[:, None]).square().sum(2) > merge_distance**2  # others than of the same object
+        squared = from_mixtures(some.mean[:, None], ends, present, present)[:, 0]
+        found[rows] = squared < (MODE_TOLERANCE * tolerance) ** 2
+    return found
 
 
 def joined(finds: Finds, merge_distance: float, shape: Sequence[int]) -> Tensor:
