@@ -398,8 +398,8 @@ def choose(
 
     The object that minimises `min(size^p d^2, cap^2) - smoothness * votes`, d = the distance to the region
     (`Regions.squared_distances`), votes = the number of candidates that name it, p = `SIZE_EXPONENT`; or the background
-    that does with d in place of `size^p d`, if that is less with `preference` in front of d^2, in full where the object
-    is large.
+    that minimises the same without `size^p`, if it is less than the object's without it even with `preference` in front
+    of d^2, in full where the object is large.
 
     Args:
         vectors: (N, E) embeddings.
@@ -412,7 +412,7 @@ def choose(
         cap: distance beyond which a voxel's embedding no longer speaks.
     """
     count = len(vectors)
-    weight = torch.where(regions.empty, 1.0, size**SIZE_EXPONENT)
+    weight = torch.where(regions.empty, 1.0, size**SIZE_EXPONENT)  # among objects; background knows no size
     # of every voxel the best object, and after all these the best background
     cost = torch.full((2 * count,), torch.inf, device=vectors.device)
     squared, votes = torch.zeros_like(cost), torch.zeros_like(cost)
@@ -427,9 +427,10 @@ def choose(
         which = candidate.index_select(0, rows)
         place = None if own is None else own.index_select(0, rows)
         distance = regions.squared_distances(vectors.index_select(0, rows), which, place)
-        distance.mul_(weight.index_select(0, which)).clamp_(max=cap**2)
+        biased = (distance * weight.index_select(0, which)).clamp_(max=cap**2)
+        distance.clamp_(max=cap**2)
         agreeing = (near.index_select(1, rows) == which).sum(0, dtype=distance.dtype)
-        loss = torch.sub(distance, agreeing, alpha=smoothness)
+        loss = torch.sub(biased, agreeing, alpha=smoothness)
         slot = rows + count * regions.empty.index_select(0, which)
         better = torch.nonzero(loss < cost.index_select(0, slot)).squeeze(1)
         slot = slot.index_select(0, better)
@@ -439,6 +440,6 @@ def choose(
     rows = torch.nonzero((chosen > 0) & (lost > 0)).squeeze(1)
     share = (size[chosen[rows]] / LARGE).clamp(max=1)
     dear = (preference * share).clamp(min=1) * squared[count:][rows] - smoothness * votes[count:][rows]
-    rows = rows[dear < cost[:count][rows]]
+    rows = rows[dear < squared[rows] - smoothness * votes[rows]]
     chosen[rows] = lost[rows]
     return chosen
