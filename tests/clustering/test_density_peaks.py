@@ -56,7 +56,7 @@ def test_background_between_small_objects_is_known_by_its_votes_for_its_own_plac
     embeddings += random.normal(0, 0.1, embeddings.shape)
     labels = cluster_embeddings(embeddings, coordinate_channels=3, merge_distance=0.6, max_blocks=40_000)
     assert abs(labels.max() - middles.shape[1]) <= 6
-    assert (labels > 0)[truth > 0].mean() > 0.94
+    assert (labels > 0)[truth > 0].mean() > 0.93
     assert (labels > 0)[truth == 0].mean() < 0.3  # objects have a blurred border
 
 
