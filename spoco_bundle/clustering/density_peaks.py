@@ -118,8 +118,12 @@ def density_peaks(
     # where blocks are averages, an object less than three of them wide has no core
     looked_at_again = block > 1 and min_size < neighbourhood * block
     small = ~core & (extent < neighbourhood) & looked_at_again
-    dissolved = borders(touching(region, BORDER_REACH, ~core & ~small), means, top, extent, core, border_distance)
-    dissolved |= small | (core_sizes(blocks, region, means, scale) < min_size)
+    by_size = background in ("scatter", "largest")  # rules that compare all regions, small ones too
+    unsure = ~core if by_size else ~core & ~small
+    dissolved = borders(touching(region, BORDER_REACH, unsure), means, top, extent, core, border_distance)
+    dissolved |= core_sizes(blocks, region, means, scale) < min_size
+    if not by_size:
+        dissolved |= small
     regions = Regions(means, torch.zeros(count, dtype=torch.bool, device=volume.device))
     if background == "mask":
         # a region's core says whether it is foreground, not its blurred border
@@ -132,12 +136,13 @@ def density_peaks(
     if coordinate_channels:
         dissolved &= ~regions.empty  # pieces of it are small, since neighbours do not vote for one place
     region = region * ~dissolved[region]
-    if background in ("scatter", "largest"):
+    if by_size:
         alike = same_embedding(means, extent * ~dissolved, merge_distance) if background == "scatter" else None
         regions.empty = background_clusters(background, region, count, blocks.mass, alike=alike)
         if regions.empty.any():
             # pockets among objects, and where two backgrounds meet
             regions.empty |= mixed(means, largest_first(regions.empty, region, blocks.mass, means), border_distance)
+        region = region * ~small[region]
     if looked_at_again:
         region, regions = find_small_objects(
             volume,
