@@ -115,8 +115,9 @@ def density_peaks(
     if border_distance is None:
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
     extent = torch.bincount(region.flatten(), minlength=count)
-    # where blocks are averages, an object less than three of them wide has no core
-    looked_at_again = block > 1 and min_size < neighbourhood * block
+    # where blocks are averages along all axes, an object less than three of them wide has no core
+    averaged = all(step == 2 or extent == 1 for step, extent in zip(size, volume.shape, strict=True))
+    looked_at_again = averaged and min_size < neighbourhood * block
     small = ~core & (extent < neighbourhood) & looked_at_again
     by_size = background in ("scatter", "largest")  # rules that compare all regions, small ones too
     unsure = ~core if by_size else ~core & ~small
