@@ -42,6 +42,13 @@ class Blocks:
         """Blocks per axis."""
         return tuple(self.mass.shape)
 
+    def squared_distances(self, owner: Tensor, means: Tensor) -> Tensor:
+        """Squared distances (blocks,) of all blocks to the means (K, E) that `owner` (blocks,) names."""
+        squared = torch.zeros(len(owner), device=owner.device)
+        for channel, mean in zip(self.mean, means.T, strict=True):  # one by one: no copy of all
+            squared += (channel.flatten() - mean[owner]).square_()
+        return squared
+
 
 @dataclass
 class Regions:

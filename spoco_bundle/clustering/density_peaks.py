@@ -116,7 +116,7 @@ def density_peaks(
         border_distance = merge_distance if coordinate_channels else 2 * merge_distance
     extent = torch.bincount(region.flatten(), minlength=count)
     # where blocks are averages along all axes, an object less than three of them wide has no core
-    averaged = all(step == 2 or extent == 1 for step, extent in zip(size, volume.shape, strict=True))
+    averaged = all(step == 2 or n == 1 for step, n in zip(size, volume.shape, strict=True))
     looked_at_again = averaged and min_size < neighbourhood * block
     small = ~core & (extent < neighbourhood) & looked_at_again
     by_size = background in ("scatter", "largest")  # rules that compare all regions, small ones too
@@ -287,9 +287,7 @@ def largest_first(chosen: Tensor, region: Tensor, mass: Tensor, means: Tensor) -
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
     """Weight (K + 1,) of every region near its mean embedding: a block counts by its kernel value around the mean."""
     owner = region.flatten()
-    squared = torch.zeros(len(owner), device=owner.device)
-    for channel, mean in zip(blocks.mean, means.T, strict=True):
-        squared += (channel.flatten() - mean[owner]).square_()
+    squared = blocks.squared_distances(owner, means)
     return torch.bincount(owner, blocks.weight.flatten() * torch.exp(squared / -scale), minlength=len(means))
 
 

@@ -76,9 +76,8 @@ def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
 def borders(edges: Tensor, means: Tensor, likeness: Tensor, size: Tensor, core: Tensor, tolerance: float) -> Tensor:
     """Regions that are blurred borders or noise, (K + 1,) bool.
 
-    A region without a core belongs to its surroundings if its mean lies within
-    `tolerance` of a denser region around it, or of a mixture of it with others that are larger by `LARGER`: a border is
-    thinner than what it lies between.
+    A region without a core belongs to its surroundings if its mean lies within `tolerance` of a denser region around
+    it, or of a mixture of it with others that are larger by `LARGER`: a border is thinner than what it lies between.
 
     Args:
         edges: (n, 2) regions near each other.

@@ -163,10 +163,7 @@ def loose_blocks(
     """
     owner = region.flatten()
     empty = regions.empty[owner]
-    squared = torch.zeros(len(owner), device=owner.device)
-    for channel, mean in zip(blocks.mean, regions.mean.T, strict=True):
-        squared += (channel.flatten() - mean[owner]).square_()
-    far = squared > tolerance**2
+    far = blocks.squared_distances(owner, regions.mean) > tolerance**2
     if lines is None:
         far &= ~empty
     else:
@@ -285,7 +282,7 @@ def modes(
         ends, present = around.ends(part, near)
         squared = from_mixtures(mean[:, None], ends, present, present)[:, 0]
         good = (mass > AGREEING) & (squared > (MODE_TOLERANCE * tolerance) ** 2)
-        finds.append(Finds(part[good], mean[good], mass[good], squared[good]))
+        finds.append(Finds(part, mean, mass, squared).only(good))
     return functools.reduce(Finds.followed_by, finds)
 
 
