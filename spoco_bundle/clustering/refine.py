@@ -60,13 +60,14 @@ def sizes(labels: np.ndarray) -> np.ndarray:
 def absorb(labels: np.ndarray, small: np.ndarray, against_background: bool) -> np.ndarray:
     """Give every small part to the larger part, or the background, that it shares most faces with."""
     count = len(small)
+    flat = labels.ravel()
+    voxels = np.flatnonzero(small[flat])
     keys = []
-    for axis in range(3):
-        before = labels[(slice(None),) * axis + (slice(None, -1),)]
-        after = labels[(slice(None),) * axis + (slice(1, None),)]
-        for part, other in ((before, after), (after, before)):
-            rows = np.flatnonzero(small[part])
-            part, other = part.ravel()[rows], other.ravel()[rows]
+    for axis, stride in enumerate((labels.shape[1] * labels.shape[2], labels.shape[2], 1)):
+        place = voxels // stride % labels.shape[axis]
+        for step, beside in ((stride, place < labels.shape[axis] - 1), (-stride, place > 0)):
+            rows = voxels[beside]
+            part, other = flat[rows], flat[rows + step]
             kept = ~small[other] if against_background else ~small[other] & (other > 0)
             keys.append(part[kept].astype(np.int64) * count + other[kept])
     key, faces = np.unique(np.concatenate(keys), return_counts=True)
