@@ -25,8 +25,9 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions, block_size, pool_blocks
 from spoco_bundle.clustering.mixtures import borders, mixed
-from spoco_bundle.clustering.neighbourhood import neighbour_pairs, places_of, touching, unique_pairs
+from spoco_bundle.clustering.neighbourhood import neighbour_pairs, touching, unique_pairs
 from spoco_bundle.clustering.small_objects import find_small_objects
+from spoco_bundle.clustering.voxel_labels import assign_voxels
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 from spoco_bundle.errors import SpocoError
@@ -37,8 +38,6 @@ SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has i
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
 MEAN_PREFERENCE = 3.0  # object_preference where background is known by its mean embeddings
 OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
-LARGE = 2.0  # times the median size of an object from which the whole of `object_preference` holds
-SIZE_EXPONENT = 0.1  # a voxel halfway between two objects goes to the smaller one, to which it matters more
 
 __all__ = ["density_peaks"]
 
@@ -323,127 +322,3 @@ def fill_blocks(blocks: Blocks, label: Tensor, regions: Regions, wanted: Tensor,
         flat[cells] = chosen
         label = padded[1:-1, 1:-1, 1:-1]
     return label
-
-
-def nearest_blocks(extent: int, size: int, device: torch.device) -> list[Tensor]:
-    """Along one axis: every voxel's own block, and the neighbouring block that is nearest to the voxel."""
-    voxel = torch.arange(extent, device=device)
-    own = voxel // size
-    if size == 1:
-        return [own]
-    side = torch.where(voxel % size < size / 2, own - 1, own + 1)
-    return [own, side.clamp(0, -(-extent // size) - 1)]
-
-
-def assign_voxels(
-    volume: Volume,
-    blocks: Blocks,
-    label: Tensor,
-    regions: Regions,
-    mask: Tensor | None,
-    preference: float,
-    smoothness: float,
-    cap: float,
-) -> Tensor:
-    """Label of every voxel, chosen among the labels of the blocks nearest to it (8 in 3D, its own included).
-
-    Where these agree the voxel takes their label unseen, elsewhere what `choose` says. Background and voxels off the
-    mask get 0.
-    """
-    objects = ~regions.empty
-    objects[0] = False
-    size = torch.bincount(label.flatten(), minlength=len(objects)).clamp(min=1).float()
-    size = size / size[objects].median() if objects.any() else size
-    result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
-    label = label.to(torch.int32)
-    axes = [nearest_blocks(n, s, volume.device) for n, s in zip(volume.shape, blocks.size, strict=True)]
-    for start, stop in volume.slabs(multiple=blocks.size[0], values=1 << 21):
-        near = []
-        for z, y, x in itertools.product(*axes):
-            near.append(label[z[start:stop]][:, y][:, :, x].flatten())
-        near = torch.stack(near)
-        agreed = near[0].clone()
-        open_voxels = (near != near[0]).any(0)
-        if mask is not None:
-            inside = mask[start:stop].flatten()
-            open_voxels &= inside
-            agreed *= inside
-        rows = torch.nonzero(open_voxels).squeeze(1)
-        rows = rows[objects[near[:, rows]].any(0)]  # between backgrounds there is nothing to choose
-        if len(rows):
-            part = volume.slab(start, stop).reshape(volume.channels, -1)
-            own = None
-            if regions.lines is not None:
-                own = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
-            vectors = part[:, rows].T.contiguous()
-            agreed[rows] = choose(vectors, near[:, rows], regions, own, size, preference, smoothness, cap)
-        agreed.masked_fill_(regions.empty[agreed], 0)
-        result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
-    return result
-
-
-def block_places(rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int) -> list[Tensor]:
-    """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index."""
-    z, y, x = places_of(rows, shape)
-    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z + start, y, x), size, strict=True)]
-
-
-def choose(
-    vectors: Tensor,
-    near: Tensor,
-    regions: Regions,
-    own: Tensor | None,
-    size: Tensor,
-    preference: float,
-    smoothness: float,
-    cap: float,
-) -> Tensor:
-    """Label (N,) of each voxel, among its candidates.
-
-    The object that minimises `min(size^p d^2, cap^2) - smoothness * votes`, d = the distance to the region
-    (`Regions.squared_distances`), votes = the number of candidates that name it, p = `SIZE_EXPONENT`; or the background
-    that minimises the same without `size^p`, if it is less than the object's without it even with `preference` in front
-    of d^2, in full where the object is large.
-
-    Args:
-        vectors: (N, E) embeddings.
-        near: (C, N) candidate labels, 0 = none; at least one object among those of a voxel.
-        regions: (K + 1) regions that the labels name.
-        own: (N, D) votes for the place of each voxel, or None.
-        size: (K + 1,) of the regions, over the median of the objects'.
-        preference: at least 1.
-        smoothness: squared distance that a vote is worth.
-        cap: distance beyond which a voxel's embedding no longer speaks.
-    """
-    count = len(vectors)
-    weight = torch.where(regions.empty, 1.0, size**SIZE_EXPONENT)  # among objects; background knows no size
-    # of every voxel the best object, and after all these the best background
-    cost = torch.full((2 * count,), torch.inf, device=vectors.device)
-    squared, votes = torch.zeros_like(cost), torch.zeros_like(cost)
-    chosen = torch.zeros(2 * count, dtype=near.dtype, device=near.device)
-    for j, candidate in enumerate(near):
-        new = candidate > 0
-        for earlier in near[:j]:
-            new &= earlier != candidate
-        rows = torch.nonzero(new).squeeze(1)
-        if len(rows) == 0:
-            continue
-        which = candidate.index_select(0, rows)
-        place = None if own is None else own.index_select(0, rows)
-        distance = regions.squared_distances(vectors.index_select(0, rows), which, place)
-        biased = (distance * weight.index_select(0, which)).clamp_(max=cap**2)
-        distance.clamp_(max=cap**2)
-        agreeing = (near.index_select(1, rows) == which).sum(0, dtype=distance.dtype)
-        loss = torch.sub(biased, agreeing, alpha=smoothness)
-        slot = rows + count * regions.empty.index_select(0, which)
-        better = torch.nonzero(loss < cost.index_select(0, slot)).squeeze(1)
-        slot = slot.index_select(0, better)
-        for table, values in ((cost, loss), (squared, distance), (votes, agreeing), (chosen, which)):
-            table.index_copy_(0, slot, values.index_select(0, better))
-    chosen, lost = chosen[:count], chosen[count:]
-    rows = torch.nonzero((chosen > 0) & (lost > 0)).squeeze(1)
-    share = (size[chosen[rows]] / LARGE).clamp(max=1)
-    dear = (preference * share).clamp(min=1) * squared[count:][rows] - smoothness * votes[count:][rows]
-    rows = rows[dear < squared[rows] - smoothness * votes[rows]]
-    chosen[rows] = lost[rows]
-    return chosen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Padded", "cube", "neighbour_pairs", "places_of", "scattered", "touching", "unique_pairs"]
+__all__ = ["Padded", "cube", "distinct", "neighbour_pairs", "places_of", "scattered", "touching", "unique_pairs"]
 
 
 def cube(reach: int, step: int = 1) -> list[tuple[int, int, int]]:
@@ -31,13 +31,13 @@ class Padded:
         self.padded = functional.pad(grid.to(torch.int32), (reach,) * 6)
 
     def around(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Values (n, offsets) int32 at offsets from cells (n,), given by flat index; 0 beyond the grid."""
+        """Values (offsets, n) int32 at offsets from cells (n,), given by flat index; 0 beyond the grid."""
         _, height, width = self.padded.shape
         z, y, x = (place + self.reach for place in places_of(cells, self.shape))
         start = (z * height + y) * width + x
         flat = self.padded.view(-1)
         steps = [(dz * height + dy) * width + dx for dz, dy, dx in offsets]
-        return torch.stack([flat.index_select(0, start + step) for step in steps], 1)
+        return torch.stack([flat.index_select(0, start + step) for step in steps])
 
 
 def places_of(cells: Tensor, shape: Sequence[int]) -> list[Tensor]:
@@ -50,6 +50,18 @@ def scattered(cells: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     grid = torch.zeros(tuple(shape), dtype=values.dtype, device=values.device)
     grid.view(-1)[cells] = values
     return grid
+
+
+def distinct(values: Tensor, most: int) -> Tensor:
+    """Values above 0 of every column of (K, n), each once, the greatest first: (k, n), 0 where fewer, k up to `most`."""
+    found = []
+    while len(found) < most:
+        greatest = values.amax(0)
+        if not greatest.any():
+            break
+        found.append(greatest)
+        values = values * (values != greatest)
+    return torch.stack(found) if found else values[:0]
 
 
 def neighbour_pairs(shape: tuple[int, ...]) -> Iterator[tuple[tuple, tuple]]:

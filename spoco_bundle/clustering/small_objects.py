@@ -26,7 +26,7 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions
 from spoco_bundle.clustering.mixtures import AT_ONCE, MOST_ENDS, from_mixtures
-from spoco_bundle.clustering.neighbourhood import Padded, cube, places_of, scattered
+from spoco_bundle.clustering.neighbourhood import Padded, cube, distinct, places_of, scattered
 from spoco_bundle.clustering.voxels import Volume
 
 ROUNDS = 6  # of looking for objects beside those just found
@@ -35,6 +35,7 @@ JOIN_REACH = 3  # blocks between two finds of one object
 AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
 VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
 MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
+NEAR_AT_ONCE = 1 << 15  # blocks whose surroundings are held in memory, 27 or more numbers each
 WINDOWS_AT_ONCE = 1 << 7  # held in memory with the kernel values of all pairs of their voxels
 BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
 RAYS = sorted({*BESIDE, *cube(2, 2)})
@@ -80,7 +81,7 @@ def find_small_objects(
     vectors = blocks.mean.flatten(1)
     cells = torch.nonzero(loose.flatten()).squeeze(1)
     # most are mixtures of what touches them
-    cells = cells[around.squared_distances(cells, vectors, BESIDE) > tolerance**2]
+    cells = cells[around.squared_distances(cells, vectors, BESIDE, background=False) > tolerance**2]
     unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0], regions.mean[:0, 0])
     for _ in range(ROUNDS):
         squared = around.squared_distances(cells, vectors, RAYS)
@@ -201,10 +202,9 @@ class Surroundings:
 
     def near(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
         """Regions (n, K), each once, at offsets in blocks from cells (n,), given by flat index; 0 where fewer."""
-        near = self.padded.around(cells, offsets).sort(1).values
-        near[:, 1:] *= near[:, 1:] != near[:, :-1]
-        near = near.sort(1, descending=True).values[:, :MOST_AROUND].long()
-        return near[:, : int((near > 0).any(0).sum())]
+        parts = [distinct(self.padded.around(part, offsets), MOST_AROUND) for part in cells.split(NEAR_AT_ONCE)]
+        most = max(len(part) for part in parts)
+        return torch.cat([functional.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1).T.long()
 
     def ends(self, cells: Tensor, near: Tensor, background: bool = True) -> tuple[Tensor, Tensor]:
         """Embeddings (n, K, E) that cells (n,) can be mixtures of, and which of them (n, K) there are.
@@ -223,22 +223,32 @@ class Surroundings:
             votes.copy_(torch.where(empty[..., None], own[:, None], votes))
         return ends, functional.pad(near > 0, (0, len(kinds)), value=True)
 
-    def squared_distances(self, cells: Tensor, vectors: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Squared distance (n,) of cells (n,) of vectors (E, cells) from mixtures of what is at the offsets."""
-        parts = [torch.zeros(0, device=cells.device)]
-        for part in cells.split(AT_ONCE) if len(cells) else ():
-            ends, present = self.ends(part, self.near(part, offsets))
+    def squared_distances(
+        self, cells: Tensor, vectors: Tensor, offsets: Sequence[tuple[int, int, int]], background: bool = True
+    ) -> Tensor:
+        """Squared distance (n,) of cells (n,) of vectors (E, cells) from mixtures of what is at the offsets.
+
+        With background from elsewhere, unless that is refused.
+        """
+        near = self.near(cells, offsets)
+        found = torch.zeros(len(cells), device=cells.device)
+        number = (near > 0).sum(1)
+        order = torch.argsort(number, stable=True)  # those with as many regions around them together
+        for rows in order.split(AT_ONCE) if len(cells) else ():
+            part = cells[rows]
+            ends, present = self.ends(part, near[rows, : int(number[rows[-1]])], background)
             vector = vectors[:, part].T[:, None]
             squared = from_mixtures(vector, ends, present, present)[:, 0]
             # where nothing is around, whatever tells neighbours apart
-            parts.append(torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared))
-        return torch.cat(parts)
+            found[rows] = torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared)
+        return found
 
 
 def furthest(cells: Tensor, squared: Tensor, shape: Sequence[int]) -> Tensor:
     """Cells (n,) bool whose squared distance (n,) is the greatest among the cells beside them."""
-    grid = scattered(cells, squared, shape)
-    return (grid == functional.max_pool3d(grid[None], 3, 1, 1)[0]).view(-1)[cells]
+    number = torch.arange(1, len(cells) + 1, device=cells.device)
+    near = Padded(scattered(cells, number, shape), 1).around(cells, BESIDE)
+    return squared >= functional.pad(squared, (1, 0))[near].amax(0)
 
 
 def modes(
@@ -342,8 +352,8 @@ def joined(finds: Finds, merge_distance: float, shape: Sequence[int]) -> Tensor:
     """
     number = torch.arange(1, len(finds.cells) + 1, device=finds.cells.device)
     near = Padded(scattered(finds.cells, number, shape), JOIN_REACH).around(finds.cells, cube(JOIN_REACH))
-    one, place = torch.nonzero(near, as_tuple=True)
-    other = near[one, place].long() - 1
+    place, one = torch.nonzero(near, as_tuple=True)
+    other = near[place, one].long() - 1
     close = (finds.mean[one] - finds.mean[other]).square().sum(1) < merge_distance**2
     one, other = one[close], other[close]
     root = number - 1

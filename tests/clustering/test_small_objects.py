@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from spoco_bundle.clustering import cluster_embeddings
 from spoco_bundle.clustering.blocks import Regions, pool_blocks
-from spoco_bundle.clustering.density_peaks import choose
 from spoco_bundle.clustering.mixtures import from_mixtures
 from spoco_bundle.clustering.small_objects import (
     BESIDE,
@@ -166,20 +165,3 @@ def test_a_window_reads_the_voxels_of_a_block_and_one_around_it(kind, tmp_path):
         assert inside[cell, step] == (there and bool(mask[tuple(place)]))
         if there:
             assert np.allclose(vectors[cell, step], whole[(slice(None), *place)], atol=2e-3)
-
-
-def test_a_voxel_halfway_goes_to_the_smaller_object_and_from_background_to_an_object():
-    regions = Regions(torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([False, False, False, True]))
-    size = torch.tensor([1.0, 20.0, 0.1, 50.0])
-    halfway = torch.tensor([[0.5], [0.3], [0.8]])
-
-    def chosen(near, preference=9.0):
-        near = torch.tensor([near] * 3, dtype=torch.int32).T
-        return choose(halfway, near, regions, None, size, preference, 0.0, 4.5).tolist()
-
-    assert chosen([1, 2]) == chosen([2, 1]) == [2, 1, 2]
-    assert chosen([3, 1]) == [1, 1, 3]  # 0.5 < 3 * 0.5, and 0.8 > 3 * 0.2
-    regions.mean[2:] = torch.tensor([[0.0], [1.0]])
-    assert chosen([3, 2]) == [2, 2, 3]  # a small object takes less from background: 0.5^2 * 0.1^0.1 < 0.5^2
-    assert chosen([3, 1], 25.0) == [1, 1, 1]
-    assert chosen([3, 2], 25.0) == [2, 2, 3]

@@ -1,0 +1,186 @@
+"""Labels of voxels from those of blocks.
+
+A voxel chooses among the labels of the blocks nearest to it, 8 in 3D. These are the same for all voxels between the
+centres of 2 x 2 x 2 blocks, a window: where its blocks agree nobody has to look at the embeddings of its voxels.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from spoco_bundle.clustering.background import own_votes
+from spoco_bundle.clustering.blocks import Blocks, Regions
+from spoco_bundle.clustering.neighbourhood import distinct, places_of
+from spoco_bundle.clustering.voxels import Volume
+
+LARGE = 2.0  # times the median size of an object from which the whole of `object_preference` holds
+SIZE_EXPONENT = 0.1  # a voxel halfway between two objects goes to the smaller one, to which it matters more
+OWN_BLOCK = 1e-4  # squared distance by which the label of a voxel's own block is preferred: who is cut off has a choice
+SLAB_VALUES = 1 << 22  # float32 values of a slab, a view of embeddings in memory: 16 MiB
+
+__all__ = ["assign_voxels"]
+
+
+def assign_voxels(
+    volume: Volume,
+    blocks: Blocks,
+    label: Tensor,
+    regions: Regions,
+    mask: Tensor | None,
+    preference: float,
+    smoothness: float,
+    cap: float,
+) -> Tensor:
+    """Label (z, y, x) int32 of every voxel, chosen among those of the blocks nearest to it (`choose`).
+
+    Background and voxels off the mask get 0.
+
+    Args:
+        volume: the embeddings.
+        blocks: their averages.
+        label: (z, y, x) region of every block, 0 = none.
+        regions: what the labels name.
+        mask: (z, y, x) bool, voxels that get a label, or None for all.
+        preference: see `choose`, as `smoothness` and `cap`.
+    """
+    objects = ~regions.empty
+    objects[0] = False
+    size = torch.bincount(label.flatten(), minlength=len(objects)).clamp(min=1).float()
+    size = size / size[objects].median() if objects.any() else size
+    label = label.to(torch.int32)
+    padded = label
+    own, window = [], []  # along every axis the block of every voxel, and the window
+    for axis, (extent, step, count) in enumerate(zip(volume.shape, blocks.size, label.shape, strict=True)):
+        voxel = torch.arange(extent, device=label.device)
+        own.append(voxel // step)
+        window.append((voxel + step - 1) // step)
+        if step == 2:  # at the border a window has some blocks twice
+            place = torch.arange(-1, count + 1, device=label.device).clamp(0, count - 1)
+            padded = padded.index_select(axis, place)
+    corners = list(itertools.product(*(range(step) for step in blocks.size)))
+    height, width = (int(index[-1]) + 1 for index in window[1:])
+    result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
+    for start, stop in volume.slabs(multiple=blocks.size[0], values=SLAB_VALUES):
+        planes = window[0][start:stop]
+        first, last = int(planes[0]), int(planes[-1]) + 1
+        near = torch.stack([padded[first + z : last + z, y : y + height, x : x + width] for z, y, x in corners])
+        undecided = (near != near[0]).any(0)
+        near = near[:, undecided]
+        worth = objects[near].any(0)  # between backgrounds there is nothing to choose
+        undecided[undecided.clone()] = worth
+        number = torch.cumsum(undecided.flatten(), 0, dtype=torch.int32).view_as(undecided) * undecided
+        number = upsampled(number, [planes - first, *window[1:]])
+        agreed = upsampled(label, [own[0][start:stop], *own[1:]])
+        if mask is not None:
+            inside = mask[start:stop].flatten()
+            number *= inside
+            agreed *= inside
+        rows = torch.nonzero(number).squeeze(1)
+        if len(rows):
+            part = volume.slab(start, stop).reshape(volume.channels, -1)
+            vectors = part.gather(1, rows.expand(volume.channels, -1)).T.contiguous()
+            votes_here = None
+            if regions.lines is not None:
+                votes_here = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
+            near = near[:, worth]
+            candidates = distinct(near, len(near))
+            agreeing = torch.stack([(near == candidate).sum(0) for candidate in candidates])
+            agreed[rows] = choose(
+                vectors,
+                agreed[rows],
+                number[rows].long() - 1,
+                candidates,
+                agreeing,
+                regions,
+                votes_here,
+                size,
+                preference,
+                smoothness,
+                cap,
+            )
+        agreed.masked_fill_(regions.empty[agreed], 0)
+        result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
+    return result
+
+
+def upsampled(grid: Tensor, places: list[Tensor]) -> Tensor:
+    """Values (n,) of a grid at all combinations of places along its axes."""
+    for axis, place in enumerate(places):
+        grid = grid.index_select(axis, place)
+    return grid.flatten()
+
+
+def block_places(rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int) -> list[Tensor]:
+    """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index."""
+    z, y, x = places_of(rows, shape)
+    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z + start, y, x), size, strict=True)]
+
+
+def choose(
+    vectors: Tensor,
+    own_label: Tensor,
+    window: Tensor,
+    candidates: Tensor,
+    agreeing: Tensor,
+    regions: Regions,
+    own: Tensor | None,
+    size: Tensor,
+    preference: float,
+    smoothness: float,
+    cap: float,
+) -> Tensor:
+    """Label (N,) of each voxel, among the candidates of its window.
+
+    The object that minimises `min(size^p d^2, cap^2) - smoothness * votes`, d = the distance to the region
+    (`Regions.squared_distances`), votes = the number of blocks that name it, p = `SIZE_EXPONENT`; or the background
+    that minimises the same without `size^p`, if it is less than the object's without it even with `preference` in front
+    of d^2, in full where the object is large.
+
+    Args:
+        vectors: (N, E) embeddings.
+        own_label: (N,) label of the voxel's own block, taken where all else is equal.
+        window: (N,) which window the voxel is in.
+        candidates: (C, W) labels of the blocks of every window, each once, 0 = fewer; at least one object among them.
+        agreeing: (C, W) blocks of each label.
+        regions: (K + 1) regions that the labels name.
+        own: (N, D) votes for the place of each voxel, or None.
+        size: (K + 1,) of the regions, over the median of the objects'.
+        preference: at least 1.
+        smoothness: squared distance that a vote is worth.
+        cap: distance beyond which a voxel's embedding no longer speaks.
+    """
+    count = len(vectors)
+    weight = torch.where(regions.empty, 1.0, size**SIZE_EXPONENT)  # among objects; background knows no size
+    # of every voxel the best object, and after all these the best background
+    cost = torch.full((2 * count,), torch.inf, device=vectors.device)
+    squared, votes = torch.zeros_like(cost), torch.zeros_like(cost)
+    chosen = torch.zeros(2 * count, dtype=candidates.dtype, device=candidates.device)
+    rows = torch.arange(count, device=vectors.device)
+    for labels, numbers in zip(candidates, agreeing, strict=True):
+        here = window.index_select(0, rows)
+        which = labels.index_select(0, here)
+        present = torch.nonzero(which).squeeze(1)
+        if len(present) < len(rows):  # who has no candidate here has none further on
+            rows, here, which = (values.index_select(0, present) for values in (rows, here, which))
+        place = None if own is None else own.index_select(0, rows)
+        distance = regions.squared_distances(vectors.index_select(0, rows), which, place)
+        biased = (distance * weight.index_select(0, which)).clamp_(max=cap**2)
+        distance.clamp_(max=cap**2)
+        named = numbers.index_select(0, here).to(distance.dtype)
+        loss = biased.sub_(named, alpha=smoothness)
+        loss.sub_((own_label.index_select(0, rows) == which).to(loss.dtype), alpha=OWN_BLOCK)
+        slot = rows + count * regions.empty.index_select(0, which)
+        better = torch.nonzero(loss < cost.index_select(0, slot)).squeeze(1)
+        slot = slot.index_select(0, better)
+        for table, values in ((cost, loss), (squared, distance), (votes, named), (chosen, which)):
+            table.index_copy_(0, slot, values.index_select(0, better))
+    chosen, lost = chosen[:count], chosen[count:]
+    rows = torch.nonzero((chosen > 0) & (lost > 0)).squeeze(1)
+    share = (size[chosen[rows]] / LARGE).clamp(max=1)
+    dear = (preference * share).clamp(min=1) * squared[count:][rows] - smoothness * votes[count:][rows]
+    rows = rows[dear < squared[rows] - smoothness * votes[rows]]
+    chosen[rows] = lost[rows]
+    return chosen
