@@ -120,7 +120,7 @@ def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
     for axis, step in enumerate(size, start=1):
         if step == 2:  # axis by axis, which is much faster than pooling in 3D
             pairs, cut = divmod(values.shape[axis], 2)
-            first, second = (values.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).unbind(axis + 1))
+            first, second = values.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).unbind(axis + 1)
             mean = torch.add(first, second).mul_(0.5)
             values = torch.cat([mean, values.narrow(axis, 2 * pairs, 1)], axis) if cut else mean
     return values

@@ -53,7 +53,7 @@ def scattered(cells: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def distinct(values: Tensor, most: int) -> Tensor:
-    """Values above 0 of every column of (K, n), each once, the greatest first: (k, n), 0 where fewer, k up to `most`."""
+    """Values above 0 of each column of (K, n), each once, the greatest first: (k, n), k up to `most`, 0 where fewer."""
     found = []
     while len(found) < most:
         greatest = values.amax(0)

@@ -44,7 +44,9 @@ def assign_voxels(
         label: (z, y, x) region of every block, 0 = none.
         regions: what the labels name.
         mask: (z, y, x) bool, voxels that get a label, or None for all.
-        preference: see `choose`, as `smoothness` and `cap`.
+        preference: see `choose`.
+        smoothness: see `choose`.
+        cap: see `choose`.
     """
     objects = ~regions.empty
     objects[0] = False
