@@ -130,9 +130,9 @@ def cluster_embeddings(
         if "background" not in accepted and mask is None:
             labels = drop_background(volume, labels, background, coordinate_channels)
     labels = refine(
-        labels.cpu().numpy(),
-        foreground=None if mask is None else mask.cpu().numpy(),
-        objectness=None if objectness is None else given["objectness"].cpu().numpy(),
+        labels,
+        foreground=mask,
+        objectness=given["objectness"],
         seed_objectness=seed_objectness,
         split_parts=split_parts,
         min_size=min_size,
@@ -141,8 +141,8 @@ def cluster_embeddings(
         within = given["objectness"] >= extent_threshold
         if foreground is not None:
             within &= volume.grid(foreground, "foreground", torch.bool)
-        labels = grow(labels, given["objectness"].cpu().numpy(), within.cpu().numpy())
-    labels = torch.from_numpy(labels).to(volume.device)
+        labels = grow(labels.cpu().numpy(), given["objectness"].cpu().numpy(), within.cpu().numpy())
+        labels = torch.from_numpy(labels).to(volume.device)
     result = volume.shaped_like_input(labels)
     if not return_confidence:
         return result

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Padded", "cube", "distinct", "neighbour_pairs", "places_of", "scattered", "touching", "unique_pairs"]
+__all__ = [
+    "Padded",
+    "components",
+    "cube",
+    "distinct",
+    "neighbour_pairs",
+    "places_of",
+    "scattered",
+    "touching",
+    "unique_pairs",
+]
 
 
 def cube(reach: int, step: int = 1) -> list[tuple[int, int, int]]:
@@ -101,3 +111,24 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
     low, high = pairs.min(1).values, pairs.max(1).values
     key = torch.unique((low * count + high)[low != high])
     return torch.stack([key // count, key % count], 1)
+
+
+def components(one: Tensor, other: Tensor, count: int) -> Tensor:
+    """Smallest node (count,) that each node of a graph is connected with by its edges (one, other), each (n,) nodes.
+
+    In every round trees of nodes are hung below the smallest tree beside them, and flattened (Shiloach and Vishkin,
+    "An O(log n) parallel connectivity algorithm", Journal of Algorithms 1982).
+    """
+    root = torch.arange(count, device=one.device)
+    while True:
+        one, other = root[one], root[other]
+        apart = one != other
+        one, other = one[apart], other[apart]
+        if len(one) == 0:
+            return root
+        root = root.scatter_reduce(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
+        while True:
+            further = root[root]
+            if torch.equal(further, root):
+                break
+            root = further

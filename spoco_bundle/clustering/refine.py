@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import cc3d
-import fastremap
-import numpy as np
+import torch
+from torch import Tensor
+
+from spoco_bundle.clustering.connected_parts import connected_parts
+from spoco_bundle.clustering.neighbourhood import places_of
 
 __all__ = ["refine"]
 
 
 def refine(
-    labels: np.ndarray,
+    labels: Tensor,
     *,
-    foreground: np.ndarray | None = None,
-    objectness: np.ndarray | None = None,
+    foreground: Tensor | None = None,
+    objectness: Tensor | None = None,
     split_parts: bool = True,
     min_size: int = 20,
     seed_objectness: float = 0.5,
-) -> np.ndarray:
-    """Turn clusters into objects.
+) -> Tensor:
+    """Turn clusters into objects, on the device that they are on.
 
     Args:
-        labels: (z, y, x) integers, 0 = background.
+        labels: (z, y, x) int32, 0 = background.
         foreground: (z, y, x) bool, voxels that background does not compete for.
         split_parts: whether every connected part (26 neighbours, 8 in an image) of a cluster is an object of its own.
         min_size: parts of fewer voxels go to the object or background that they share most faces with; with a
@@ -33,46 +35,59 @@ def refine(
         (z, y, x) int32, ids 1..n in the order in which they first appear, 0 = background.
     """
     if split_parts:
-        labels = cc3d.connected_components(np.ascontiguousarray(labels, dtype=np.int32), connectivity=26)
-    labels = np.ascontiguousarray(labels, dtype=np.int32)
-    small = sizes(labels) < min_size
+        labels = connected_parts(labels)
+    flat = labels.flatten()
+    size = torch.bincount(flat)
+    small = size < min_size
     small[0] = False
-    if small.any():
-        labels = absorb(labels, small, against_background=foreground is None)
-    dropped = sizes(labels) < min_size
+    target = absorbed(labels, small, against_background=foreground is None)
+    kept = torch.zeros_like(size).index_add_(0, target, size) >= min_size
     if objectness is not None:
-        top = np.zeros(len(dropped), np.float32)
-        np.maximum.at(top, labels.ravel(), objectness.ravel())
-        dropped |= top < seed_objectness
-    if dropped.any():
-        labels = np.where(dropped, 0, np.arange(len(dropped), dtype=np.int32))[labels]
-    return fastremap.renumber(labels, preserve_zero=True, in_place=True)[0].astype(np.int32, copy=False)
+        top = torch.zeros(len(size), device=labels.device)
+        for plane, values in zip(labels, objectness, strict=True):  # one by one: the indices take 64 bits
+            top.scatter_reduce_(0, target[plane.flatten().long()], values.flatten(), "amax")
+        kept &= top >= seed_objectness
+    kept[0] = False
+    first = torch.full_like(size, len(flat)).scatter_reduce_(0, target, first_voxels(flat, len(size)), "amin")
+    objects = torch.nonzero(kept).squeeze(1)
+    objects = objects[torch.argsort(first[objects])]
+    number = torch.zeros(len(size), dtype=torch.int32, device=labels.device)
+    number[objects] = torch.arange(1, len(objects) + 1, dtype=torch.int32, device=labels.device)
+    return number[target].index_select(0, flat).view_as(labels)
 
 
-def sizes(labels: np.ndarray) -> np.ndarray:
-    """Voxels per label, counted plane by plane: NumPy counts a copy in 64 bits."""
-    count = np.zeros(int(labels.max()) + 1, np.int64)
-    for plane in labels:
-        count += np.bincount(plane.ravel(), minlength=len(count))
-    return count
+def first_voxels(flat: Tensor, count: int) -> Tensor:
+    """Index (count,) of the first voxel of each label of a map (n,), n where there is none."""
+    starts = torch.ones_like(flat, dtype=torch.bool)
+    starts[1:] = flat[1:] != flat[:-1]
+    place = torch.nonzero(starts).squeeze(1)
+    first = torch.full((count,), len(flat), device=flat.device)
+    return first.scatter_reduce_(0, flat[place].long(), place, "amin")
 
 
-def absorb(labels: np.ndarray, small: np.ndarray, against_background: bool) -> np.ndarray:
-    """Give every small part to the larger part, or the background, that it shares most faces with."""
+def absorbed(labels: Tensor, small: Tensor, against_background: bool) -> Tensor:
+    """Label (K + 1,) that each part becomes: a small one that which it shares most faces with, another stays.
+
+    Args:
+        labels: (z, y, x) int32 in 0..K.
+        small: (K + 1,) bool, not true for background.
+        against_background: whether background takes small parts; otherwise only one that touches no large part is lost.
+    """
     count = len(small)
-    flat = labels.ravel()
-    voxels = np.flatnonzero(small[flat])
+    flat = labels.flatten()
+    voxels = torch.nonzero(small.index_select(0, flat)).squeeze(1)
+    strides = (labels.shape[1] * labels.shape[2], labels.shape[2], 1)
     keys = []
-    for axis, stride in enumerate((labels.shape[1] * labels.shape[2], labels.shape[2], 1)):
-        place = voxels // stride % labels.shape[axis]
-        for step, beside in ((stride, place < labels.shape[axis] - 1), (-stride, place > 0)):
+    for place, stride, extent in zip(places_of(voxels, labels.shape), strides, labels.shape, strict=True):
+        for step, beside in ((stride, place < extent - 1), (-stride, place > 0)):
             rows = voxels[beside]
-            part, other = flat[rows], flat[rows + step]
-            kept = ~small[other] if against_background else ~small[other] & (other > 0)
-            keys.append(part[kept].astype(np.int64) * count + other[kept])
-    key, faces = np.unique(np.concatenate(keys), return_counts=True)
+            part, other = flat[rows].long(), flat[rows + step].long()
+            taken = ~small[other] if against_background else ~small[other] & (other > 0)
+            keys.append(part[taken] * count + other[taken])
+    key, faces = torch.unique(torch.cat(keys), return_counts=True)
     part, other = key // count, key % count
-    target = np.where(small, 0, np.arange(count)).astype(np.int32)
-    order = np.lexsort((-other, faces))  # of equally shared faces the part that appears first wins, and it comes last
-    target[part[order]] = other[order]
-    return target[labels]
+    most = torch.zeros_like(small, dtype=faces.dtype).scatter_reduce_(0, part, faces, "amax")
+    best = faces == most[part]
+    # of equally shared faces the part that appears first
+    chosen = torch.full_like(most, count).scatter_reduce_(0, part[best], other[best], "amin")
+    return torch.where(small, chosen % count, torch.arange(count, device=labels.device))

@@ -26,7 +26,7 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions
 from spoco_bundle.clustering.mixtures import AT_ONCE, MOST_ENDS, from_mixtures
-from spoco_bundle.clustering.neighbourhood import Padded, cube, distinct, places_of, scattered
+from spoco_bundle.clustering.neighbourhood import Padded, components, cube, distinct, places_of, scattered
 from spoco_bundle.clustering.voxels import Volume
 
 ROUNDS = 6  # of looking for objects beside those just found
@@ -355,11 +355,4 @@ def joined(finds: Finds, merge_distance: float, shape: Sequence[int]) -> Tensor:
     place, one = torch.nonzero(near, as_tuple=True)
     other = near[place, one].long() - 1
     close = (finds.mean[one] - finds.mean[other]).square().sum(1) < merge_distance**2
-    one, other = one[close], other[close]
-    root = number - 1
-    while True:
-        lower = root.scatter_reduce(0, one, root[other], "amin")
-        lower = lower[lower]
-        if torch.equal(lower, root):
-            return torch.unique(root, return_inverse=True)[1]
-        root = lower
+    return torch.unique(components(one[close], other[close], len(number)), return_inverse=True)[1]
