@@ -36,8 +36,8 @@ FAR_PAIR = 3.0  # basins further apart than so many merge distances never come c
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
-MEAN_PREFERENCE = 3.0  # object_preference where background is known by its mean embeddings
-OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
+MEAN_PREFERENCE = 4.0  # object_preference where background is known by its mean embeddings
+OWN_PREFERENCE = 8.0  # the same where it votes for its own place, to which it is much closer
 
 __all__ = ["density_peaks"]
 
@@ -55,7 +55,7 @@ def density_peaks(
     border_distance: float | None = None,
     core_density: float = 0.5,
     min_size: int = 20,
-    smoothness: float = 0.13,
+    smoothness: float = 0.1,
     outlier_distance: float = 4.5,
     object_preference: float | None = None,
     max_blocks: int = 250_000,
@@ -80,12 +80,12 @@ def density_peaks(
         min_size: regions with fewer voxels (weighted by objectness) near their mean embedding are dissolved among their
             neighbours: debris does not agree on an embedding. If that leaves room for objects less than three blocks
             wide, these are looked for voxel by voxel (`find_small_objects`).
-        smoothness: squared embedding distance that one of a voxel's eight nearest blocks is worth, in units of
+        smoothness: squared embedding distance that one of the blocks nearest to a voxel is worth, in units of
             merge_distance squared, 0 or more.
         outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
-            halfway between an object and the background belongs to the object. By default 6 where the background is
-            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 3;
+            halfway between an object and the background belongs to the object. By default 8 where the background is
+            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
             less for small objects, of which a shell of one voxel is a large part.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a

@@ -1,7 +1,9 @@
 """Labels of voxels from those of blocks.
 
 A voxel chooses among the labels of the blocks nearest to it, 8 in 3D. These are the same for all voxels between the
-centres of 2 x 2 x 2 blocks, a window: where its blocks agree nobody has to look at the embeddings of its voxels.
+centres of 2 x 2 x 2 blocks, a window: where its blocks agree nobody has to look at the embeddings of its voxels. Where
+blocks are single voxels each is a window with the 26 around it, if background is to be told from objects; otherwise its
+label is that of its block.
 """
 
 from __future__ import annotations
@@ -50,19 +52,27 @@ def assign_voxels(
     """
     objects = ~regions.empty
     objects[0] = False
-    size = torch.bincount(label.flatten(), minlength=len(objects)).clamp(min=1).float()
-    size = size / size[objects].median() if objects.any() else size
+    size = torch.bincount(label.flatten(), minlength=len(objects))
+    present = size[objects & (size > 0)]
+    size = size.clamp(min=1).float()
+    if len(present):
+        size /= present.median()
     label = label.to(torch.int32)
     padded = label
     own, window = [], []  # along every axis the block of every voxel, and the window
+    choices = []  # blocks of a window along every axis
     for axis, (extent, step, count) in enumerate(zip(volume.shape, blocks.size, label.shape, strict=True)):
         voxel = torch.arange(extent, device=label.device)
         own.append(voxel // step)
         window.append((voxel + step - 1) // step)
-        if step == 2:  # at the border a window has some blocks twice
+        if step == 2:
+            choices.append(2)
+        else:  # where objects are given, all is decided
+            choices.append(3 if mask is None and extent > 1 else 1)
+        if choices[-1] > 1:  # at the border a window has some blocks twice
             place = torch.arange(-1, count + 1, device=label.device).clamp(0, count - 1)
             padded = padded.index_select(axis, place)
-    corners = list(itertools.product(*(range(step) for step in blocks.size)))
+    corners = list(itertools.product(*map(range, choices)))
     height, width = (int(index[-1]) + 1 for index in window[1:])
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     for start, stop in volume.slabs(multiple=blocks.size[0], values=SLAB_VALUES):
