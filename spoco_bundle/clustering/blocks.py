@@ -41,10 +41,10 @@ class Blocks:
         """Blocks per axis."""
         return tuple(self.mass.shape)
 
-    def squared_distances(self, owner: Tensor, means: Tensor) -> Tensor:
-        """Squared distances (blocks,) of all blocks to the means (K, E) that `owner` (blocks,) names."""
+    def squared_distances(self, owner: Tensor, means: Tensor, channels: slice = slice(None)) -> Tensor:
+        """Squared distances (blocks,), in some channels, of all blocks to those means (K, E) that `owner` names."""
         squared = torch.zeros(len(owner), device=owner.device)
-        for channel, mean in zip(self.mean, means.T, strict=True):  # one by one: no copy of all
+        for channel, mean in zip(self.mean[channels], means.T[channels], strict=True):  # one by one: no copy of all
             squared += (channel.flatten() - mean[owner]).square_()
         return squared
 

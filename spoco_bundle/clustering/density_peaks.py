@@ -37,7 +37,7 @@ FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks a
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
 MEAN_PREFERENCE = 4.0  # object_preference where background is known by its mean embeddings
-OWN_PREFERENCE = 8.0  # the same where it votes for its own place, to which it is much closer
+OWN_PREFERENCE = 7.0  # the same where it votes for its own place, to which it is much closer
 
 __all__ = ["density_peaks"]
 
@@ -56,7 +56,7 @@ def density_peaks(
     core_density: float = 0.5,
     min_size: int = 20,
     smoothness: float = 0.1,
-    outlier_distance: float = 4.5,
+    outlier_distance: float | None = None,
     object_preference: float | None = None,
     max_blocks: int = 250_000,
     pooling: Sequence[int] | None = None,
@@ -82,9 +82,11 @@ def density_peaks(
             wide, these are looked for voxel by voxel (`find_small_objects`).
         smoothness: squared embedding distance that one of the blocks nearest to a voxel is worth, in units of
             merge_distance squared, 0 or more.
-        outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings.
+        outlier_distance: distance beyond which a voxel's own embedding no longer speaks against its surroundings. By
+            default 0.63 times the median distance of touching objects. Here votes for a centre and the other channels
+            are weighted by their noise (`voxel_labels.channel_weights`).
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
-            halfway between an object and the background belongs to the object. By default 8 where the background is
+            halfway between an object and the background belongs to the object. By default 7 where the background is
             known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
             less for small objects, of which a shell of one voxel is a large part.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
@@ -162,7 +164,17 @@ def density_peaks(
     if object_preference is None:
         object_preference = MEAN_PREFERENCE if regions.lines is None else OWN_PREFERENCE
     worth = smoothness * merge_distance**2
-    return assign_voxels(volume, blocks, region, regions, foreground, object_preference**2, worth, outlier_distance)
+    return assign_voxels(
+        volume,
+        blocks,
+        region,
+        regions,
+        foreground,
+        coordinate_channels,
+        object_preference**2,
+        worth,
+        outlier_distance,
+    )
 
 
 def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:

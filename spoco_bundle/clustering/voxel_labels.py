@@ -9,18 +9,22 @@ label is that of its block.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
 
 from spoco_bundle.clustering.background import own_votes
 from spoco_bundle.clustering.blocks import Blocks, Regions
-from spoco_bundle.clustering.neighbourhood import distinct, places_of
+from spoco_bundle.clustering.neighbourhood import distinct, places_of, touching
 from spoco_bundle.clustering.voxels import Volume
 
 LARGE = 2.0  # times the median size of an object from which the whole of `object_preference` holds
-SIZE_EXPONENT = 0.1  # a voxel halfway between two objects goes to the smaller one, to which it matters more
+SIZE_EXPONENT = 0.05  # a voxel halfway between two objects goes to the smaller one, to which it matters more
 OWN_BLOCK = 1e-4  # squared distance by which the label of a voxel's own block is preferred: who is cut off has a choice
+OUTLIER = 0.63  # times the distance of touching objects: halfway between two a voxel still speaks for itself
+QUIET = 4  # of so many blocks the one nearest to its object shows the noise; others lie at borders
+MOST_WEIGHT = 4.0  # of channels, over that of the others
 SLAB_VALUES = 1 << 22  # float32 values of a slab, a view of embeddings in memory: 16 MiB
 
 __all__ = ["assign_voxels"]
@@ -32,9 +36,10 @@ def assign_voxels(
     label: Tensor,
     regions: Regions,
     mask: Tensor | None,
+    coordinate_channels: int,
     preference: float,
     smoothness: float,
-    cap: float,
+    cap: float | None,
 ) -> Tensor:
     """Label (z, y, x) int32 of every voxel, chosen among those of the blocks nearest to it (`choose`).
 
@@ -46,12 +51,19 @@ def assign_voxels(
         label: (z, y, x) region of every block, 0 = none.
         regions: what the labels name.
         mask: (z, y, x) bool, voxels that get a label, or None for all.
+        coordinate_channels: number of leading channels that vote for the object's centre.
         preference: see `choose`.
         smoothness: see `choose`.
-        cap: see `choose`.
+        cap: see `choose`; by default `OUTLIER` times the median distance of touching objects.
     """
     objects = ~regions.empty
     objects[0] = False
+    pairs = touching(label)
+    pairs = pairs[objects[pairs].all(1)]
+    if cap is None:
+        cap = OUTLIER * distance_between(pairs, regions.mean)
+    weights = channel_weights(blocks, label, regions, pairs, coordinate_channels)
+    regions = Regions(regions.mean * weights, regions.empty, regions.lines)
     size = torch.bincount(label.flatten(), minlength=len(objects))
     present = size[objects & (size > 0)]
     size = size.clamp(min=1).float()
@@ -93,10 +105,11 @@ def assign_voxels(
         rows = torch.nonzero(number).squeeze(1)
         if len(rows):
             part = volume.slab(start, stop).reshape(volume.channels, -1)
-            vectors = part.gather(1, rows.expand(volume.channels, -1)).T.contiguous()
+            vectors = part.gather(1, rows.expand(volume.channels, -1)).T * weights
             votes_here = None
             if regions.lines is not None:
                 votes_here = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
+                votes_here *= weights[: votes_here.shape[1]]
             near = near[:, worth]
             candidates = distinct(near, len(near))
             agreeing = torch.stack([(near == candidate).sum(0) for candidate in candidates])
@@ -116,6 +129,42 @@ def assign_voxels(
         agreed.masked_fill_(regions.empty[agreed], 0)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
     return result
+
+
+def distance_between(pairs: Tensor, means: Tensor) -> float:
+    """Median distance between pairs (n, 2) of means (K + 1, E), infinite without any."""
+    if len(pairs) == 0:
+        return math.inf
+    return float((means[pairs[:, 0]] - means[pairs[:, 1]]).norm(dim=1).median())
+
+
+def channel_weights(blocks: Blocks, label: Tensor, regions: Regions, pairs: Tensor, votes: int) -> Tensor:
+    """Weights (E,) by which votes for a centre and the other channels say equally well which object a voxel is of.
+
+    In inverse proportion to the scatter of blocks around the means of their objects, like the linear discriminant of
+    Fisher ("The use of multiple measurements in taxonomic problems", Annals of Eugenics 1936), with one scatter for all
+    channels of a kind, so that it does not matter how these are rotated. The median distance of touching objects stays
+    as it is.
+
+    Args:
+        blocks: averages of the embeddings.
+        label: (z, y, x) region of every block, 0 = none.
+        regions: what the labels name.
+        pairs: (n, 2) touching objects.
+        votes: number of leading channels that vote for the object's centre.
+    """
+    weights = torch.ones(regions.mean.shape[1], device=label.device)
+    if not 0 < votes < len(weights) or len(pairs) == 0:
+        return weights
+    owner = label.flatten()
+    objects = (owner > 0) & ~regions.empty[owner]
+    scatter = []
+    for channels in (slice(votes), slice(votes, None)):
+        squared = blocks.squared_distances(owner, regions.mean, channels)[objects]
+        scatter.append(squared.kthvalue(1 + len(squared) // QUIET).values / len(weights[channels]))
+    ratio = ((scatter[0] + 1e-6) / (scatter[1] + 1e-6)).sqrt()
+    weights[votes:] = ratio.clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+    return weights * (distance_between(pairs, regions.mean) / distance_between(pairs, regions.mean * weights))
 
 
 def upsampled(grid: Tensor, places: list[Tensor]) -> Tensor:

@@ -10,7 +10,16 @@ import torch
 
 from spoco_bundle.clustering.blocks import Regions, pool, pool_blocks
 from spoco_bundle.clustering.neighbourhood import distinct
-from spoco_bundle.clustering.voxel_labels import LARGE, OWN_BLOCK, SIZE_EXPONENT, assign_voxels, choose
+from spoco_bundle.clustering.voxel_labels import (
+    LARGE,
+    MOST_WEIGHT,
+    OWN_BLOCK,
+    SIZE_EXPONENT,
+    assign_voxels,
+    channel_weights,
+    choose,
+    distance_between,
+)
 from spoco_bundle.clustering.voxels import Volume
 
 PREFERENCE, SMOOTHNESS, CAP = 9.0, 0.3, 2.5
@@ -56,6 +65,7 @@ def test_every_voxel_takes_the_best_label_of_the_blocks_nearest_to_it(shape, mas
         torch.from_numpy(label),
         Regions(torch.from_numpy(means), torch.from_numpy(empty)),
         torch.from_numpy(mask) if masked else None,
+        0,
         PREFERENCE,
         SMOOTHNESS,
         CAP,
@@ -83,6 +93,61 @@ def test_every_voxel_takes_the_best_label_of_the_blocks_nearest_to_it(shape, mas
             compared += 1
         assert found[place] == expected, place
     assert compared > 0 or not several
+
+
+def two_objects(noise, votes=3, channels=9, seed=0):
+    """Blocks of a volume of two touching halves, whose votes and other channels differ in noise; their regions."""
+    random = np.random.default_rng(seed)
+    label = np.ones((24, 24, 24), int)
+    label[12:] = 2
+    means = np.zeros((3, channels), np.float32)
+    means[2, 0], means[2, votes] = 3, 4
+    sigma = np.array([noise] * votes + [0.1] * (channels - votes))
+    values = means[label].transpose(3, 0, 1, 2) + sigma[:, None, None, None] * random.normal(
+        size=(channels, 24, 24, 24)
+    )
+    blocks = pool_blocks(Volume(values.astype(np.float32)), (1, 1, 1))
+    return blocks, torch.from_numpy(label), Regions(torch.from_numpy(means), torch.zeros(3, dtype=torch.bool))
+
+
+def test_noisy_channels_weigh_less_however_they_are_rotated():
+    pairs = torch.tensor([[1, 2]])
+    for noise in (0.05, 0.1, 0.3):
+        blocks, label, regions = two_objects(noise)
+        weights = channel_weights(blocks, label, regions, pairs, 3)
+        # a quarter of few squares lies lower than one of many
+        assert weights[3] / weights[0] == pytest.approx(noise / 0.1, rel=0.3)
+        assert len(weights[:3].unique()) == len(weights[3:].unique()) == 1
+        assert (regions.mean[2] * weights).norm() == pytest.approx(5)
+        assert distance_between(pairs, regions.mean) == pytest.approx(5)
+        rotation = torch.eye(9)
+        rotation[3:, 3:] = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+        blocks.mean = torch.einsum("ij,jzyx->izyx", rotation, blocks.mean)
+        rotated = Regions(regions.mean @ rotation.T, regions.empty)
+        assert torch.allclose(channel_weights(blocks, label, rotated, pairs, 3), weights, rtol=1e-4)
+    blocks, label, regions = two_objects(10.0)
+    weights = channel_weights(blocks, label, regions, pairs, 3)
+    assert weights[3] / weights[0] == pytest.approx(MOST_WEIGHT)
+    for votes, some in ((0, pairs), (9, pairs), (3, pairs[:0])):
+        assert channel_weights(blocks, label, regions, some, votes).tolist() == [1.0] * 9
+
+
+def test_a_voxel_far_from_all_objects_does_not_speak():
+    values = np.zeros((2, 8, 8, 8), np.float32)
+    values[0, :, :, 4:] = 4
+    values[1, 4, 4, 3] = 30  # an outlier just before the border, in a block of its own object
+    values[0, 4, 4, 3] = 4.1
+    volume = Volume(values)
+    blocks = pool_blocks(volume, (2, 2, 2))
+    label = torch.ones(4, 4, 4, dtype=torch.long)
+    label[:, :, 2:] = 2
+    regions = Regions(torch.tensor([[0.0, 0], [0, 0], [4, 0]]), torch.zeros(3, dtype=torch.bool))
+    given = (volume, blocks, label, regions, None, 0, 1.0, 0.1)
+    expected = np.repeat([[[1] * 4 + [2] * 4]], 8, 1).repeat(8, 0)
+    assert np.array_equal(assign_voxels(*given, None), expected)
+    found = assign_voxels(*given, 100.0)
+    assert found[4, 4, 3] == 2
+    assert (found.numpy() != expected).sum() == 1
 
 
 def test_distinct_values_are_sorted_and_cut():
