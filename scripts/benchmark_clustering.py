@@ -13,7 +13,7 @@ labels, AP50 and adapted Rand error. The smallest object has a thousandth of the
 (nearest among the voxels of objects; it knows the foreground), and those of reading embeddings without noise: the
 generator gives a voxel the mean of a window of 2 x 2 x 2 voxels that begins one voxel before it, so a voxel
 at a border says which objects its window touches, and how much, but not which of them it belongs to: the best guess is
-the object with the largest share, and for AP50, to which all objects matter alike, small ones a little before large ones.
+the object with the largest share, and for AP50, to which all objects matter alike, small ones a little before large.
 """
 
 from __future__ import annotations

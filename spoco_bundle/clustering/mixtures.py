@@ -11,7 +11,7 @@ MIXED = 3  # regions in a mixture: few windows see more objects
 BORDER_NEIGHBOURS = 10  # densest regions around a border that are looked at
 LARGER = 2.0  # times as many blocks as a blurred border has each region that it is a mixture of
 MOST_ENDS = 8  # first of the ends that all points have in common, whose mixtures are looked for
-AT_ONCE = 1 << 12  # points whose products with all their ends are held in memory
+AT_ONCE = 1 << 10  # points whose products with all their ends are held in memory
 
 __all__ = ["MOST_ENDS", "borders", "from_mixtures", "mixed"]
 

@@ -35,7 +35,7 @@ JOIN_REACH = 3  # blocks between two finds of one object
 AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
 VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
 MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
-NEAR_AT_ONCE = 1 << 15  # blocks whose surroundings are held in memory, 27 or more numbers each
+NEAR_AT_ONCE = 1 << 12  # blocks whose surroundings are held in memory, 27 or more numbers each
 WINDOWS_AT_ONCE = 1 << 7  # held in memory with the kernel values of all pairs of their voxels
 BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
 RAYS = sorted({*BESIDE, *cube(2, 2)})
@@ -202,9 +202,7 @@ class Surroundings:
 
     def near(self, cells: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
         """Regions (n, K), each once, at offsets in blocks from cells (n,), given by flat index; 0 where fewer."""
-        parts = [distinct(self.padded.around(part, offsets), MOST_AROUND) for part in cells.split(NEAR_AT_ONCE)]
-        most = max(len(part) for part in parts)
-        return torch.cat([functional.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1).T.long()
+        return distinct(self.padded.around(cells, offsets), MOST_AROUND).T.long()
 
     def ends(self, cells: Tensor, near: Tensor, background: bool = True) -> tuple[Tensor, Tensor]:
         """Embeddings (n, K, E) that cells (n,) can be mixtures of, and which of them (n, K) there are.
@@ -230,18 +228,20 @@ class Surroundings:
 
         With background from elsewhere, unless that is refused.
         """
-        near = self.near(cells, offsets)
-        found = torch.zeros(len(cells), device=cells.device)
-        number = (near > 0).sum(1)
-        order = torch.argsort(number, stable=True)  # those with as many regions around them together
-        for rows in order.split(AT_ONCE) if len(cells) else ():
-            part = cells[rows]
-            ends, present = self.ends(part, near[rows, : int(number[rows[-1]])], background)
-            vector = vectors[:, part].T[:, None]
-            squared = from_mixtures(vector, ends, present, present)[:, 0]
-            # where nothing is around, whatever tells neighbours apart
-            found[rows] = torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared)
-        return found
+        parts = [torch.zeros(0, device=cells.device)]
+        for some in cells.split(NEAR_AT_ONCE) if len(cells) else ():
+            near = self.near(some, offsets)
+            number = (near > 0).sum(1)
+            found = torch.zeros(len(some), device=cells.device)
+            for rows in torch.argsort(number, stable=True).split(AT_ONCE):  # as many regions around them together
+                part = some[rows]
+                ends, present = self.ends(part, near[rows, : int(number[rows[-1]])], background)
+                vector = vectors[:, part].T[:, None]
+                squared = from_mixtures(vector, ends, present, present)[:, 0]
+                # where nothing is around, whatever tells neighbours apart
+                found[rows] = torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared)
+            parts.append(found)
+        return torch.cat(parts)
 
 
 def furthest(cells: Tensor, squared: Tensor, shape: Sequence[int]) -> Tensor:

@@ -25,7 +25,6 @@ OWN_BLOCK = 1e-4  # squared distance by which the label of a voxel's own block i
 OUTLIER = 0.63  # times the distance of touching objects: halfway between two a voxel still speaks for itself
 QUIET = 4  # of so many blocks the one nearest to its object shows the noise; others lie at borders
 MOST_WEIGHT = 4.0  # of channels, over that of the others
-SLAB_VALUES = 1 << 22  # float32 values of a slab, a view of embeddings in memory: 16 MiB
 
 __all__ = ["assign_voxels"]
 
@@ -87,7 +86,7 @@ def assign_voxels(
     corners = list(itertools.product(*map(range, choices)))
     height, width = (int(index[-1]) + 1 for index in window[1:])
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
-    for start, stop in volume.slabs(multiple=blocks.size[0], values=SLAB_VALUES):
+    for start, stop in volume.slabs(multiple=blocks.size[0]):
         planes = window[0][start:stop]
         first, last = int(planes[0]), int(planes[-1]) + 1
         near = torch.stack([padded[first + z : last + z, y : y + height, x : x + width] for z, y, x in corners])
