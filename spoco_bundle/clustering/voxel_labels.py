@@ -2,8 +2,8 @@
 
 A voxel chooses among the labels of the blocks nearest to it, 8 in 3D. These are the same for all voxels between the
 centres of 2 x 2 x 2 blocks, a window: where its blocks agree nobody has to look at the embeddings of its voxels. Where
-blocks are single voxels each is a window with the 26 around it, if background is to be told from objects; otherwise its
-label is that of its block.
+blocks are single voxels each is a window with those that share a face with it, if no mask tells background from
+objects; with one its label is that of its block.
 """
 
 from __future__ import annotations
@@ -68,35 +68,17 @@ def assign_voxels(
     size = size.clamp(min=1).float()
     if len(present):
         size /= present.median()
-    label = label.to(torch.int32)
-    padded = label
-    own, window = [], []  # along every axis the block of every voxel, and the window
-    choices = []  # blocks of a window along every axis
-    for axis, (extent, step, count) in enumerate(zip(volume.shape, blocks.size, label.shape, strict=True)):
-        voxel = torch.arange(extent, device=label.device)
-        own.append(voxel // step)
-        window.append((voxel + step - 1) // step)
-        if step == 2:
-            choices.append(2)
-        else:  # where objects are given, all is decided
-            choices.append(3 if mask is None and extent > 1 else 1)
-        if choices[-1] > 1:  # at the border a window has some blocks twice
-            place = torch.arange(-1, count + 1, device=label.device).clamp(0, count - 1)
-            padded = padded.index_select(axis, place)
-    corners = list(itertools.product(*map(range, choices)))
-    height, width = (int(index[-1]) + 1 for index in window[1:])
+    windows = Windows(label.to(torch.int32), volume.shape, blocks.size, beside=mask is None)
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     for start, stop in volume.slabs(multiple=blocks.size[0]):
-        planes = window[0][start:stop]
-        first, last = int(planes[0]), int(planes[-1]) + 1
-        near = torch.stack([padded[first + z : last + z, y : y + height, x : x + width] for z, y, x in corners])
+        near = windows.labels(start, stop)
         undecided = (near != near[0]).any(0)
         near = near[:, undecided]
         worth = objects[near].any(0)  # between backgrounds there is nothing to choose
         undecided[undecided.clone()] = worth
         number = torch.cumsum(undecided.flatten(), 0, dtype=torch.int32).view_as(undecided) * undecided
-        number = upsampled(number, [planes - first, *window[1:]])
-        agreed = upsampled(label, [own[0][start:stop], *own[1:]])
+        number = windows.spread(number, start, stop)
+        agreed = windows.own_labels(start, stop)
         if mask is not None:
             inside = mask[start:stop].flatten()
             number *= inside
@@ -164,6 +146,51 @@ def channel_weights(blocks: Blocks, label: Tensor, regions: Regions, pairs: Tens
     ratio = ((scatter[0] + 1e-6) / (scatter[1] + 1e-6)).sqrt()
     weights[votes:] = ratio.clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
     return weights * (distance_between(pairs, regions.mean) / distance_between(pairs, regions.mean * weights))
+
+
+class Windows:
+    """Which blocks voxels choose among.
+
+    Args:
+        label: (z, y, x) int32 label of every block.
+        shape: voxels per axis.
+        size: voxels per block and axis, 1 or 2.
+        beside: whether along axes of single voxels those before and after are among them, one step away in all.
+    """
+
+    def __init__(self, label: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], beside: bool) -> None:
+        self.label = self.padded = label
+        self.block, self.window = [], []  # along every axis that of each voxel
+        places = []  # of the blocks of a window along every axis
+        for axis, (extent, step) in enumerate(zip(shape, size, strict=True)):
+            voxel = torch.arange(extent, device=label.device)
+            self.block.append(voxel // step)
+            self.window.append((voxel + step - 1) // step)
+            places.append(range(2) if step == 2 else range(3) if beside and extent > 1 else range(1))
+            if len(places[-1]) > 1:  # at the border a window has some blocks twice
+                place = torch.arange(-1, label.shape[axis] + 1, device=label.device).clamp(0, label.shape[axis] - 1)
+                self.padded = self.padded.index_select(axis, place)
+        single = [axis for axis in range(3) if len(places[axis]) == 3]
+        self.corners = [
+            corner for corner in itertools.product(*places) if sum(corner[axis] != 1 for axis in single) <= 1
+        ]
+
+    def labels(self, start: int, stop: int) -> Tensor:
+        """Labels (C, z, y, x) of the blocks of the windows in which the planes start..stop-1 of voxels lie."""
+        first, last = int(self.window[0][start]), int(self.window[0][stop - 1]) + 1
+        height, width = (int(index[-1]) + 1 for index in self.window[1:])
+        return torch.stack(
+            [self.padded[first + z : last + z, y : y + height, x : x + width] for z, y, x in self.corners]
+        )
+
+    def spread(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Values (n,) of the voxels of planes start..stop-1 from those (z, y, x) of their windows."""
+        planes = self.window[0][start:stop]
+        return upsampled(values, [planes - planes[0], *self.window[1:]])
+
+    def own_labels(self, start: int, stop: int) -> Tensor:
+        """Label (n,) of the block of each voxel of planes start..stop-1."""
+        return upsampled(self.label, [self.block[0][start:stop], *self.block[1:]])
 
 
 def upsampled(grid: Tensor, places: list[Tensor]) -> Tensor:

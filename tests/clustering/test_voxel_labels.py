@@ -81,7 +81,13 @@ def test_every_voxel_takes_the_best_label_of_the_blocks_nearest_to_it(shape, mas
             side = np.clip(own + (1 if voxel % 2 else -1), 0, extent - 1)
             beside = [own] if masked or extent == 1 else [own, max(own - 1, 0), min(own + 1, extent - 1)]
             near.append([own, side] if step == 2 else beside)
-        candidates = [int(label[block]) for block in itertools.product(*near)]
+        single = [axis for axis in range(3) if size[axis] == 1]
+        blocks_near = [
+            block
+            for block in itertools.product(*(enumerate(places) for places in near))
+            if sum(block[axis][0] > 0 for axis in single) <= 1  # of single voxels those that share a face
+        ]
+        candidates = [int(label[tuple(place for _, place in block)]) for block in blocks_near]
         own = candidates[0]
         if not mask[place]:
             expected = 0
