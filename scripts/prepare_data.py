@@ -14,6 +14,7 @@ is never written into. docs/datasets.md says where the data are, under which lic
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import hashlib
 import sys
@@ -391,7 +392,8 @@ def hdf5(
                     spacing=checked_spacing(spacing, 3) if spacing else voxels.spacing or ids.spacing,
                 )
 
-    return write_data_set(output, examples(), len(jobs))
+    with contextlib.closing(examples()) as found:  # closes the files of one that is refused
+        return write_data_set(output, found, len(jobs))
 
 
 class _Dataset:

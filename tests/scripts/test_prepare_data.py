@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -354,6 +355,15 @@ def test_hdf5_volumes_are_split_along_z(script, volumes, tmp_path):
     assert read_volume(tmp_path / "unknown" / "val" / "a_raw.tif").spacing is None
 
 
+@pytest.fixture
+def no_garbage_collection():
+    """What is left open stays open."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_hdf5_datasets_that_are_not_there_or_do_not_fit(script, volumes, tmp_path, capsys):
     h5py = pytest.importorskip("h5py")
     with h5py.File(volumes / "a.h5", "a") as file:
