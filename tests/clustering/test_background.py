@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from benchmark_clustering import least_voxels
+from embedding_volumes import scores, volume
 
 from spoco_bundle.clustering import cluster_embeddings
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
@@ -111,3 +113,9 @@ def test_intensity_rule_takes_bright_voxels(scene):
     image = (s.label > 0) * 100.0 + np.random.default_rng(0).normal(size=s.label.shape)
     labels = cluster_embeddings(s.embeddings, background="intensity", image=image[None])
     assert np.mean((labels > 0) == (s.label > 0)) > 0.999
+
+
+def test_a_rule_that_compares_sizes_sees_small_regions_too():
+    embeddings, truth = volume((126,) * 3, 60, seed=1)  # of background in many pieces, some of them small
+    labels = cluster_embeddings(embeddings, merge_distance=1.0, min_size=least_voxels(truth.size, 60))
+    assert scores(truth, labels)["ap"] > 0.95
