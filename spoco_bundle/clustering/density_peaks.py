@@ -163,17 +163,16 @@ def density_peaks(
     region = fill_blocks(blocks, region, regions, blocks.inside > 0, rounds)
     if object_preference is None:
         object_preference = MEAN_PREFERENCE if regions.lines is None else OWN_PREFERENCE
-    worth = smoothness * merge_distance**2
     return assign_voxels(
         volume,
         blocks,
         region,
         regions,
-        foreground,
-        coordinate_channels,
-        object_preference**2,
-        worth,
-        outlier_distance,
+        mask=foreground,
+        coordinate_channels=coordinate_channels,
+        preference=object_preference**2,
+        smoothness=smoothness * merge_distance**2,
+        cap=outlier_distance,
     )
 
 

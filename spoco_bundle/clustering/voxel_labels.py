@@ -34,6 +34,7 @@ def assign_voxels(
     blocks: Blocks,
     label: Tensor,
     regions: Regions,
+    *,
     mask: Tensor | None,
     coordinate_channels: int,
     preference: float,
@@ -101,11 +102,11 @@ def assign_voxels(
                 candidates,
                 agreeing,
                 regions,
-                votes_here,
-                size,
-                preference,
-                smoothness,
-                cap,
+                own=votes_here,
+                size=size,
+                preference=preference,
+                smoothness=smoothness,
+                cap=cap,
             )
         agreed.masked_fill_(regions.empty[agreed], 0)
         result[start:stop] = agreed.reshape(stop - start, *volume.shape[1:])
@@ -213,6 +214,7 @@ def choose(
     candidates: Tensor,
     agreeing: Tensor,
     regions: Regions,
+    *,
     own: Tensor | None,
     size: Tensor,
     preference: float,

@@ -64,11 +64,11 @@ def test_every_voxel_takes_the_best_label_of_the_blocks_nearest_to_it(shape, mas
         blocks,
         torch.from_numpy(label),
         Regions(torch.from_numpy(means), torch.from_numpy(empty)),
-        torch.from_numpy(mask) if masked else None,
-        0,
-        PREFERENCE,
-        SMOOTHNESS,
-        CAP,
+        mask=torch.from_numpy(mask) if masked else None,
+        coordinate_channels=0,
+        preference=PREFERENCE,
+        smoothness=SMOOTHNESS,
+        cap=CAP,
     )
     count = np.bincount(label.ravel(), minlength=30)
     present = np.sort(count[1:][(count > 0)[1:] & ~empty[1:]])
@@ -148,10 +148,10 @@ def test_a_voxel_far_from_all_objects_does_not_speak():
     label = torch.ones(4, 4, 4, dtype=torch.long)
     label[:, :, 2:] = 2
     regions = Regions(torch.tensor([[0.0, 0], [0, 0], [4, 0]]), torch.zeros(3, dtype=torch.bool))
-    given = (volume, blocks, label, regions, None, 0, 1.0, 0.1)
+    settings = {"mask": None, "coordinate_channels": 0, "preference": 1.0, "smoothness": 0.1}
     expected = np.repeat([[[1] * 4 + [2] * 4]], 8, 1).repeat(8, 0)
-    assert np.array_equal(assign_voxels(*given, None), expected)
-    found = assign_voxels(*given, 100.0)
+    assert np.array_equal(assign_voxels(volume, blocks, label, regions, **settings, cap=None), expected)
+    found = assign_voxels(volume, blocks, label, regions, **settings, cap=100.0)
     assert found[4, 4, 3] == 2
     assert (found.numpy() != expected).sum() == 1
 
@@ -183,7 +183,8 @@ def test_a_voxel_halfway_goes_to_the_smaller_object_and_from_background_to_an_ob
     def chosen(near, preference=9.0):
         candidates, once = torch.tensor(near, dtype=torch.int32)[:, None], torch.ones(len(near), 1, dtype=torch.int64)
         none, window = torch.zeros(3, dtype=torch.int32), torch.zeros(3, dtype=torch.int64)
-        return choose(halfway, none, window, candidates, once, regions, None, size, preference, 0.0, 4.5).tolist()
+        settings = {"own": None, "size": size, "preference": preference, "smoothness": 0.0, "cap": 4.5}
+        return choose(halfway, none, window, candidates, once, regions, **settings).tolist()
 
     assert chosen([1, 2]) == chosen([2, 1]) == [2, 1, 2]
     assert chosen([3, 1]) == [1, 1, 3]  # 0.5 < 3 * 0.5, and 0.8 > 3 * 0.2
