@@ -37,7 +37,7 @@ FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks a
 SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has its seed, debris around it has none
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
 MEAN_PREFERENCE = 4.0  # object_preference where background is known by its mean embeddings
-OWN_PREFERENCE = 7.0  # the same where it votes for its own place, to which it is much closer
+OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
 
 __all__ = ["density_peaks"]
 
@@ -86,7 +86,7 @@ def density_peaks(
             default 0.63 times the median distance of touching objects. Here votes for a centre and the other channels
             are weighted by their noise (`voxel_labels.channel_weights`).
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
-            halfway between an object and the background belongs to the object. By default 7 where the background is
+            halfway between an object and the background belongs to the object. By default 6 where the background is
             known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
             less for small objects, of which a shell of one voxel is a large part.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
@@ -134,7 +134,7 @@ def density_peaks(
     elif background == "density":
         votes = blocks.mean[:coordinate_channels]
         regions.lines = vote_lines(votes)
-        regions.empty = background_clusters("density", region, count, blocks.mass, votes=votes)
+        regions.empty = background_clusters("density", region, count, blocks.mass * likeness.square(), votes=votes)
     if coordinate_channels:
         dissolved &= ~regions.empty  # pieces of it are small, since neighbours do not vote for one place
     region = region * ~dissolved[region]
