@@ -123,6 +123,6 @@ def test_a_rule_that_compares_sizes_sees_small_regions_too():
 
 def test_votes_at_the_blurred_border_of_a_region_do_not_make_it_background():
     embeddings, truth = volume((64,) * 3, 40, seed=0, coordinates=True)
-    settings = {"coordinate_channels": 3, "merge_distance": 0.6, "max_blocks": 100_000}
+    settings = {"coordinate_channels": 3, "merge_distance": 0.6, "max_blocks": 64**3 // 2}
     labels = cluster_embeddings(embeddings, min_size=least_voxels(truth.size, 40), **settings)
     assert scores(truth, labels)["ap"] == 1
