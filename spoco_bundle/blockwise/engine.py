@@ -87,7 +87,7 @@ def _client(scheduler: str, workers: int) -> Iterator[Client]:
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             ) as cluster,
-            Client(cluster) as client,
+            Client(cluster, set_as_default=False) as client,  # what else this process does with Dask stays as it was
         ):
             yield client
         return
@@ -95,7 +95,7 @@ def _client(scheduler: str, workers: int) -> Iterator[Client]:
     if ":" not in scheduler:
         raise SpocoError(f"--scheduler {scheduler}: is no address: {choices}")
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS)
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise SpocoError(f"--scheduler {scheduler}: cannot be reached ({reason}): {choices}") from error
@@ -132,7 +132,7 @@ class Engine:
         waiting = list(numbers)[::-1]
         failed: dict[int, str] = {}
         owners: dict[str, int] = {}
-        running = as_completed()
+        running = as_completed(loop=self.client.loop)
 
         def submit() -> None:
             number = waiting.pop()

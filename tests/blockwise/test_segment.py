@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
+import distributed
 import numpy as np
 import pytest
 import torch
@@ -151,12 +153,20 @@ def test_a_full_disk_ends_clearly_and_the_next_run_goes_on(scenes, blocks, tmp_p
 
 
 def test_a_running_scheduler_is_used_by_its_address(scenes, blocks, tmp_path):
-    from distributed import LocalCluster
-
     scene = scenes["separate"]
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
         job = blocks.make_job(scene, tmp_path)
         np.testing.assert_array_equal(blocks.run_job(job, cluster.scheduler_address), scene.whole)
+
+
+def test_what_else_the_process_does_with_dask_is_left_alone(scenes, blocks, tmp_path):
+    job = blocks.make_job(scenes["separate"], tmp_path)
+    with engine.job_engine(job, "threads", workers=1, retries=0, progress=False):
+        assert dask.config.get("scheduler", None) is None
+        with pytest.raises(ValueError, match="No clients found"):
+            distributed.default_client()
 
 
 def test_a_scheduler_that_is_not_there_is_named(scenes, blocks, tmp_path, monkeypatch):
