@@ -6,7 +6,7 @@ import cc3d
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.neighbourhood import components, neighbour_pairs
+from spoco_bundle.clustering.neighbourhood import components, neighbour_pairs, run_starts
 
 __all__ = ["connected_parts"]
 
@@ -25,8 +25,7 @@ def connected_parts(labels: Tensor) -> Tensor:
 
 def joined_runs(labels: Tensor) -> Tensor:
     """`connected_parts` by joining runs of voxels of one label along x, which are far fewer than the voxels."""
-    starts = torch.ones_like(labels, dtype=torch.bool)
-    starts[..., 1:] = labels[..., 1:] != labels[..., :-1]
+    starts = run_starts(labels)
     run = (torch.cumsum(starts.flatten(), 0, dtype=torch.int32) - 1).view_as(labels)
     pairs = []
     for a, b in neighbour_pairs(labels.shape):

@@ -25,7 +25,7 @@ from torch.nn import functional
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions, block_size, pool_blocks
 from spoco_bundle.clustering.mixtures import borders, mixed
-from spoco_bundle.clustering.neighbourhood import neighbour_pairs, touching, unique_pairs
+from spoco_bundle.clustering.neighbourhood import neighbour_pairs, roots, touching, unique_pairs
 from spoco_bundle.clustering.small_objects import find_small_objects
 from spoco_bundle.clustering.voxel_labels import assign_voxels
 from spoco_bundle.clustering.voxels import Volume
@@ -207,12 +207,7 @@ def climb(blocks: Blocks, delta_var: float, kernel_threshold: float, reach: floa
             closer = chosen & (squared < best[low])
             best[low] = torch.where(closer, squared, best[low])
             parent[low] = torch.where(closer, order[high], parent[low])
-    peak = parent.flatten()
-    while True:
-        further = peak[peak]
-        if torch.equal(further, peak):
-            return density, likeness, peak.reshape(density.shape)
-        peak = further
+    return density, likeness, roots(parent.flatten()).reshape(density.shape)
 
 
 def neighbour_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:

@@ -16,6 +16,8 @@ __all__ = [
     "distinct",
     "neighbour_pairs",
     "places_of",
+    "roots",
+    "run_starts",
     "scattered",
     "touching",
     "unique_pairs",
@@ -113,6 +115,22 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
     return torch.stack([key // count, key % count], 1)
 
 
+def run_starts(labels: Tensor) -> Tensor:
+    """Cells (..., x) bool of which the one before along the last axis has another label, or there is none."""
+    starts = torch.ones_like(labels, dtype=torch.bool)
+    starts[..., 1:] = labels[..., 1:] != labels[..., :-1]
+    return starts
+
+
+def roots(parent: Tensor) -> Tensor:
+    """Root (n,) of each node of a forest, whose nodes have these parents (n,) and roots themselves."""
+    while True:
+        further = parent[parent]
+        if torch.equal(further, parent):
+            return parent
+        parent = further
+
+
 def components(one: Tensor, other: Tensor, count: int) -> Tensor:
     """Smallest node (count,) that each node of a graph is connected with by its edges (one, other), each (n,) nodes.
 
@@ -126,9 +144,4 @@ def components(one: Tensor, other: Tensor, count: int) -> Tensor:
         one, other = one[apart], other[apart]
         if len(one) == 0:
             return root
-        root = root.scatter_reduce(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
-        while True:
-            further = root[root]
-            if torch.equal(further, root):
-                break
-            root = further
+        root = roots(root.scatter_reduce(0, torch.maximum(one, other), torch.minimum(one, other), "amin"))

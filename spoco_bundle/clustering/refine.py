@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.clustering.connected_parts import connected_parts
-from spoco_bundle.clustering.neighbourhood import places_of
+from spoco_bundle.clustering.neighbourhood import places_of, run_starts
 
 __all__ = ["refine"]
 
@@ -58,9 +58,7 @@ def refine(
 
 def first_voxels(flat: Tensor, count: int) -> Tensor:
     """Index (count,) of the first voxel of each label of a map (n,), n where there is none."""
-    starts = torch.ones_like(flat, dtype=torch.bool)
-    starts[1:] = flat[1:] != flat[:-1]
-    place = torch.nonzero(starts).squeeze(1)
+    place = torch.nonzero(run_starts(flat)).squeeze(1)
     first = torch.full((count,), len(flat), device=flat.device)
     return first.scatter_reduce_(0, flat[place].long(), place, "amin")
 
