@@ -44,7 +44,7 @@ def coordinate_search(
     space: Mapping[str, Sequence[Any]],
     start: Mapping[str, Any],
     preferred: Mapping[str, Any] | None = None,
-    caution: float = 1.0,
+    caution: float = 2.0,
     min_gain: float = 0.02,
     max_rounds: int = 3,
 ) -> tuple[dict[str, Any], list[Trial]]:

@@ -49,6 +49,17 @@ def test_a_gain_within_the_noise_changes_nothing():
     assert coordinate_search(evaluate, {"a": [0, 1]}, {"a": 0}, caution=0)[0] == {"a": 1}
 
 
+def test_a_gain_must_be_twice_its_standard_error():
+    spread = np.array([-3.0, -1, 1, 3]) * 0.1
+    noise = spread.std(ddof=1) / 2
+
+    def taken(errors):
+        return coordinate_search(lambda s: s["a"] * (errors * noise + spread), {"a": [0, 1]}, {"a": 0})[0] == {"a": 1}
+
+    assert not taken(1.5)  # among a dozen settings one is as lucky as that
+    assert taken(2.5)
+
+
 def test_a_gain_that_every_image_shares_is_no_noise_but_must_be_worth_it():
     def evaluate(setting):
         return np.array([0.1, 0.5, 0.9]) + 0.008 * setting["a"]

@@ -59,7 +59,7 @@ class ClusteringTuner:
         search: Sequence[Mapping[str, Any]],
         tuned_file: str,
         max_volumes: int = 12,
-        caution: float = 1.0,
+        caution: float = 2.0,
         min_gain: float = 0.02,
         max_rounds: int = 3,
     ):
