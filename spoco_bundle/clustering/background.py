@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["background_clusters", "own_votes", "same_embedding", "vote_lines"]
+__all__ = ["background_clusters", "own_votes", "same_embedding", "vote_axes", "vote_lines"]
 
 
 def background_clusters(
@@ -97,13 +97,18 @@ def vote_lines(votes: Tensor) -> list[tuple[int, float, float]]:
     """
     shape = votes.shape[1:]
     lines = []
-    for axis, vote in zip([a for a in range(3) if shape[a] > 1][-len(votes) :], votes, strict=False):
+    for axis, vote in zip(vote_axes(shape, len(votes)), votes, strict=False):
         place = torch.arange(shape[axis], device=votes.device, dtype=torch.float32)
         profile = vote.mean([a for a in range(3) if a != axis])
         centred = place - place.mean()
         slope = float((centred * (profile - profile.mean())).sum() / centred.square().sum())
         lines.append((axis, slope, float(profile.mean() - slope * place.mean())))
     return lines
+
+
+def vote_axes(shape: Sequence[int], votes: int) -> list[int]:
+    """Axes of a grid z, y, x that so many channels vote along: the last of those with more than one cell."""
+    return [axis for axis in range(3) if shape[axis] > 1][-votes:]
 
 
 def own_votes(lines: Sequence[tuple[int, float, float]], places: Sequence[Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from spoco_bundle.clustering.background import background_clusters, own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions, block_size, pool_blocks
+from spoco_bundle.clustering.half_voxels import NO_SHIFT, shift_from_mask, shift_from_votes
 from spoco_bundle.clustering.mixtures import borders, mixed
 from spoco_bundle.clustering.neighbourhood import neighbour_pairs, roots, touching, unique_pairs
 from spoco_bundle.clustering.small_objects import find_small_objects
@@ -38,6 +39,7 @@ SEEDED_FILL_ROUNDS = 2  # the same where an objectness is given: an object has i
 BORDER_REACH = 3  # blocks, along an axis, within which a blurred border has the regions that it is a mixture of
 MEAN_PREFERENCE = 4.0  # object_preference where background is known by its mean embeddings
 OWN_PREFERENCE = 6.0  # the same where it votes for its own place, to which it is much closer
+CENTRED_PREFERENCE = 3.0  # the same where besides a shift was taken back: voxels at borders say more of themselves
 
 __all__ = ["density_peaks"]
 
@@ -58,6 +60,7 @@ def density_peaks(
     smoothness: float = 0.1,
     outlier_distance: float | None = None,
     object_preference: float | None = None,
+    half_voxels: Sequence[int] | None = None,
     max_blocks: int = 250_000,
     pooling: Sequence[int] | None = None,
 ) -> Tensor:
@@ -89,6 +92,9 @@ def density_peaks(
             halfway between an object and the background belongs to the object. By default 6 where the background is
             known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
             less for small objects, of which a shell of one voxel is a large part.
+        half_voxels: shift of the embeddings along z, y, x: 1 where they lie half a voxel before their voxels, -1 where
+            half a voxel behind, 0 where on them. By default it is measured: against `foreground`, or by the votes of
+            background where these are known (rule "density"), for which the coordinates of the first voxel are 0.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.
@@ -97,11 +103,14 @@ def density_peaks(
         labels (z, y, x) int32, 0 = background, not yet consecutive.
 
     Raises:
-        SpocoError: if `pooling` is not three numbers of 1 or 2, or embeddings are not finite.
+        SpocoError: if `pooling` is not three numbers of 1 or 2, `half_voxels` not three of -1, 0 or 1, or embeddings
+            are not finite.
     """
     size = block_size(volume.shape, max_blocks) if pooling is None else tuple(pooling)
     if len(size) != 3 or not set(size) <= {1, 2}:
         raise SpocoError(f"pooling is {pooling}: give three numbers, each 1 or 2, along z, y, x")
+    if half_voxels is not None and (len(half_voxels) != 3 or not set(half_voxels) <= {-1, 0, 1}):
+        raise SpocoError(f"half_voxels is {half_voxels}: give three numbers, each -1, 0 or 1, along z, y, x")
     blocks = pool_blocks(volume, size, foreground, objectness)
     density, likeness, peak = climb(blocks, delta_var, kernel_threshold, merge_distance)
     block = size[0] * size[1] * size[2]
@@ -135,6 +144,9 @@ def density_peaks(
         votes = blocks.mean[:coordinate_channels]
         regions.lines = vote_lines(votes)
         regions.empty = background_clusters("density", region, count, blocks.mass * likeness.square(), votes=votes)
+        if half_voxels is None:
+            cells = torch.nonzero(regions.empty[region].flatten()).squeeze(1)
+            half_voxels = shift_from_votes(blocks, cells, coordinate_channels)
     if coordinate_channels:
         dissolved &= ~regions.empty  # pieces of it are small, since neighbours do not vote for one place
     region = region * ~dissolved[region]
@@ -161,8 +173,13 @@ def density_peaks(
         region = region * ~regions.empty[region]
     rounds = FILL_ROUNDS if objectness is None else SEEDED_FILL_ROUNDS
     region = fill_blocks(blocks, region, regions, blocks.inside > 0, rounds)
+    if looked_at_again:
+        region = reunited(region, regions.mean, count, merge_distance)
+    if half_voxels is None:
+        half_voxels = NO_SHIFT if foreground is None else shift_from_mask(volume, foreground)
     if object_preference is None:
-        object_preference = MEAN_PREFERENCE if regions.lines is None else OWN_PREFERENCE
+        own = CENTRED_PREFERENCE if any(half_voxels) else OWN_PREFERENCE
+        object_preference = MEAN_PREFERENCE if regions.lines is None else own
     return assign_voxels(
         volume,
         blocks,
@@ -173,6 +190,7 @@ def density_peaks(
         preference=object_preference**2,
         smoothness=smoothness * merge_distance**2,
         cap=outlier_distance,
+        shift=tuple(half_voxels),
     )
 
 
@@ -274,6 +292,28 @@ def merge_basins(
     mean = total[survivors] / weight[survivors, None].clamp(min=1e-12)
     mean[0] = 0
     return region[label], mean.float()
+
+
+def reunited(region: Tensor, means: Tensor, count: int, merge_distance: float) -> Tensor:
+    """Regions (z, y, x) of all blocks, small objects that touch a region of their embedding being part of it.
+
+    A thin end of a large object looks like a small object, until the blocks between them are filled.
+
+    Args:
+        region: (z, y, x) region of every block, 0 = in none.
+        means: (K + 1, E) embeddings of the regions; from `count` on those of small objects.
+        count: number of regions before small objects were looked for, 0 included.
+        merge_distance: touching regions closer than this are one; of several the nearest.
+    """
+    target = torch.arange(len(means), device=region.device)
+    large, small = touching(region, among=target >= count).T
+    pairs = (large < count) & (small >= count)
+    large, small = large[pairs], small[pairs]
+    squared = (means[large] - means[small]).square().sum(1)
+    least = torch.full((len(means),), merge_distance**2, device=region.device)
+    nearest = squared == least.scatter_reduce(0, small, squared, "amin")[small]
+    target[small[nearest]] = large[nearest]
+    return target[region]
 
 
 def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:

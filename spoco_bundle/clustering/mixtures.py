@@ -16,52 +16,39 @@ AT_ONCE = 1 << 10  # points whose products with all their ends are held in memor
 __all__ = ["MOST_ENDS", "borders", "from_mixtures", "mixed"]
 
 
-def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor) -> Tensor:
-    """Squared distances (N, V) of points (N, V, E) to a near mixture (convex combination) of at most `MIXED` ends.
+def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor, parts: int = MIXED) -> Tensor:
+    """What points (N, V, E) differ by, (N, V, E), from a near mixture (convex combination) of some ends.
 
     As Frank and Wolfe ("An algorithm for quadratic programming", 1956) go: from the nearest end on, a step goes towards
-    the end furthest ahead in the direction of the point, as far as that brings it nearer. The result is an upper bound
-    of the distance to the nearest mixture, which for two ends it is.
-
-    Only inner products of points and ends are needed, with the mean of the points as origin.
+    the end furthest ahead in the direction of the point, as far as that brings it nearer. The length of the result is
+    an upper bound of the distance to the nearest mixture, which for two ends it is.
 
     Args:
         points: (N, V, E), N groups of V points.
         ends: (N, K, E) of every group.
-        first: (N, K) bool, which ends a mixture can start from. Infinite for a group without any.
+        first: (N, K) bool, which ends a mixture can start from. Without any, a group's result is infinite.
         others: (N, K) bool, which can be mixed in.
+        parts: most ends in a mixture, 1 or more.
     """
     if ends.shape[1] == 0:
-        return torch.full(points.shape[:2], torch.inf, device=points.device)
-    origin = points.mean(1, keepdim=True)
-    points, ends = points - origin, ends - origin
+        return torch.full_like(points, torch.inf)
+    centre = ends.mean(1, keepdim=True)  # large coordinates cancel badly
+    points, ends = points - centre, ends - centre
+    squares = ends.square().sum(2)[:, None]
+
+    def picked(index: Tensor) -> Tensor:
+        return ends.gather(1, index[..., None].expand(-1, -1, ends.shape[2]))
+
     to_ends = torch.bmm(points, ends.transpose(1, 2))  # (N, V, K)
-    between = torch.bmm(ends, ends.transpose(1, 2))  # (N, K, K)
-    squares = between.diagonal(dim1=1, dim2=2)
-
-    def picked(table: Tensor, index: Tensor) -> Tensor:
-        return table.gather(2, index[..., None])[..., 0]
-
-    def row(index: Tensor) -> Tensor:
-        return between.gather(1, index[..., None].expand(-1, -1, between.shape[2]))
-
-    start = (squares[:, None] - 2 * to_ends).masked_fill(~first[:, None], torch.inf).argmin(2)
-    mixture_ends = row(start)  # products of the mixture with the ends, with itself, and with the point
-    mixture_mixture = squares.gather(1, start)
-    mixture_point = picked(to_ends, start)
-    for _ in range(MIXED - 1):
-        ahead = (mixture_ends - to_ends).masked_fill(~others[:, None], torch.inf).argmin(2)
-        ahead_mixture, ahead_ahead = picked(mixture_ends, ahead), squares.gather(1, ahead)
-        ahead_point = picked(to_ends, ahead)
-        length = (ahead_ahead + mixture_mixture - 2 * ahead_mixture).clamp(min=1e-12)
-        share = (mixture_mixture - mixture_point - ahead_mixture + ahead_point) / length
-        share = share.clamp(0, 1) * others.gather(1, ahead)
-        mixture_ends = mixture_ends + share[..., None] * (row(ahead) - mixture_ends)
-        rest = 1 - share
-        mixture_mixture = rest**2 * mixture_mixture + 2 * share * rest * ahead_mixture + share**2 * ahead_ahead
-        mixture_point = mixture_point + share * (ahead_point - mixture_point)
-    squared = (mixture_mixture - 2 * mixture_point + points.square().sum(2)).clamp(min=0)
-    return squared.masked_fill(~first.any(1, keepdim=True), torch.inf)
+    start = (squares - 2 * to_ends).masked_fill(~first[:, None], torch.inf).argmin(2)
+    rest = points - picked(start)
+    for _ in range(parts - 1):
+        ahead = torch.bmm(rest, ends.transpose(1, 2)).masked_fill(~others[:, None], -torch.inf).argmax(2)
+        way = picked(ahead) - (points - rest)
+        length = way.square().sum(2).clamp(min=1e-12)
+        share = ((rest * way).sum(2) / length).clamp(0, 1) * others.gather(1, ahead)
+        rest -= share[..., None] * way
+    return rest.masked_fill_(~first.any(1)[:, None, None], torch.inf)
 
 
 def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
@@ -70,7 +57,7 @@ def mixed(points: Tensor, ends: Tensor, tolerance: float) -> Tensor:
     ends = ends[None, :MOST_ENDS]
     every = torch.ones(ends.shape[:2], dtype=torch.bool, device=ends.device)
     parts = [from_mixtures(part[None], ends, every, every)[0] for part in points.split(AT_ONCE)]
-    return near | (torch.cat(parts) < tolerance**2)
+    return near | (torch.cat(parts).square().sum(1) < tolerance**2)
 
 
 def borders(edges: Tensor, means: Tensor, likeness: Tensor, size: Tensor, core: Tensor, tolerance: float) -> Tensor:
@@ -99,6 +86,6 @@ def borders(edges: Tensor, means: Tensor, likeness: Tensor, size: Tensor, core: 
     found = torch.zeros(len(means), dtype=torch.bool, device=both.device)
     for some, others in zip(region.split(AT_ONCE), near.split(AT_ONCE), strict=True):
         larger = (others > 0) & (size[others] >= LARGER * size[some][:, None])
-        squared = from_mixtures(means[some][:, None], means[others], others > 0, larger)[:, 0]
-        found[some] = squared < tolerance**2
+        rest = from_mixtures(means[some][:, None], means[others], others > 0, larger)[:, 0]
+        found[some] = rest.square().sum(1) < tolerance**2
     return found

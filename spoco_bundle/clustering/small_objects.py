@@ -6,10 +6,11 @@ without a core, as a blurred border is. But a border is a mixture of the regions
 1. `Surroundings`: the regions around a block, and background, are what it can be a mixture of;
 2. blocks further than a tolerance from every mixture (`from_mixtures`) hold something else, most of it the one that is
    further than all its neighbours (`furthest`);
-3. `modes`: there, in a window of the block and one voxel around it, the voxels that are no mixtures have a density
-   peak, the embedding of a small object, if enough voxels agree on it and it is no mixture itself;
-4. all is repeated with what was found among the regions, until no more is found; what is a mixture of later finds is
-   dropped (`mixtures_of_later`);
+3. `purest`: there, in a window of the block and one voxel around it, one voxel together with what is around explains
+   most of those that are no mixtures: it lies in a small object, of which the others have a share. What an outlier
+   explains is itself;
+4. all is repeated with what was found among the regions, until no more is found; what is a mixture of other finds is
+   dropped (`mixtures_of_others`);
 5. `joined`: finds near each other with nearly the same embedding are one object.
 """
 
@@ -32,9 +33,12 @@ from spoco_bundle.clustering.voxels import Volume
 ROUNDS = 6  # of looking for objects beside those just found
 MOST_AROUND = 16  # regions around a block that are looked at
 JOIN_REACH = 3  # blocks between two finds of one object
-AGREEING = 7.0  # voxels, by their kernel values, that agree on the embedding of an object
+PARTS = 5  # regions in a mixture: between small objects a window sees more than elsewhere
+STRICT = 0.75  # times the tolerance of whole regions: a block that holds a small object is part of it only
+EXPLAINED = 9  # voxels that have a share of an object, at least
 VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is averaged
-MODE_TOLERANCE = 0.8  # the same of the mean of those that agree
+MODE_TOLERANCE = 0.8  # the same of the mean of those that agree on an embedding
+LATER_TOLERANCE = 0.55  # the same where finds are compared with each other
 NEAR_AT_ONCE = 1 << 12  # blocks whose surroundings are held in memory, 27 or more numbers each
 WINDOWS_AT_ONCE = 1 << 7  # held in memory with the kernel values of all pairs of their voxels
 BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
@@ -72,6 +76,7 @@ def find_small_objects(
     Returns:
         The regions with those found, and the region of every block: 0 where it may belong to one of these.
     """
+    tolerance = STRICT * tolerance
     lines = regions.lines
     if lines is None and coordinate_channels and regions.empty.any():
         lines = vote_lines(blocks.mean[:coordinate_channels])
@@ -82,7 +87,7 @@ def find_small_objects(
     cells = torch.nonzero(loose.flatten()).squeeze(1)
     # most are mixtures of what touches them
     cells = cells[around.squared_distances(cells, vectors, BESIDE, background=False) > tolerance**2]
-    unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0], regions.mean[:0, 0])
+    unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0])
     for _ in range(ROUNDS):
         squared = around.squared_distances(cells, vectors, RAYS)
         strange = squared > tolerance**2
@@ -91,11 +96,11 @@ def find_small_objects(
         if len(cells) == 0:
             break
         chosen = furthest(cells, squared, region.shape)
-        found = modes(volume, blocks, cells[chosen], around, mask, tolerance, scale)
+        found = purest(volume, blocks, cells[chosen], around, mask, tolerance, scale)
         cells = cells[~chosen]
         finds = finds.followed_by(found)
         around = around.with_finds(found)
-    finds = finds.only(~mixtures_of_later(finds, around, merge_distance, tolerance))
+    finds = finds.only(~mixtures_of_others(finds, around, merge_distance, tolerance))
     region = region.clone()
     region.view(-1)[unexplained] = 0
     member = joined(finds, merge_distance, region.shape)
@@ -115,13 +120,11 @@ class Finds:
         cells: (n,) flat indices of blocks.
         mean: (n, E) embedding of the object found there.
         mass: (n,) voxels that agree on it.
-        strangeness: (n,) squared distance from mixtures of what was around it before.
     """
 
     cells: Tensor
     mean: Tensor
     mass: Tensor
-    strangeness: Tensor
 
     def only(self, chosen: Tensor) -> Finds:
         """Those chosen, by (n,) bool or by index."""
@@ -133,7 +136,7 @@ class Finds:
 
     def parts(self) -> tuple[Tensor, ...]:
         """All attributes."""
-        return self.cells, self.mean, self.mass, self.strangeness
+        return self.cells, self.mean, self.mass
 
 
 def background_kinds(
@@ -237,7 +240,7 @@ class Surroundings:
                 part = some[rows]
                 ends, present = self.ends(part, near[rows, : int(number[rows[-1]])], background)
                 vector = vectors[:, part].T[:, None]
-                squared = from_mixtures(vector, ends, present, present)[:, 0]
+                squared = from_mixtures(vector, ends, present, present, PARTS)[:, 0].square().sum(1)
                 # where nothing is around, whatever tells neighbours apart
                 found[rows] = torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared)
             parts.append(found)
@@ -251,7 +254,7 @@ def furthest(cells: Tensor, squared: Tensor, shape: Sequence[int]) -> Tensor:
     return squared >= functional.pad(squared, (1, 0))[near].amax(0)
 
 
-def modes(
+def purest(
     volume: Volume,
     blocks: Blocks,
     cells: Tensor,
@@ -260,9 +263,12 @@ def modes(
     tolerance: float,
     scale: float,
 ) -> Finds:
-    """Embeddings that most voxels agree on, of those that are no mixtures, in windows of a block and one voxel around.
+    """Embeddings of small objects, each in a window of a block and one voxel around it.
 
-    Only those that enough voxels agree on, and that are no mixtures themselves.
+    If v is what a voxel differs by from the nearest mixture of what is around (`from_mixtures`), then voxels of which
+    the same object has a smaller share differ by about s v, with s between 0 and 1. The voxel that so explains most of
+    those that are no mixtures is the purest. Only where enough are explained, and the mean of those near it is no
+    mixture, there is an object.
 
     Args:
         volume: the embeddings.
@@ -273,26 +279,37 @@ def modes(
         tolerance: distance from a mixture up to which a block is one.
         scale: of the kernel between a voxel and a mean.
     """
+    least = (VOXEL_TOLERANCE * tolerance) ** 2
     finds = []
     for part in cells.split(WINDOWS_AT_ONCE):
         vectors, inside = window(volume, blocks, part, mask)
         near = around.near(part, RAYS)
         ends, present = around.ends(part, near, background=False)
-        other = inside & (from_mixtures(vectors, ends, present, present) > (VOXEL_TOLERANCE * tolerance) ** 2)
+        rest = from_mixtures(vectors, ends, present, present, PARTS)
+        # where nothing is around, from what the window has in common
+        rest = torch.where(rest.isinf(), vectors - vectors.mean(1, keepdim=True), rest)
+        squares = rest.square().sum(2)
+        strange = inside & (squares > least)
+        product = torch.bmm(rest, rest.transpose(1, 2))
+        share = (product / squares[:, None].clamp(min=1e-12)).clamp_(0, 1)
+        left = squares[:, :, None] - share * (2 * product - share * squares[:, None])
+        explained = ((left < least) & strange[:, :, None]).sum(1) * strange
         centred = vectors - vectors.mean(1, keepdim=True)
         squares = centred.square().sum(2)
         squared = squares[:, :, None] + squares[:, None] - 2 * torch.bmm(centred, centred.transpose(1, 2))
         # the difference of two voxels has twice the variance of that of one
-        weight = torch.exp(squared / (-2 * scale)) * other[:, None]
+        weight = torch.exp(squared / (-2 * scale)) * strange[:, None]
         row = torch.arange(len(part), device=part.device)
-        mean = weighted_mean(vectors, weight[row, (weight.sum(2) * other).argmax(1)])
-        weight = torch.exp((vectors - mean[:, None]).square().sum(2) / (-2 * scale)) * other
+        # of those that explain as many, one in a dense place
+        chosen = (explained + weight.sum(2) / weight.shape[2]).masked_fill_(~strange, -1).argmax(1)
+        mean = weighted_mean(vectors, weight[row, chosen])
+        weight = torch.exp((vectors - mean[:, None]).square().sum(2) / (-2 * scale)) * strange
         mean = weighted_mean(vectors, weight)
-        mass = weight.sum(1)
         ends, present = around.ends(part, near)
-        squared = from_mixtures(mean[:, None], ends, present, present)[:, 0]
-        good = (mass > AGREEING) & (squared > (MODE_TOLERANCE * tolerance) ** 2)
-        finds.append(Finds(part, mean, mass, squared).only(good))
+        rest = from_mixtures(mean[:, None], ends, present, present, PARTS)[:, 0]
+        squared = rest.square().sum(1)
+        good = (explained[row, chosen] >= EXPLAINED) & (squared > (MODE_TOLERANCE * tolerance) ** 2)
+        finds.append(Finds(part, mean, weight.sum(1)).only(good))
     return functools.reduce(Finds.followed_by, finds)
 
 
@@ -316,10 +333,11 @@ def weighted_mean(vectors: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(weight[:, None], vectors)[:, 0] / weight.sum(1, keepdim=True).clamp(min=1e-6)
 
 
-def mixtures_of_later(finds: Finds, around: Surroundings, merge_distance: float, tolerance: float) -> Tensor:
-    """Finds (n,) bool that are mixtures of what is around them, with such finds that are stranger than themselves.
+def mixtures_of_others(finds: Finds, around: Surroundings, merge_distance: float, tolerance: float) -> Tensor:
+    """Finds (n,) bool that are mixtures of what is around them, other finds of other embeddings included.
 
-    More voxels can agree on a mixture at a flat border of a small object than on the object, which is found later.
+    At a flat border of a small object more voxels are explained by a mixture of it than by the object, which is found
+    later.
 
     Args:
         finds: n finds.
@@ -327,18 +345,13 @@ def mixtures_of_later(finds: Finds, around: Surroundings, merge_distance: float,
         merge_distance: embeddings closer than this are of one object.
         tolerance: distance from a mixture up to which a block is one.
     """
-    before = torch.full((len(around.regions.mean) - len(finds.cells),), torch.inf, device=finds.mean.device)
-    strangeness = torch.cat([before, finds.strangeness])
     found = torch.zeros(len(finds.cells), dtype=torch.bool, device=finds.mean.device)
     for rows in torch.arange(len(found), device=found.device).split(AT_ONCE):
         some = finds.only(rows)
-        near = around.near(some.cells, CUBE)
-        ends, present = around.ends(some.cells, near)
-        stranger = strangeness[near] > some.strangeness[:, None]
-        present &= functional.pad(stranger, (0, len(around.kinds)), value=True)
+        ends, present = around.ends(some.cells, around.near(some.cells, CUBE))
         present &= (ends - some.mean[:, None]).square().sum(2) > merge_distance**2  # others than of the same object
-        squared = from_mixtures(some.mean[:, None], ends, present, present)[:, 0]
-        found[rows] = squared < (MODE_TOLERANCE * tolerance) ** 2
+        rest = from_mixtures(some.mean[:, None], ends, present, present, PARTS)[:, 0]
+        found[rows] = rest.square().sum(1) < (LATER_TOLERANCE * tolerance) ** 2
     return found
 
 

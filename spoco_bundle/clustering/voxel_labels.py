@@ -2,8 +2,8 @@
 
 A voxel chooses among the labels of the blocks nearest to it, 8 in 3D. These are the same for all voxels between the
 centres of 2 x 2 x 2 blocks, a window: where its blocks agree nobody has to look at the embeddings of its voxels. Where
-blocks are single voxels each is a window with those that share a face with it, if no mask tells background from
-objects; with one its label is that of its block.
+blocks are single voxels each is a window with those that share a face with it; only where a mask tells background from
+objects, and embeddings lie on their voxels, is its label that of its block.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spoco_bundle.clustering.background import own_votes
 from spoco_bundle.clustering.blocks import Blocks, Regions
+from spoco_bundle.clustering.half_voxels import NO_SHIFT, centred
 from spoco_bundle.clustering.neighbourhood import distinct, places_of, touching
 from spoco_bundle.clustering.voxels import Volume
 
@@ -40,6 +41,7 @@ def assign_voxels(
     preference: float,
     smoothness: float,
     cap: float | None,
+    shift: tuple[int, int, int] = NO_SHIFT,
 ) -> Tensor:
     """Label (z, y, x) int32 of every voxel, chosen among those of the blocks nearest to it (`choose`).
 
@@ -55,6 +57,7 @@ def assign_voxels(
         preference: see `choose`.
         smoothness: see `choose`.
         cap: see `choose`; by default `OUTLIER` times the median distance of touching objects.
+        shift: of the embeddings against the voxels, see `half_voxels.centred`.
     """
     objects = ~regions.empty
     objects[0] = False
@@ -69,7 +72,7 @@ def assign_voxels(
     size = size.clamp(min=1).float()
     if len(present):
         size /= present.median()
-    windows = Windows(label.to(torch.int32), volume.shape, blocks.size, beside=mask is None)
+    windows = Windows(label.to(torch.int32), volume.shape, blocks.size, beside=mask is None or any(shift))
     result = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
     for start, stop in volume.slabs(multiple=blocks.size[0]):
         near = windows.labels(start, stop)
@@ -86,11 +89,11 @@ def assign_voxels(
             agreed *= inside
         rows = torch.nonzero(number).squeeze(1)
         if len(rows):
-            part = volume.slab(start, stop).reshape(volume.channels, -1)
+            part = centred(volume, start, stop, shift).reshape(volume.channels, -1)
             vectors = part.gather(1, rows.expand(volume.channels, -1)).T * weights
             votes_here = None
             if regions.lines is not None:
-                votes_here = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start))
+                votes_here = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start, shift))
                 votes_here *= weights[: votes_here.shape[1]]
             near = near[:, worth]
             candidates = distinct(near, len(near))
@@ -201,10 +204,17 @@ def upsampled(grid: Tensor, places: list[Tensor]) -> Tensor:
     return grid.flatten()
 
 
-def block_places(rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int) -> list[Tensor]:
-    """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index."""
+def block_places(
+    rows: Tensor, shape: tuple[int, int, int], size: tuple[int, int, int], start: int, shift: tuple[int, int, int]
+) -> list[Tensor]:
+    """Places z, y, x (n,) in blocks of the voxels (n,) of a slab that starts at a plane, given by flat index.
+
+    Blocks are averages of embeddings with their shift (`half_voxels.centred`), and lie so much beside their voxels.
+    """
     z, y, x = places_of(rows, shape)
-    return [(voxel + 0.5) / step - 0.5 for voxel, step in zip((z + start, y, x), size, strict=True)]
+    return [
+        (voxel + 0.5 + half / 2) / step - 0.5 for voxel, step, half in zip((z + start, y, x), size, shift, strict=True)
+    ]
 
 
 def choose(

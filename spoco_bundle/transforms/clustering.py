@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 
 from spoco_bundle.clustering import MIN_SIZE, check_method, cluster_embeddings, default_parameters
 from spoco_bundle.clustering.blocks import block_size
+from spoco_bundle.clustering.half_voxels import NO_SHIFT
 from spoco_bundle.data.volumes import voxel_spacing
 from spoco_bundle.embedding_space import add_coordinates
 from spoco_bundle.errors import SpocoError
@@ -134,7 +135,8 @@ class ClusterEmbeddingsd(MapTransform):
         if self.method == "density_peaks":
             most = self.params.get("max_blocks", default_parameters(self.method)["max_blocks"])
             whole = (1,) * (3 - len(shape)) + tuple(shape)
-            clustering.params = {"pooling": block_size(whole, most), **self.params}
+            # a shift is measured on whole volumes: pieces that disagreed about it would not fit together
+            clustering.params = {"pooling": block_size(whole, most), "half_voxels": NO_SHIFT, **self.params}
         return clustering
 
     def least_voxels(self, image: torch.Tensor) -> int:

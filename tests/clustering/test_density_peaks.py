@@ -75,7 +75,7 @@ def test_distance_to_mixtures_is_exact_for_two_ends_and_bounded_for_more():
     present = torch.rand(40, 6, generator=generator) > 0.4
     present[:10] = torch.tensor([True, False, False, True, False, False])
     present[:, 3] = True
-    found = from_mixtures(points[:, None], ends, present, present)[:, 0].sqrt()
+    found = from_mixtures(points[:, None], ends, present, present)[:, 0].norm(dim=1)
     nearest = (ends - points[:, None]).norm(dim=2).masked_fill(~present, torch.inf).amin(1)
     shorter = 0
     for i in range(len(points)):

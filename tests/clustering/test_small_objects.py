@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from spoco_bundle.clustering import cluster_embeddings
 from spoco_bundle.clustering.blocks import Regions, pool_blocks
+from spoco_bundle.clustering.density_peaks import reunited
 from spoco_bundle.clustering.mixtures import from_mixtures
 from spoco_bundle.clustering.small_objects import (
     BESIDE,
@@ -20,7 +21,7 @@ from spoco_bundle.clustering.small_objects import (
     Surroundings,
     furthest,
     joined,
-    mixtures_of_later,
+    mixtures_of_others,
     window,
 )
 from spoco_bundle.clustering.voxels import Volume
@@ -76,7 +77,7 @@ def test_a_blurred_border_is_no_object(coordinates):
     assert min(overlap(labels, truth, 1), overlap(labels, truth, 2)) > 0.93
 
 
-def test_points_in_one_group_have_the_distances_that_they_have_alone():
+def test_points_in_one_group_differ_from_mixtures_as_they_do_alone():
     generator = torch.Generator().manual_seed(0)
     points, ends = torch.randn(3, 7, 5, generator=generator), torch.randn(3, 6, 5, generator=generator)
     first = torch.rand(3, 6, generator=generator) > 0.5
@@ -88,11 +89,11 @@ def test_points_in_one_group_have_the_distances_that_they_have_alone():
         alone = from_mixtures(
             points[group, place][None, None] + 100, ends[group][None] + 100, first[group][None], others[group][None]
         )
-        assert together[group, place] == pytest.approx(float(alone), abs=1e-3)
+        assert torch.allclose(together[group, place], alone[0, 0], atol=1e-3)
     assert from_mixtures(points, ends[:, :0], first[:, :0], others[:, :0]).isinf().all()
     no_others = from_mixtures(points[:2], ends[:2], first[:2], torch.zeros_like(others[:2]))
     distances = (points[:2, :, None] - ends[:2, None]).square().sum(3).masked_fill(~first[:2, None], torch.inf)
-    assert torch.allclose(no_others, distances.amin(2), atol=1e-5)
+    assert torch.allclose(no_others.square().sum(2), distances.amin(2), atol=1e-5)
 
 
 def test_ends_are_the_distinct_regions_around_and_background_with_the_votes_for_the_place():
@@ -126,20 +127,29 @@ def test_the_furthest_of_neighbouring_cells_is_chosen():
 def test_near_finds_of_one_embedding_are_one_object():
     cells = torch.tensor([0, 3, 6, 9, 17])  # along a line: a chain of steps of 3, and one 8 further
     mean = torch.tensor([[0.0], [0.8], [1.6], [4.0], [4.0]])
-    finds = Finds(cells, mean, torch.ones(5), torch.ones(5))
+    finds = Finds(cells, mean, torch.ones(5))
     assert joined(finds, 1.0, (1, 1, 20)).tolist() == [0, 0, 0, 1, 2]
     assert joined(finds.only(mean[:, 0] < 0), 1.0, (1, 1, 20)).tolist() == []
 
 
-def test_a_find_that_mixes_a_later_one_is_none():
+def test_a_find_that_mixes_another_one_is_none():
     region = torch.zeros(1, 1, 5, dtype=torch.long)
     region[0, 0, 0] = 1
     start = Surroundings(region, Regions(torch.tensor([[0.0, 0], [0, 0]]), torch.zeros(2) > 1), None, torch.zeros(0, 2))
     mean = torch.tensor([[2.0, 0.1], [4.0, 0.0], [4.2, 0.0]])
-    finds = Finds(torch.tensor([1, 2, 3]), mean, torch.ones(3), mean.square().sum(1))
-    found = mixtures_of_later(finds, start.with_finds(finds), 1.0, 1.0)
+    finds = Finds(torch.tensor([1, 2, 3]), mean, torch.ones(3))
+    found = mixtures_of_others(finds, start.with_finds(finds), 1.0, 1.0)
     assert found.tolist() == [True, False, False]  # the last two are of one object
-    assert mixtures_of_later(finds, start.with_finds(finds), 0.0, 1.0).tolist() == [True, True, False]
+    assert mixtures_of_others(finds, start.with_finds(finds), 5.0, 1.0).tolist() == [False] * 3
+
+
+def test_a_small_object_becomes_part_of_the_nearest_region_of_its_embedding_that_it_touches():
+    region = torch.tensor([1, 1, 4, 2, 0, 3, 5, 5, 6, 0, 1])[None, None]
+    means = torch.tensor([[0.0], [0.0], [1.2], [5.0], [0.7], [5.2], [5.3]])  # from 4 on of small objects
+    # 4 lies between 1 and 2, and joins only the nearer one; 6 touches a small object alone
+    assert reunited(region, means, 4, 1.0).flatten().tolist() == [1, 1, 2, 2, 0, 3, 3, 3, 6, 0, 1]
+    assert torch.equal(reunited(region, means, 4, 0.1), region)
+    assert torch.equal(reunited(region, means, 7, 1.0), region)
 
 
 @pytest.mark.parametrize("kind", ["array", "half", "memory map", "tensor", "image"])
