@@ -93,8 +93,9 @@ def density_peaks(
             known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
             less for small objects, of which a shell of one voxel is a large part.
         half_voxels: shift of the embeddings along z, y, x: 1 where they lie half a voxel before their voxels, -1 where
-            half a voxel behind, 0 where on them. By default it is measured: against `foreground`, or by the votes of
-            background where these are known (rule "density"), for which the coordinates of the first voxel are 0.
+            half a voxel behind, 0 where on them. By default it is measured: against `foreground`, unless this follows
+            from the objectness, or by the votes of background where these are known (rule "density"), for which the
+            coordinates of the first voxel are 0.
         max_blocks: volumes of more voxels than this are averaged over 2 x 2 x 2 blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.
@@ -176,7 +177,9 @@ def density_peaks(
     if looked_at_again:
         region = reunited(region, regions.mean, count, merge_distance)
     if half_voxels is None:
-        half_voxels = NO_SHIFT if foreground is None else shift_from_mask(volume, foreground)
+        # an objectness comes from the network that the embeddings come from, and says nothing of where either lies
+        known = foreground is not None and objectness is None
+        half_voxels = shift_from_mask(volume, foreground) if known else NO_SHIFT
     if object_preference is None:
         own = CENTRED_PREFERENCE if any(half_voxels) else OWN_PREFERENCE
         object_preference = MEAN_PREFERENCE if regions.lines is None else own

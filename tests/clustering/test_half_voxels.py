@@ -135,6 +135,7 @@ def test_a_flat_border_lies_where_it_is_only_if_the_shift_is_taken_back(spatial_
     assert wrong() < 0.002
     assert wrong() == wrong(half_voxels=[step] * 3 if spatial_dims == 3 else [step, 0, step])
     assert wrong(half_voxels=NO_SHIFT) > 0.01
+    assert wrong(objectness=mask.astype(np.float32)) > 0.01  # which is the network's own
 
 
 @pytest.mark.parametrize("bad", [(1, 1), (0, 2, 0), (0.5, 0, 0)])
