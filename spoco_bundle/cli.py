@@ -27,6 +27,7 @@ from spoco_bundle.label.server import run_server
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
 from spoco_bundle.run_report import write_report
+from spoco_bundle.tissue_choice import tissue_overlays
 from spoco_bundle.ways import choose_ways
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
@@ -53,7 +54,7 @@ class Spoco:
         print(f"1/4 making an artificial sample of crowded nuclei in {data}", flush=True)
         make_synthetic_sample(data, seed=seed)
         print("2/4 training from 25% of the annotated nuclei", flush=True)
-        self.train(str(data), output=str(folder / "model"), config="demo", seed=seed, keep_seed=seed)
+        self.train(str(data), output=str(folder / "model"), config="demo", tissue="gaps", seed=seed, keep_seed=seed)
         print("3/4 segmenting the held-out volumes", flush=True)
         self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"))
         print("4/4 comparing with the truth", flush=True)
@@ -62,9 +63,15 @@ class Spoco:
         classical = pool_scores([_classical_scores(pair) for pair in build_datalist(data, "val")])
         print(f"for comparison, Otsu threshold and watershed: AP at IoU 0.5 {classical['ap_50']:.2f}")
 
-    @SetParseFns(dataset_dir=str, output=str, config=str)
+    @SetParseFns(dataset_dir=str, output=str, config=str, tissue=str)
     def train(
-        self, dataset_dir: str, output: str = "model", config: str = "", resume: bool | str = False, **overrides: Any
+        self,
+        dataset_dir: str,
+        output: str = "model",
+        config: str = "",
+        resume: bool | str = False,
+        tissue: str = "auto",
+        **overrides: Any,
     ) -> None:
         """Train on a folder of images with a few annotated objects each.
 
@@ -76,12 +83,14 @@ class Spoco:
                 JSON file; several with commas between.
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
                 from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
+            tissue: dense for tissue in which every voxel belongs to some cell, gaps for objects with background between
+                them; auto finds out by comparing the annotated objects with what lies around them.
             overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
-        files = [find_config("train"), *_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "ckpt_dir": output, "output_dir": output, **overrides}
         if resume:
             overrides["resume"] = "last" if resume is True else str(resume)
+        files = [find_config("train"), *tissue_overlays(_overlays(config), overrides, tissue, output)]
         write_model_config(files, overrides, output)
         write_run_record("train", files, overrides, output)
         run_configs(files, overrides, "train")

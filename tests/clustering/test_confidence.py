@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
-from spoco_bundle.clustering import cluster_embeddings
-from spoco_bundle.clustering.confidence import object_confidence
+from spoco_bundle.clustering import cluster_embeddings, confidence
+from spoco_bundle.clustering.confidence import border_contrast, object_confidence
 from spoco_bundle.clustering.voxels import Volume
 from spoco_bundle.embedding_space import kernel_scale
 
@@ -22,53 +25,173 @@ def two_squares(gap: int):
     return embeddings, labels
 
 
+def two_cells(membrane: float = 0.0):
+    """Cells of 6 x 6 voxels side by side in a background of objectness 0, with what it is where they touch."""
+    embeddings, labels = two_squares(gap=0)
+    objectness = torch.where(labels > 0, 0.9, 0.0)
+    objectness[7:13, 0, 10:12] = membrane
+    return embeddings, labels, objectness
+
+
+def contrast_by_voxels(labels, objectness, count: int) -> np.ndarray:
+    """The contrast of every object, one voxel and one neighbour after the other."""
+    contrast = []
+    for number in range(1, count + 1):
+        inside = [place for place in np.ndindex(labels.shape) if labels[place] == number]
+        faces = [
+            min(objectness[place], objectness[beside])
+            for place in inside
+            for axis, step in itertools.product(range(3), (-1, 1))
+            if 0 <= (beside := tuple(np.add(place, step * np.eye(3, dtype=int)[axis])))[axis] < labels.shape[axis]
+            and labels[beside] != number
+        ]
+        fall = np.mean([objectness[place] for place in inside]) - (np.mean(faces) if faces else 0)
+        contrast.append(max(fall, 0))
+    return np.array(contrast)
+
+
 def test_a_lone_object_of_one_embedding_is_certain():
     embeddings, labels = two_squares(gap=6)
     assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([1, 1])
+    sure = (labels > 0).float()
+    assert object_confidence(Volume(embeddings), labels, objectness=sure).tolist() == pytest.approx([1, 1])
 
 
 def test_coherence_by_hand():
     embeddings, labels = two_squares(gap=6)
     embeddings[0, 7:13:2, 5:11] += 0.3
     embeddings[0, 8:13:2, 5:11] -= 0.3
-    kernel = np.exp(-(0.3**2) / kernel_scale(0.5, 0.5))
-    # coherence is the mean kernel value, the border is free: the geometric mean of the two
+    kernel = np.exp(-(0.3**2) / kernel_scale(0.5, 0.5))  # of every voxel
     assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([kernel**0.5, 1])
 
 
 def test_half_an_object_is_less_coherent():
     embeddings, labels = two_squares(gap=6)
     labels[7:13, 0, 8:11] = 0  # its other half lies within the two voxels around it, but for one column of three
-    first, second = object_confidence(Volume(embeddings), labels)
-    assert first == pytest.approx((3 / 5) ** 0.5) and second == pytest.approx(1)
+    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([(3 / 5) ** 0.5, 1])
 
 
-def test_a_shared_border_lowers_the_confidence():
-    embeddings, labels = two_squares(gap=0)
-    # 10 x 10 voxels less 6 x 6 lie around each, 2 x 10 of which the other could hold and 2 x 6 it does
-    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([(1 - 0.5 * 12 / 64) ** 0.5] * 2)
-
-
-def test_objects_that_fill_the_volume_can_be_trusted():
-    embeddings = torch.zeros(1, 9, 9)
-    labels = torch.arange(9, dtype=torch.int32).reshape(3, 1, 3).repeat_interleave(3, 0).repeat_interleave(3, 2) + 1
-    embeddings[0] = FAR * labels[:, 0]
-    found = object_confidence(Volume(embeddings), labels, objectness=torch.ones(labels.shape))
-    assert found.tolist() == pytest.approx([0.5 ** (1 / 3)] * 9)
-
-
-def test_contrast_by_hand():
+def test_coherence_and_contrast_by_hand():
     embeddings, labels = two_squares(gap=6)
     objectness = torch.where(labels == 1, 0.9, 0.1)
     objectness[labels == 2] = 0.5
-    expected = [(0.9 * 0.8) ** (1 / 3), (0.5 * 0.4) ** (1 / 3)]  # coherence is the mean objectness, the border is free
+    # the coherence is the mean objectness, and the border has that of the background
+    expected = [((0.9 + 0.8) / 2) ** 0.5, ((0.5 + 0.4) / 2) ** 0.5]
     assert object_confidence(Volume(embeddings), labels, objectness=objectness).tolist() == pytest.approx(expected)
 
 
-def test_an_object_no_likelier_than_its_surroundings_has_none():
+def test_an_object_no_likelier_than_its_border_has_no_contrast():
     embeddings, labels = two_squares(gap=6)
     flat = torch.full(labels.shape, 0.6)
-    assert object_confidence(Volume(embeddings), labels, objectness=flat).tolist() == [0, 0]
+    assert border_contrast(labels, flat, 2).tolist() == [0, 0]
+    assert object_confidence(Volume(embeddings), labels, objectness=flat).tolist() == pytest.approx([0.3**0.5] * 2)
+
+
+def test_objects_that_fill_the_volume_are_told_apart_by_membranes():
+    embeddings = torch.zeros(1, 9, 9)
+    labels = torch.arange(9, dtype=torch.int32).reshape(3, 1, 3).repeat_interleave(3, 0).repeat_interleave(3, 2) + 1
+    embeddings[0] = FAR * labels[:, 0]
+    membranes = torch.zeros(9, 1, 9)
+    membranes[1::3, :, 1::3] = 1
+    assert border_contrast(labels, torch.ones(labels.shape), 9).tolist() == [0] * 9
+    # one voxel of nine is inside, and none at a border
+    assert border_contrast(labels, membranes, 9).tolist() == pytest.approx([1 / 9] * 9)
+    found = object_confidence(Volume(embeddings), labels, objectness=torch.ones(labels.shape))
+    assert found.tolist() == pytest.approx([0.5**0.5] * 9)
+
+
+def test_an_object_without_a_border_has_nothing_to_doubt_there():
+    everything = torch.ones(3, 1, 4, dtype=torch.int32)
+    assert border_contrast(everything, torch.full((3, 1, 4), 0.4), 1).tolist() == pytest.approx([0.4])
+
+
+@pytest.mark.parametrize("slab", [1, 70, 1 << 20])
+@pytest.mark.parametrize("shape", [(7, 1, 9), (5, 6, 7), (1, 1, 1), (1, 8, 1)])
+def test_contrast_against_a_loop_over_voxels(shape, slab, monkeypatch):
+    monkeypatch.setattr(confidence, "SLAB", slab)
+    random = np.random.default_rng(0)
+    for coarse in (1, 3):
+        labels = random.integers(0, 4, [-(-extent // coarse) for extent in shape], dtype=np.int32)
+        for axis in range(3):
+            labels = labels.repeat(coarse, axis)
+        labels = labels[tuple(slice(extent) for extent in shape)]
+        numbers, labels = np.unique(labels, return_inverse=True)
+        labels = labels.reshape(shape).astype(np.int32) + int(numbers[0] > 0)
+        objectness = random.random(shape, dtype=np.float32)
+        objectness[labels == 1] **= 0.25  # an object with contrast
+        found = border_contrast(torch.from_numpy(labels), torch.from_numpy(objectness), int(labels.max()))
+        np.testing.assert_allclose(found.numpy(), contrast_by_voxels(labels, objectness, int(labels.max())), atol=1e-6)
+
+
+def test_the_halves_of_a_false_split_score_below_two_cells():
+    embeddings, labels, objectness = two_cells()
+    cells = object_confidence(Volume(embeddings), labels, objectness=objectness)
+    # 5 of 6 columns are inside, and every face has background or membrane on one side
+    assert border_contrast(labels, objectness, 2).tolist() == pytest.approx([0.75] * 2)
+    embeddings, labels, objectness = two_cells(membrane=0.9)
+    embeddings[labels[:, 0][None] > 0] = 0  # one cell, cut in halves: 6 of 24 faces of each lie inside of it
+    assert border_contrast(labels, objectness, 2).tolist() == pytest.approx([0.9 * 18 / 24] * 2)
+    halves = object_confidence(Volume(embeddings), labels, objectness=objectness)
+    whole = object_confidence(Volume(embeddings), (labels > 0).int(), objectness=objectness)
+    assert halves.max() < cells.min() - 0.03 and halves.max() < whole.min() - 0.1
+
+
+@pytest.mark.parametrize("apart", [1.0, 4.0])
+def test_a_merge_across_a_membrane_scores_below_each_of_its_cells(apart):
+    embeddings, labels, objectness = two_cells()
+    embeddings[0][labels[:, 0] == 1], embeddings[0][labels[:, 0] == 2] = 0, apart
+    cells = object_confidence(Volume(embeddings), labels, objectness=objectness)
+    merge = object_confidence(Volume(embeddings), (labels > 0).int(), objectness=objectness)
+    # the contrast is that of its cells, and every voxel is half of the way to the other cell away from the mean
+    kernel = np.exp(-((apart / 2) ** 2) / kernel_scale(0.5, 0.5))
+    assert merge.item() == pytest.approx((0.75 * (1 + kernel) / 2) ** 0.5)
+    assert merge.item() < cells.min() - 0.05
+
+
+def test_ids_flips_and_background_around_change_nothing(scene):
+    s = scene(3)
+    labels, objectness = torch.from_numpy(s.label).int(), torch.from_numpy(s.objectness)
+    noise = 0.03 * labels * torch.randn(2, *s.embeddings.shape, generator=torch.Generator().manual_seed(0))
+    embeddings, teacher = torch.from_numpy(s.embeddings) + noise
+    labels[:, :2], labels[:, -2:], labels[..., :2], labels[..., -2:] = 0, 0, 0, 0
+    labels[:2], labels[-2:] = 0, 0
+    count = int(labels.max())
+
+    def found(*sides, order=None):
+        """Confidences with the axes flipped, and the ids in another order."""
+        ids = labels if order is None else order[labels.long()].int()
+        flipped = [part.flip([axis - 3 for axis in sides]) for part in (embeddings, teacher, ids, objectness)]
+        return object_confidence(Volume(flipped[0]), flipped[2], objectness=flipped[3], teacher=Volume(flipped[1]))
+
+    expected = found()
+    assert expected.std() > 0.03 and ((0 < expected) & (expected < 1)).all()
+    for sides in ((0,), (1,), (2,), (0, 1, 2)):
+        torch.testing.assert_close(found(*sides), expected)
+    order = torch.cat([torch.zeros(1), 1 + torch.randperm(count, generator=torch.Generator().manual_seed(1))]).long()
+    torch.testing.assert_close(found(order=order)[order[1:] - 1], expected)
+
+    padded = object_confidence(
+        Volume(pad(embeddings, (3,) * 6, value=FAR)),
+        pad(labels, (3,) * 6),
+        objectness=pad(objectness, (3,) * 6),
+        teacher=Volume(pad(teacher, (3,) * 6, value=FAR)),
+    )
+    torch.testing.assert_close(padded, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 6, 7)])
+@pytest.mark.parametrize("with_objectness", [False, True])
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_confidences_lie_between_0_and_1(shape, with_objectness, with_teacher):
+    random = torch.Generator().manual_seed(0)
+    embeddings, teacher = (torch.randn(3, *shape, generator=random) for _ in range(2))
+    volume = Volume(embeddings)
+    labels = torch.zeros(volume.shape, dtype=torch.int32)
+    labels[0, :, :3], labels[3, 0, 3], labels[-1, -1, -1], labels[4, 0] = 1, 2, 3, 4  # at borders, and of one voxel
+    objectness = torch.rand(volume.shape, generator=random) if with_objectness else None
+    found = object_confidence(volume, labels, objectness=objectness, teacher=Volume(teacher) if with_teacher else None)
+    assert found.shape == (4,) and found.dtype == torch.float32
+    assert ((found >= 0) & (found <= 1)).all()
 
 
 def test_a_large_object_is_looked_at_in_steps():

@@ -98,6 +98,7 @@ def test_rgb_images_train_and_are_segmented_with_the_2d_overlay(sample_2d, tmp_p
         (["train", "{sample}", "--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
         (["train", "{sample}", "--config", "3d"], ["3d", "nonspatial"]),
         (["train", "{sample}", "--precision", "half"], ["precision", "bfloat16"]),
+        (["train", "{sample}", "--tissue", "holes"], ["--tissue holes", "auto, dense or gaps"]),
         (["train", "{sample}", "--spacing", "[1,2]"], ["spacing"]),
         (["train", "{sample}/train"], ["train"]),
         (["tune", "{sample}", "--split", "validation"], ["validation", "val"]),
@@ -125,5 +126,5 @@ def test_help_says_what_each_command_does(tmp_path):
         assert f"     {command}\n" in overview.stdout + overview.stderr
     result = spoco("train", "--help", cwd=tmp_path)
     shown = result.stdout + result.stderr
-    assert "annotated" in shown and "resume" in shown and "--max_epochs" in shown
+    assert "annotated" in shown and "resume" in shown and "--max_epochs" in shown and "tissue" in shown
     assert "METADATA" not in shown

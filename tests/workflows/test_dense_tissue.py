@@ -1,4 +1,4 @@
-"""Tissue in which every voxel belongs to some cell: trained on a third of the cells, segmented whole."""
+"""Tissue in which every voxel belongs to some cell: trained on a third of the cells, segmented whole, untold."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
-from support import run_python
+from support import dense_tissue, run_python
 
 SIDE, CELLS = 128, 40
 
 
 def write_tissue(folder, seed, kept):
-    """An image of cells with dark membranes between them under an uneven light, and the labels of so many of them."""
+    """An image of a tissue, and the labels of so many of its cells."""
     random = np.random.default_rng(seed)
-    places = np.stack(np.meshgrid(*[np.arange(SIDE)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    label = cKDTree(random.uniform(0, SIDE, (CELLS, 2))).query(places)[1].reshape(SIDE, SIDE) + 1
-    membrane = np.zeros(label.shape, bool)
-    for axis in (0, 1):
-        membrane |= np.roll(label, 1, axis) != label
-    image = ndimage.gaussian_filter(1.0 - membrane, 1) + random.normal(0, 0.08, label.shape)
-    image += 3 * ndimage.gaussian_filter(random.normal(0, 1, label.shape), 12)
+    image, label = dense_tissue(random, (SIDE, SIDE), CELLS)
     label[~np.isin(label, random.permutation(CELLS)[:kept] + 1)] = 0
     folder.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(folder / f"tissue{seed}_raw.tif", (image.clip(0, 2) * 100).astype(np.uint8))
@@ -38,7 +30,7 @@ def test_cells_are_told_apart_by_membranes_and_fill_the_image(tmp_path):
     write_tissue(tmp_path / "data" / "val", 2, CELLS)
     short = "--crop_size [64,64] --batch_size 4 --max_epochs 3 --val_interval 3 --partly_labelled False".split()
     for call in (
-        ["train", "data", "--config", "2d,dense_tissue", "--output", "model", *short],
+        ["train", "data", "--config", "2d", "--output", "model", *short],
         ["evaluate", "data", "--model", "model", "--output", "scores", "--partly_labelled", "False"],
         ["predict", "data/val/tissue2_raw.tif", "--model", "model", "--output", "found"],
     ):

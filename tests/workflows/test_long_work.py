@@ -30,8 +30,9 @@ def one(lines, start: str) -> str:
     return found
 
 
-def test_training_says_its_extent_first_and_its_model_last(folder, tiny_overlay):
-    said = spoco(folder, "train", "data", "--output", "new", "--config", tiny_overlay)
+def test_training_says_what_it_takes_the_objects_for_its_extent_and_last_its_model(folder, tiny_overlay):
+    tissue, *said = spoco(folder, "train", "data", "--output", "new", "--config", tiny_overlay)
+    assert tissue.startswith("annotated objects and what lies around them differ (area under the curve ")
     assert said[0].startswith(
         "training on cpu (1 thread), 2 epochs, 4 iterations each, 2 crops each: 2 images to learn "
     )
