@@ -34,8 +34,8 @@ __all__ = ["NO_SHIFT", "centred", "shift_from_mask", "shift_from_votes"]
 NO_SHIFT = (0, 0, 0)
 
 
-def centred(volume: Volume, start: int, stop: int, shift: Sequence[int]) -> Tensor:
-    """Planes start..stop-1 of the embeddings, (E, stop - start, y, x) float32, without their shift.
+def centred(volume: Volume, start: int, stop: int, shift: Sequence[int], rows: Tensor) -> Tensor:
+    """Embeddings (E, n) float32, without their shift, of voxels (n,) of planes start..stop-1, given by flat index.
 
     Args:
         volume: the embeddings.
@@ -44,19 +44,26 @@ def centred(volume: Volume, start: int, stop: int, shift: Sequence[int]) -> Tens
         shift: along z, y, x: 1 where embeddings lie half a voxel before their voxels, which are then averaged with the
             next ones, -1 where half a voxel behind, averaged with the previous ones, 0 where they lie on them. A voxel
             at the edge of the volume that has no such neighbour stays as it is along that axis.
+        rows: the voxels, from 0 at the first of plane `start`.
     """
     first, last = max(start - (shift[0] < 0), 0), min(stop + (shift[0] > 0), volume.shape[0])
-    part = volume.slab(first, last)
-    for axis, step in enumerate(shift, start=1):
-        length = part.shape[axis] - 1
-        if step and length:
-            mean = torch.empty_like(part)
-            kept, edge = (0, length) if step > 0 else (1, 0)
-            torch.add(part.narrow(axis, 0, length), part.narrow(axis, 1, length), out=mean.narrow(axis, kept, length))
-            mean.narrow(axis, kept, length).mul_(0.5)
-            mean.narrow(axis, edge, 1).copy_(part.narrow(axis, edge, 1))
-            part = mean
-    return part[:, start - first : stop - first]
+    found = torch.empty(volume.channels, len(rows), device=volume.device)
+    for channel, target in zip(volume.slab(first, last), found, strict=True):  # one by one: each stays in the cache
+        for axis, step in enumerate(shift):
+            channel = averaged(channel, axis, step) if step else channel
+        torch.index_select(channel[start - first : stop - first].flatten(), 0, rows, out=target)
+    return found
+
+
+def averaged(values: Tensor, axis: int, step: int) -> Tensor:
+    """Mean of values (z, y, x) and the next (step 1) or the previous (-1) ones along an axis, at the edge as it was."""
+    length = values.shape[axis] - 1
+    mean = torch.empty_like(values)
+    kept, edge = (0, length) if step > 0 else (1, 0)
+    torch.add(values.narrow(axis, 0, length), values.narrow(axis, 1, length), out=mean.narrow(axis, kept, length))
+    mean.narrow(axis, kept, length).mul_(0.5)
+    mean.narrow(axis, edge, 1).copy_(values.narrow(axis, edge, 1))
+    return mean
 
 
 def shift_from_mask(volume: Volume, mask: Tensor) -> tuple[int, int, int]:

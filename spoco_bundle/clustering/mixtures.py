@@ -13,7 +13,7 @@ LARGER = 2.0  # times as many blocks as a blurred border has each region that it
 MOST_ENDS = 8  # first of the ends that all points have in common, whose mixtures are looked for
 AT_ONCE = 1 << 10  # points whose products with all their ends are held in memory
 
-__all__ = ["MOST_ENDS", "borders", "from_mixtures", "mixed"]
+__all__ = ["MIXED", "MOST_ENDS", "borders", "from_mixtures", "mixed"]
 
 
 def from_mixtures(points: Tensor, ends: Tensor, first: Tensor, others: Tensor, parts: int = MIXED) -> Tensor:

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from spoco_bundle.clustering.background import own_votes, same_embedding, vote_lines
 from spoco_bundle.clustering.blocks import Blocks, Regions
-from spoco_bundle.clustering.mixtures import AT_ONCE, MOST_ENDS, from_mixtures
+from spoco_bundle.clustering.mixtures import AT_ONCE, MIXED, MOST_ENDS, from_mixtures
 from spoco_bundle.clustering.neighbourhood import Padded, components, cube, distinct, places_of, scattered
 from spoco_bundle.clustering.voxels import Volume
 
@@ -40,7 +40,7 @@ VOXEL_TOLERANCE = 1.2  # of a single voxel, over that of a block, whose noise is
 MODE_TOLERANCE = 0.8  # the same of the mean of those that agree on an embedding
 LATER_TOLERANCE = 0.55  # the same where finds are compared with each other
 NEAR_AT_ONCE = 1 << 12  # blocks whose surroundings are held in memory, 27 or more numbers each
-WINDOWS_AT_ONCE = 1 << 7  # held in memory with the kernel values of all pairs of their voxels
+WINDOWS_AT_ONCE = 1 << 6  # held in memory with the kernel values of all pairs of their voxels
 BESIDE = cube(1)  # offsets in blocks, where what a block is a mixture of is looked for
 RAYS = sorted({*BESIDE, *cube(2, 2)})
 CUBE = cube(2)
@@ -85,21 +85,24 @@ def find_small_objects(
     around = Surroundings(region, regions, lines, kinds)
     vectors = blocks.mean.flatten(1)
     cells = torch.nonzero(loose.flatten()).squeeze(1)
-    # most are mixtures of what touches them
-    cells = cells[around.squared_distances(cells, vectors, BESIDE, background=False) > tolerance**2]
-    unexplained, finds = None, Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0])
+    # most are mixtures of what touches them, of two or three
+    cells = cells[around.squared_distances(cells, vectors, BESIDE, background=False, most=MIXED) > tolerance**2]
+    squared = around.squared_distances(cells, vectors, RAYS)
+    unexplained = cells[squared > tolerance**2]
+    finds = Finds(cells[:0], regions.mean[:0], regions.mean[:0, 0])
     for _ in range(ROUNDS):
-        squared = around.squared_distances(cells, vectors, RAYS)
         strange = squared > tolerance**2
         cells, squared = cells[strange], squared[strange]
-        unexplained = cells if unexplained is None else unexplained
         if len(cells) == 0:
             break
         chosen = furthest(cells, squared, region.shape)
         found = purest(volume, blocks, cells[chosen], around, mask, tolerance, scale)
-        cells = cells[~chosen]
+        cells, squared = cells[~chosen], squared[~chosen]
         finds = finds.followed_by(found)
+        before = len(around.regions.mean)
         around = around.with_finds(found)
+        new = (around.padded.around(cells, RAYS) >= before).any(0)  # around the others all is as before
+        squared[new] = around.squared_distances(cells[new], vectors, RAYS)
     finds = finds.only(~mixtures_of_others(finds, around, merge_distance, tolerance))
     region = region.clone()
     region.view(-1)[unexplained] = 0
@@ -225,9 +228,14 @@ class Surroundings:
         return ends, functional.pad(near > 0, (0, len(kinds)), value=True)
 
     def squared_distances(
-        self, cells: Tensor, vectors: Tensor, offsets: Sequence[tuple[int, int, int]], background: bool = True
+        self,
+        cells: Tensor,
+        vectors: Tensor,
+        offsets: Sequence[tuple[int, int, int]],
+        background: bool = True,
+        most: int = PARTS,
     ) -> Tensor:
-        """Squared distance (n,) of cells (n,) of vectors (E, cells) from mixtures of what is at the offsets.
+        """Squared distance (n,) of cells (n,) of vectors (E, cells) from mixtures of so many of what is at the offsets.
 
         With background from elsewhere, unless that is refused.
         """
@@ -240,7 +248,7 @@ class Surroundings:
                 part = some[rows]
                 ends, present = self.ends(part, near[rows, : int(number[rows[-1]])], background)
                 vector = vectors[:, part].T[:, None]
-                squared = from_mixtures(vector, ends, present, present, PARTS)[:, 0].square().sum(1)
+                squared = from_mixtures(vector, ends, present, present, most)[:, 0].square().sum(1)
                 # where nothing is around, whatever tells neighbours apart
                 found[rows] = torch.where(squared.isinf(), 1e6 * (1 + vector.square().sum((1, 2))), squared)
             parts.append(found)

@@ -89,8 +89,7 @@ def assign_voxels(
             agreed *= inside
         rows = torch.nonzero(number).squeeze(1)
         if len(rows):
-            part = centred(volume, start, stop, shift).reshape(volume.channels, -1)
-            vectors = part.gather(1, rows.expand(volume.channels, -1)).T * weights
+            vectors = centred(volume, start, stop, shift, rows).T * weights
             votes_here = None
             if regions.lines is not None:
                 votes_here = own_votes(regions.lines, block_places(rows, volume.shape, blocks.size, start, shift))

@@ -56,7 +56,9 @@ def test_planes_are_averaged_with_the_next_or_the_previous_whatever_the_slab(sha
         index = np.clip(np.arange(shape[axis - 1]) + step, 0, shape[axis - 1] - 1)
         expected = (expected + expected.take(index, axis)) / 2
     for start, stop in itertools.combinations(range(shape[0] + 1), 2):
-        assert np.allclose(centred(volume, start, stop, shift), expected[:, start:stop], atol=1e-6)
+        planes = expected[:, start:stop].reshape(3, -1)
+        rows = torch.arange(0, planes.shape[1], 2)
+        assert np.allclose(centred(volume, start, stop, shift, rows), planes[:, ::2], atol=1e-6)
     assert np.array_equal(volume.source, np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32))
 
 
