@@ -90,8 +90,8 @@ def density_peaks(
             are weighted by their noise (`voxel_labels.channel_weights`).
         object_preference: how many times its length the distance to a background cluster counts, 1 or more: a voxel
             halfway between an object and the background belongs to the object. By default 6 where the background is
-            known to vote for its own place (rule "density"), which it is much closer to than to a mean, otherwise 4;
-            less for small objects, of which a shell of one voxel is a large part.
+            known to vote for its own place (rule "density"), which it is much closer to than to a mean, 3 there with a
+            shift (`half_voxels`), otherwise 4; less for small objects, of which a shell of one voxel is a large part.
         half_voxels: shift of the embeddings along z, y, x: 1 where they lie half a voxel before their voxels, -1 where
             half a voxel behind, 0 where on them. By default it is measured: against `foreground`, unless this follows
             from the objectness, or by the votes of background where these are known (rule "density"), for which the

@@ -144,3 +144,23 @@ def test_a_flat_border_lies_where_it_is_only_if_the_shift_is_taken_back(spatial_
 def test_a_shift_that_is_none_is_refused(bad):
     with pytest.raises(SpocoError, match="half_voxels"):
         cluster_embeddings(np.zeros((4, 6, 6, 6), np.float32), half_voxels=bad)
+
+
+def test_slabs_threads_and_kind_of_input_do_not_matter_where_a_shift_is_taken_back(monkeypatch, tmp_path):
+    truth = balls((40, 48, 52))
+    embeddings = embedded(truth, (1, -1, 1)).astype(np.float16)
+    np.save(tmp_path / "e.npy", embeddings)
+    options = {"foreground": truth > 0, "max_blocks": 20_000, "min_size": 8}
+    expected = cluster_embeddings(embeddings, **options)
+    whole, before = Volume.slabs, torch.get_num_threads()
+    try:
+        for threads, slab in itertools.product((1, 3), (1, 1 << 15, 1 << 30)):
+            torch.set_num_threads(threads)
+            monkeypatch.setattr(Volume, "slabs", lambda self, multiple=1, values=0, slab=slab: whole(self, multiple, slab))
+            assert np.array_equal(cluster_embeddings(embeddings, **options), expected)
+    finally:
+        torch.set_num_threads(before)
+    mapped = np.load(tmp_path / "e.npy", mmap_mode="r")
+    assert np.array_equal(cluster_embeddings(mapped, **options), expected)
+    assert np.array_equal(cluster_embeddings(torch.from_numpy(embeddings), **options), expected)
+    assert (cluster_embeddings(embeddings, half_voxels=NO_SHIFT, **options) != expected).any()
