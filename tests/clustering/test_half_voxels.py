@@ -156,7 +156,7 @@ def test_slabs_threads_and_kind_of_input_do_not_matter_where_a_shift_is_taken_ba
     try:
         for threads, slab in itertools.product((1, 3), (1, 1 << 15, 1 << 30)):
             torch.set_num_threads(threads)
-            monkeypatch.setattr(Volume, "slabs", lambda self, multiple=1, values=0, slab=slab: whole(self, multiple, slab))
+            monkeypatch.setattr(Volume, "slabs", lambda self, multiple=1, _=0, slab=slab: whole(self, multiple, slab))
             assert np.array_equal(cluster_embeddings(embeddings, **options), expected)
     finally:
         torch.set_num_threads(before)
