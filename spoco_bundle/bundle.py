@@ -20,7 +20,7 @@ from spoco_bundle.config_checks import (
     top_id,
 )
 from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.errors import SpocoError, unwrapped
 
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
@@ -114,15 +114,10 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
         workflow_type=workflow_type,
         **overrides,
     )
-    try:
+    with unwrapped():
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-    except Exception as error:
-        mendable = user_error(error)
-        if mendable is None or mendable is error:
-            raise
-        raise SpocoError(str(mendable)) from error
     return workflow
 
 

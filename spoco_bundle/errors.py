@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -55,6 +57,22 @@ def report_last_on_stderr() -> None:
     """
     if sys.excepthook is not _excepthook:
         sys.excepthook = _excepthook
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Takes what the user can mend out of the errors that MONAI wraps it in; any other error passes as it is.
+
+    Raises:
+        SpocoError: in place of an error that `user_error` finds one in.
+    """
+    try:
+        yield
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None or mendable is error:
+            raise
+        raise SpocoError(str(mendable)) from error
 
 
 def one_line(error: SpocoError) -> str:

@@ -18,7 +18,7 @@ from spoco_bundle.bundle import MODEL_CONFIG, find_config, read_configs
 from spoco_bundle.config_checks import config_folder
 from spoco_bundle.data.geometry import voxel_spacing
 from spoco_bundle.data.tissue import AnnotatedVolume, surroundings_auc
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.errors import SpocoError, unwrapped
 
 __all__ = ["DECIDED_BY", "TISSUES", "measure_surroundings", "tissue_overlays"]
 
@@ -99,7 +99,7 @@ def measure_surroundings(
     """
     if not all(place in parser for place in ("train#dataset#data", "train#deterministic_transforms")):
         return None
-    try:
+    with unwrapped():
         special = {parser.get_parsed_content(key) for key in ("ignore_label", "background_label")} - {None}
         items = parser.get_parsed_content("train#dataset#data")
         chosen = np.unique(np.linspace(0, len(items) - 1, min(max_volumes, len(items))).round().astype(int))
@@ -107,11 +107,6 @@ def measure_surroundings(
         with _training_says_it():
             volumes = Dataset([items[index] for index in chosen], load)
             return surroundings_auc(volumes, special, max_objects=max_objects, seed=seed)
-    except Exception as error:
-        mendable = user_error(error)
-        if mendable is None or mendable is error:
-            raise
-        raise SpocoError(str(mendable)) from error
 
 
 def _annotated_volume(sample: dict[str, Any]) -> AnnotatedVolume:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from spoco_bundle.bundle import MODEL_CONFIG, find_config, read_configs, user_error, write_model_config
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.bundle import MODEL_CONFIG, find_config, read_configs, write_model_config
+from spoco_bundle.errors import SpocoError, user_error
 
 
 def test_an_unknown_override_names_the_nearest_id():

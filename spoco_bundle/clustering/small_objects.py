@@ -294,15 +294,14 @@ def purest(
         near = around.near(part, RAYS)
         ends, present = around.ends(part, near, background=False)
         rest = from_mixtures(vectors, ends, present, present, PARTS)
-        # where nothing is around, from what the window has in common
-        rest = torch.where(rest.isinf(), vectors - vectors.mean(1, keepdim=True), rest)
-        squares = rest.square().sum(2)
-        strange = inside & (squares > least)
-        product = torch.bmm(rest, rest.transpose(1, 2))
-        share = (product / squares[:, None].clamp(min=1e-12)).clamp_(0, 1)
-        left = squares[:, :, None] - share * (2 * product - share * squares[:, None])
-        explained = ((left < least) & strange[:, :, None]).sum(1) * strange
         centred = vectors - vectors.mean(1, keepdim=True)
+        rest = torch.where(rest.isinf(), centred, rest)  # where nothing is around, from what the window has in common
+        apart = rest.square().sum(2)
+        strange = inside & (apart > least)
+        product = torch.bmm(rest, rest.transpose(1, 2))
+        share = (product / apart[:, None].clamp(min=1e-12)).clamp_(0, 1)
+        left = apart[:, :, None] - share * (2 * product - share * apart[:, None])
+        explained = ((left < least) & strange[:, :, None]).sum(1) * strange
         squares = centred.square().sum(2)
         squared = squares[:, :, None] + squares[:, None] - 2 * torch.bmm(centred, centred.transpose(1, 2))
         # the difference of two voxels has twice the variance of that of one

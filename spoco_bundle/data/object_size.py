@@ -21,4 +21,9 @@ def equivalent_radii(labels: np.ndarray, spacing: Sequence[float], min_voxels: i
     """
     _, voxels = np.unique(labels[labels > 0], return_counts=True)
     volumes = voxels[voxels >= min_voxels] * math.prod(spacing)
-    return np.cbrt(volumes * 3 / (4 * math.pi)) if labels.ndim == 3 else np.sqrt(volumes / math.pi)
+    return ball_radius(volumes, labels.ndim)
+
+
+def ball_radius(volume: np.ndarray | float, dims: int) -> np.ndarray | float:
+    """Radius of the ball (3D) or disc (2D) of a volume or area, or of each of several."""
+    return np.cbrt(volume * 3 / (4 * math.pi)) if dims == 3 else np.sqrt(volume / math.pi)

@@ -21,6 +21,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from spoco_bundle.data.object_size import ball_radius
+
 __all__ = ["AnnotatedVolume", "Surroundings", "surroundings_auc"]
 
 # Gaussians are cut off at so many of their widths
@@ -69,8 +71,7 @@ class Surroundings:
 
     def width(self, volume: float, dims: int) -> float:
         """Distance at which the surroundings of an object of so many cubes (or squares) of the smallest edge end."""
-        radius = math.cbrt(volume * 3 / (4 * math.pi)) if dims == 3 else math.sqrt(volume / math.pi)
-        return max(self.reach * radius, self.min_reach)
+        return max(self.reach * float(ball_radius(volume, dims)), self.min_reach)
 
 
 def surroundings_auc(
