@@ -32,15 +32,15 @@ import zarr
 from embedding_volumes import volume
 from monai.data import MetaTensor
 
+from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.blockwise.embedders import StoredEmbedder
 from spoco_bundle.blockwise.engine import job_engine
 from spoco_bundle.blockwise.grid import Block, BlockGrid, region_shape, window_for
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
-from spoco_bundle.bundle import find_config, read_configs, shipped_weights
-from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume
-from spoco_bundle.data.ome_zarr import label_pyramid_shapes
+from spoco_bundle.formats.lazy import LazyVolume, open_volume
+from spoco_bundle.formats.ome_zarr import label_pyramid_shapes
 from spoco_bundle.inferers.halo_window import windows_along_axis
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error

@@ -109,7 +109,7 @@ def measure_one(args: argparse.Namespace) -> dict:
     with torch.no_grad():
         rows = take_rows(embeddings, ordered)
         anchors = draw_anchors(
-            rows[: ordered.unlabelled],
+            rows[: ordered.unlabeled],
             len(rows),
             criterion.delta_var,
             args.anchors,

@@ -33,11 +33,12 @@ from classical_baseline import score_folder
 from measuring import processor, replace_table
 from monai.data import MetaTensor
 
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.run_report import training_curves
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.run_report import training_curves
 from spoco_bundle.transforms import KeepInstanceFractiond
 
 matplotlib.use("Agg")
@@ -58,7 +59,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "target_spacing": [0.0475, 0.0184, 0.0184],
         "channels": [16, 32, 64, 128],
         "crop_size": [16, 64, 64],
-        "objectness_unlabelled_weight": 1.0,
+        "objectness_unlabeled_weight": 1.0,
         "clustering#merge_distance": 2.5,
     },
     # every voxel belongs to a neuron; the labels hold no piece below 500 voxels
@@ -89,7 +90,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "known_background": {"background_label": 0},
     "no_consistency": {"loss#consistency_weight": 0.0},
-    "no_unlabelled_push": {"loss#unlabeled_push_weight": 0.0},
+    "no_unlabeled_push": {"loss#unlabeled_push_weight": 0.0},
     "no_instance_term": {"loss#instance_weight": 0.0},
     "no_objectness": {"objectness": False},
     "sampled_anchor": {"loss#anchor": "voxel"},
@@ -150,7 +151,7 @@ def count_objects(data: Path, dataset: str, fraction: float, seed: int) -> int:
     keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed, ignore_label=-1)
     total = 0
     for pair in build_datalist(data, "train"):
-        label = read_volume(pair["label"], "label", spatial_dims).array
+        label = read_image(pair["label"], "label", spatial_dims).array
         kept = keep({"label": torch.as_tensor(label.astype(np.int64))})["label"]
         total += len(np.setdiff1d(np.unique(kept), (0, -1)))
     return total
@@ -193,7 +194,7 @@ def spoco(command: str, data: Path, output: Path, config: str, overrides: dict[s
                 times = watched.cpu_times()
             except psutil.NoSuchProcess:
                 break
-            with written_whole(spent) as path:
+            with atomic_write(spent) as path:
                 path.write_text(str(before + times.user + times.system))
             time.sleep(1)
     if process.returncode:
@@ -240,7 +241,7 @@ def train_row(
     if not plan.is_file():
         # a multiple of the interval, so that the last epoch is validated
         interval = max(1, round(60 * minutes / seconds_per_iteration(data, config, overrides) / 100 / VALIDATIONS))
-        with written_whole(plan) as path:
+        with atomic_write(plan) as path:
             path.write_text(json.dumps({"max_epochs": VALIDATIONS * interval, "val_interval": interval}))
     overrides |= json.loads(plan.read_text())
     model, spent = folder / "model", folder / "training_seconds.txt"
@@ -279,7 +280,7 @@ def write_foregrounds(data: Path, spatial_dims: int, output: Path) -> Path:
     for pair in build_datalist(data, "val"):
         for file in (Path(pair["image"]), Path(pair["label"])):
             (folder / file.name).symlink_to(file.resolve())
-        array = read_volume(pair["label"], "label", spatial_dims).array[0]
+        array = read_image(pair["label"], "label", spatial_dims).array[0]
         tifffile.imwrite(
             folder / Path(pair["label"]).name.replace("_label", "_foreground"), (array > 0).astype(np.uint8)
         )
@@ -302,7 +303,7 @@ def write_thinned(data: Path, dataset: str, fraction: float, seed: int, output: 
     folder.mkdir(parents=True, exist_ok=True)
     for pair in build_datalist(data, "train"):
         image, label = Path(pair["image"]), Path(pair["label"])
-        array = read_volume(label, "label", spatial_dims).array.astype(np.int64)
+        array = read_image(label, "label", spatial_dims).array.astype(np.int64)
         kept = keep({"label": MetaTensor(array, meta={"filename_or_obj": str(label)})})["label"]
         tifffile.imwrite(folder / label.name, kept[0].numpy().astype(np.uint16))
         link = folder / image.name
@@ -328,7 +329,7 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
     """
     scores = []
     for pair in build_datalist(data, "val"):
-        truth = read_volume(pair["label"], "label", _spatial_dims(dataset)).array[0]
+        truth = read_image(pair["label"], "label", _spatial_dims(dataset)).array[0]
         stem = Path(pair["label"]).name.removesuffix("_label.tif")
         scores.append(instance_scores(truth, tifffile.imread(predictions / f"{stem}_instances.tif")))
     training = json.loads((predictions / "training.json").read_text())
@@ -368,7 +369,7 @@ def _write_row(
         "scores": {weights: {name: pooled[name] for name in SCORES} for weights, pooled in scores.items()},
     }
     row.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(row) as path:
+    with atomic_write(row) as path:
         path.write_text(json.dumps(result, indent=4) + "\n")
     return row
 

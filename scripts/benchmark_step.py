@@ -26,8 +26,8 @@ from measuring import processor
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
-from spoco_bundle.bundle import config_folder, find_config, read_configs
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.app.config import config_folder, find_config, read_configs
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.engines import SpocoTrainer
 
 #: what a mark ends, in the order of an iteration

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spoco_bundle.data.volumes import read_volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.files import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
 
@@ -29,8 +29,8 @@ def score_folder(folder: Path, spatial_dims: int = 3, spacing: list[float] | Non
     scores = {}
     for raw in sorted(folder.glob("*_raw.*")):
         name, suffix = raw.name.split("_raw.", 1)
-        image = read_volume(raw, "image", spatial_dims, spacing=spacing)
-        truth = read_volume(raw.with_name(f"{name}_label.{suffix}"), "label", spatial_dims, spacing=spacing)
+        image = read_image(raw, "image", spatial_dims, spacing=spacing)
+        truth = read_image(raw.with_name(f"{name}_label.{suffix}"), "label", spatial_dims, spacing=spacing)
         prediction = otsu_watershed(image.array.mean(0), image.spacing, **parameters)
         scores[name] = instance_scores(truth.array[0], prediction)
     if not scores:

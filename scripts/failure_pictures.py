@@ -23,10 +23,11 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from spoco_bundle.cli import Spoco
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.datalist import image_name
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset.datalist import image_name
+from spoco_bundle.formats import read_image
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import match
 from spoco_bundle.report.pictures import gray
@@ -144,7 +145,7 @@ def draw(cases: list[Case], path: Path) -> None:
         figure.text(place, 0.004, f"\u25a0 {text}", color=[0.8 * part for part in colour], fontsize=11)
     figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as whole:
+    with atomic_write(path) as whole:
         figure.savefig(whole, dpi=100, format="png")
         with Image.open(whole) as drawn:
             small = drawn.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
@@ -174,7 +175,7 @@ def main() -> None:
                 name = image_name(pair["image"])
                 results = next(Path(folder).glob(f"{name}_instances.*"))
                 image, truth, found = (
-                    read_volume(path, kind, spatial_dims).array
+                    read_image(path, kind, spatial_dims).array
                     for path, kind in ((pair["image"], "image"), (pair["label"], "label"), (results, "label"))
                 )
                 cases.append(compare(name, image, truth[0], found[0]))

@@ -1,7 +1,7 @@
 """What fine-tuning the shipped weights on a few annotated objects of other data gives, and what it costs.
 
 The folder holds one volume in train/ of which every object is labelled. For each seed some objects are drawn; the label
-that trains keeps those only, all else becomes 0, unlabelled. `spoco train --config fine_tune` goes on from the shipped
+that trains keeps those only, all else becomes 0, unlabeled. `spoco train --config fine_tune` goes on from the shipped
 weights, and the last ones predict the whole volume. It is compared with the prediction of the shipped weights alone.
 
 Scores leave out what was trained on, for both alike: the drawn objects, and the predicted objects that lie on them with
@@ -36,9 +36,10 @@ import numpy as np
 import torch
 from measuring import processor
 
-from spoco_bundle.bundle import find_config, read_configs
-from spoco_bundle.data import build_datalist, image_name, read_volume, write_instances
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist, image_name
+from spoco_bundle.formats import read_image, write_instances
 from spoco_bundle.metrics import instance_scores
 from spoco_bundle.networks.weights import load_tensors
 
@@ -123,7 +124,7 @@ def predict(image: Path, folder: Path, *arguments: object) -> np.ndarray:
     """The prediction of `spoco predict` for one image, (z, y, x)."""
     folder.mkdir(parents=True, exist_ok=True)
     spoco("predict", image, "--output", folder, *arguments, log=folder / "predict.log")
-    return read_volume(next(folder.glob(f"{image_name(image)}_instances.*")), "label").array[0]
+    return read_image(next(folder.glob(f"{image_name(image)}_instances.*")), "label").array[0]
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, float]]:
@@ -137,7 +138,7 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, float]]:
     if len(pairs) != 1:
         raise SpocoError(f"{arguments.folder}: holds {len(pairs)} volumes in train/; one is expected")
     image, label = Path(pairs[0]["image"]), Path(pairs[0]["label"])
-    truth = read_volume(label, "label").array[0]
+    truth = read_image(label, "label").array[0]
     spacing = option("spacing", arguments.spacing)
     settings = [f"--{setting}" for setting in arguments.settings]
     taken = read_configs([find_config("inference")], {}).get()

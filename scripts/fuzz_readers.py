@@ -22,19 +22,22 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["spoco_bundle.data", "spoco_bundle.config_checks", "nibabel", "tifffile"]):
+with atheris.instrument_imports(
+    include=["spoco_bundle.formats", "spoco_bundle.dataset", "spoco_bundle.app.config_checks", "nibabel", "tifffile"]
+):
     import nibabel
     import tifffile
 
-    from spoco_bundle.bundle import find_config, read_configs
-    from spoco_bundle.config_checks import check_ids, shipped_ids
-    from spoco_bundle.data import build_datalist, read_volume
-    from spoco_bundle.data.lazy_volumes import open_volume, stored_size
+    from spoco_bundle.app.config import find_config, read_configs
+    from spoco_bundle.app.config_checks import check_ids, shipped_ids
+    from spoco_bundle.dataset import build_datalist
+    from spoco_bundle.formats import read_image
+    from spoco_bundle.formats.lazy import open_volume, stored_size
 
 import numpy as np
 import torch
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers.checkpoint import load_checkpoint
 from spoco_bundle.networks import EmbeddingUNet, load_weights
 
@@ -95,8 +98,8 @@ def read(kind: str, path: Path) -> None:
     else:
         for dims in (2, 3):
             refused_or_fine(stored_size, path, dims)
-            refused_or_fine(read_volume, path, "image", dims)
-            refused_or_fine(read_volume, path, "label", dims)
+            refused_or_fine(read_image, path, "image", dims)
+            refused_or_fine(read_image, path, "label", dims)
 
 
 def write_zarr(path: Path, metadata: bytes) -> None:

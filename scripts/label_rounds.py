@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from spoco_bundle.data import file_suffix, read_volume, write_instances
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import file_suffix, read_image, write_instances
 from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.server import build_environment, prepare_app, server_command
 from spoco_bundle.metrics import instance_scores
@@ -83,7 +83,7 @@ def play(
     folder: Path, arguments: argparse.Namespace, python: Path, strategy: str, seed: int, rounds: list[int]
 ) -> list[dict]:
     """Plays some rounds on a server of its own; returns the scores after each."""
-    truth = read_volume(arguments.label, "label").array[0]
+    truth = read_image(arguments.label, "label").array[0]
     lots = np.random.default_rng([seed, rounds[0]])
     rows = []
     with server(python, folder, arguments.port) as client:
@@ -145,7 +145,7 @@ def best_iou(mask: np.ndarray, prediction: np.ndarray) -> float:
 def annotated_ids(folder: Path, truth: np.ndarray) -> set[int]:
     """Ids of the true objects that the labels hold already."""
     found = list((folder / "studies" / "labels" / "final").glob(f"{STUDY}.*"))
-    kept = read_volume(found[0], "label").array[0] if found else np.zeros_like(truth)
+    kept = read_image(found[0], "label").array[0] if found else np.zeros_like(truth)
     return {int(i) for i in np.unique(truth[kept > 0])} - {0}
 
 
@@ -154,7 +154,7 @@ def predict(client: LabelClient, show_confirmed: bool = False) -> np.ndarray:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "prediction.nii.gz"
         file.write_bytes(client.infer(STUDY, show_confirmed=show_confirmed))
-        return read_volume(file, "label").array[0]
+        return read_image(file, "label").array[0]
 
 
 def submit(client: LabelClient, folder: Path, labels: np.ndarray) -> None:
@@ -203,8 +203,8 @@ def draw(arguments: argparse.Namespace, rows: list[dict]) -> None:
     axes[0].legend()
     figure.savefig(arguments.output / "scores.png", dpi=80)
 
-    image = read_volume(arguments.image).array
-    truth = read_volume(arguments.label, "label").array[0]
+    image = read_image(arguments.image).array
+    truth = read_image(arguments.label, "label").array[0]
     worst = min(rows, key=lambda row: (row["round"], float(row["ap_50"])))["seed"]
     plane = int((truth > 0).sum(axis=(1, 2)).argmax())
     figure = Figure(figsize=(9, 6.5), layout="constrained")
@@ -214,7 +214,7 @@ def draw(arguments: argparse.Namespace, rows: list[dict]) -> None:
         for number in numbers:
             folder = arguments.output / f"seed{worst}_{strategy}"
             file = folder / f"round{number}{file_suffix(arguments.image)}"
-            pictures[f"{strategy}, {arguments.objects * number} objects"] = read_volume(file, "label").array[0]
+            pictures[f"{strategy}, {arguments.objects * number} objects"] = read_image(file, "label").array[0]
         for axis, (title, labels) in zip(line, pictures.items(), strict=True):
             axis.imshow(instance_overlay(image[:, plane], labels[plane]))
             axis.set_title(title, fontsize=8)

@@ -6,8 +6,8 @@ import platform
 import re
 from pathlib import Path
 
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
 
 
 def processor() -> str:
@@ -27,5 +27,5 @@ def replace_table(page: Path, mark: str, table: str) -> None:
     text, count = re.subn(rf"({start}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", page.read_text(), flags=re.S)
     if count != 1:
         raise SpocoError(f"{page}: has no marks <!-- {mark} --> and <!-- end -->, or has them twice; put them in once")
-    with written_whole(page) as path:
+    with atomic_write(page) as path:
         path.write_text(text)

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
-from spoco_bundle.data import read_volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import read_image
 from spoco_bundle.report.pictures import fullest_plane
 
 SIZE = (1380, 940)  # of the window, in pixels
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("pictures"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    truth = read_volume(arguments.label, "label").array[0]
+    truth = read_image(arguments.label, "label").array[0]
     viewer = napari.Viewer(show=False)
     _, widget = viewer.window.add_plugin_dock_widget("spoco-bundle", "Segment from a few annotated objects")
     viewer.window.show()

@@ -28,10 +28,10 @@ from monai.networks.utils import convert_to_onnx
 from PIL import Image
 
 from spoco_bundle import __version__
-from spoco_bundle.bundle import find_config, model_overlay, read_configs, shipped_weights
-from spoco_bundle.data.synthetic import synthetic_volume
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import find_config, model_overlay, read_configs, shipped_weights
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.synthetic import synthetic_volume
 from spoco_bundle.networks import EmbeddingUNet, load_weights
 from spoco_bundle.report.pictures import embedding_colours, gray
 from spoco_bundle.transforms import NormalizePercentiled
@@ -62,7 +62,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.clustering import cluster_embeddings
-from spoco_bundle.embedding_space import add_coordinates
+from spoco_bundle.core.embedding_space import add_coordinates
 
 output = torch.from_numpy(np.load("test_output.npy"))
 objectness = output[0, {embedding_channels}].sigmoid()
@@ -123,7 +123,7 @@ def write_package(target: Path, model: str = "", name: str = "", unit: str = "mi
         with ValidationContext(perform_io_checks=False, root=Path(folder)):
             description = describe(Path(folder), network, parser, name, unit)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(target) as path:
+        with atomic_write(target) as path:
             save_bioimageio_package(description, output_path=path)
 
 

@@ -106,7 +106,7 @@ def run(folder: Path, *arguments: str) -> str:
 PROPERTIES = """
 import sys, tempfile
 from monai.bundle import ConfigWorkflow
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
 kind, *files = sys.argv[1:]
 with tempfile.TemporaryDirectory() as folder:
     make_synthetic_sample(folder, train_volumes=2, train_shape=(10, 40, 40), val_shape=(10, 40, 48))

@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spoco_bundle.data import check_labels, read_volume, write_instances
-from spoco_bundle.data.geometry import checked_spacing
-from spoco_bundle.data.label_checks import as_label_ids
-from spoco_bundle.data.tiff import write_image
-from spoco_bundle.data.whole_files import folder_written_whole
-from spoco_bundle.errors import SpocoError, one_line, user_error
-from spoco_bundle.progress import Progress
+from spoco_bundle.core.atomic_files import atomic_folder
+from spoco_bundle.core.errors import SpocoError, one_line, user_error
+from spoco_bundle.core.progress import Progress
+from spoco_bundle.dataset import check_labels
+from spoco_bundle.formats import read_image, write_instances
+from spoco_bundle.formats.geometry import checked_spacing
+from spoco_bundle.formats.label_ids import as_label_ids
+from spoco_bundle.formats.tiff import write_image
 
 # ids of the Cityscapes classes that have instances
 CITYSCAPES = {
@@ -95,7 +96,7 @@ def write_data_set(output: Path, examples: Iterable[Example], total: int, ignore
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SpocoError(f"{output}: exists already: remove it or name another folder")
     counts: Counter = Counter()
-    with folder_written_whole(output) as folder, Progress("images", total) as progress:
+    with atomic_folder(output) as folder, Progress("images", total) as progress:
         for example in examples:
             counts.update(_write_example(folder, example, ignore_label))
             progress.update()
@@ -331,9 +332,9 @@ def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
     def examples() -> Iterator[Example]:
         for part, file in files:
             label = source / "GroundTruth" / part / "GroundTruth_QCANet" / file.name
-            image = read_volume(file, spacing=BBBC050_SPACING[part], override_spacing=True)
+            image = read_image(file, spacing=BBBC050_SPACING[part], override_spacing=True)
             split = "val" if part == "train" and file.stem.split("_")[0] in val_embryos else part
-            labels = read_volume(label, "label").array[0]
+            labels = read_image(label, "label").array[0]
             yield Example(
                 split, file.stem, image.array[0], labels, (str(file), str(label)), spacing=BBBC050_SPACING[part]
             )

@@ -35,11 +35,12 @@ import torch
 from measuring import processor, replace_table
 from numpy.lib.stride_tricks import sliding_window_view
 
-from spoco_bundle.bundle import find_config, shipped_weights
+from spoco_bundle.app.config import find_config, shipped_weights
 from spoco_bundle.cli import Spoco
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.geometry import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
+from spoco_bundle.formats.geometry import Image
 
 UNCHANGED = "unchanged"
 SCORES = {"ap_50": "AP50", "sbd": "SBD"}
@@ -176,8 +177,8 @@ def write_changed(data: Path, change: Change, target: Path, spatial_dims: int, s
     (target / "val").mkdir(parents=True)
     for number, pair in enumerate(build_datalist(data, "val")):
         name = re.sub(r"_raw\..*", "", Path(pair["image"]).name)
-        image = read_volume(pair["image"], "image", spatial_dims, spacing=spacing)
-        label = read_volume(pair["label"], "label", spatial_dims, spacing=spacing).array
+        image = read_image(pair["image"], "image", spatial_dims, spacing=spacing)
+        label = read_image(pair["label"], "label", spatial_dims, spacing=spacing).array
         if change.flipped_axis is not None:
             label = np.flip(label, change.flipped_axis + 1)
         array = change.apply(image.array.astype(np.float64), np.random.default_rng(number))
@@ -185,7 +186,7 @@ def write_changed(data: Path, change: Change, target: Path, spatial_dims: int, s
         _write(target / "val" / f"{name}_label.ome.tif", label.astype(np.uint16), image)
 
 
-def _write(path: Path, array: np.ndarray, like: Volume) -> None:
+def _write(path: Path, array: np.ndarray, like: Image) -> None:
     """Writes an array (C, *spatial) as OME-TIFF with the spacing of a volume."""
     axes = "ZYX"[1 - array.ndim :]
     metadata = {"axes": "C" + axes if len(array) > 1 else axes}

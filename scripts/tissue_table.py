@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from spoco_bundle.bundle import find_config, read_configs
-from spoco_bundle.tissue_choice import measure_surroundings
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.tissue_choice import measure_surroundings
 
 
 def measured(folder: str, **overrides: Any) -> float:

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from spoco_bundle.bundle import MODEL_CONFIG, find_config, read_configs
-from spoco_bundle.engines import ClusteringTuner
+from spoco_bundle.app.config import MODEL_CONFIG, find_config, read_configs
+from spoco_bundle.app.tuner import ClusteringTuner
 
 STARTS = {
     "default": {},

@@ -12,7 +12,7 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.bundle import (
+from spoco_bundle.app.config import (
     config_folder,
     find_config,
     model_overlay,
@@ -20,15 +20,16 @@ from spoco_bundle.bundle import (
     write_model_config,
     write_run_record,
 )
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
-from spoco_bundle.errors import SpocoError, one_line, user_error
+from spoco_bundle.app.prediction_plan import plan_predictions
+from spoco_bundle.app.run_report import write_report
+from spoco_bundle.app.tissue_choice import tissue_overlays
+from spoco_bundle.core.errors import SpocoError, one_line, user_error
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 from spoco_bundle.label.server import run_server
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
-from spoco_bundle.run_report import write_report
-from spoco_bundle.tissue_choice import tissue_overlays
-from spoco_bundle.ways import choose_ways
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
@@ -127,7 +128,7 @@ class Spoco:
         overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
         if output.rstrip("/").endswith(".zarr"):
             overrides |= {"output_dir": str(Path(output).parent), "output": output}
-        ways = choose_ways(overlays, overrides, blockwise, max_memory or None)
+        ways = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
         problems = []
         for name, images, extra in ways:
@@ -231,7 +232,7 @@ class Spoco:
 
 
 def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
-    image, label = read_volume(pair["image"]), read_volume(pair["label"], "label")
+    image, label = read_image(pair["image"]), read_image(pair["label"], "label")
     return instance_scores(label.array[0], otsu_watershed(image.array[0], image.spacing))
 
 

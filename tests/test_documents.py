@@ -18,7 +18,7 @@ import pytest
 
 from spoco_bundle import __version__
 from spoco_bundle.cli import Spoco
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from spoco_bundle.bundle import shipped_weights
-from spoco_bundle.data import read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import shipped_weights
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 from support import training
 
 
@@ -93,8 +93,8 @@ def test_script_trains_on_the_chosen_objects_only_and_scores(fine_tune, volume, 
     assert row["seconds"] > 0 and 0 <= row["tuned ap_50"] <= 1
 
     label = next((tmp_path / "seed1" / "data" / "train").glob("*_label.*"))
-    truth = read_volume(volume / "train" / label.name, "label").array[0]
-    kept = read_volume(label, "label").array[0]
+    truth = read_image(volume / "train" / label.name, "label").array[0]
+    kept = read_image(label, "label").array[0]
     assert np.array_equal(kept, np.where(np.isin(truth, fine_tune.choose_objects(truth, 2, 1)), truth, 0))
 
 

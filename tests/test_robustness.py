@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from spoco_bundle.data import read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_files_keep_spacing_and_labels_turn_with_images(script, tmp_path):
     for pair in made:
         name = pair["image"].rsplit("/", 1)[1].split("_raw")[0]
         for key, ending in (("image", "raw"), ("label", "label")):
-            before = read_volume(pair[key], key)
-            after = read_volume(tmp_path / "changed" / "val" / f"{name}_{ending}.ome.tif", key)
+            before = read_image(pair[key], key)
+            after = read_image(tmp_path / "changed" / "val" / f"{name}_{ending}.ome.tif", key)
             np.testing.assert_array_equal(after.array, before.array[..., ::-1])
             assert after.spacing == pytest.approx((2.0, 0.5, 0.8)) and after.spacing_unit == "micrometer"
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from spoco_bundle.config_checks import config_folder
+from spoco_bundle.app.config_checks import config_folder
 
 REFUSED_CALLS = {"eval", "exec", "compile", "pickle.load", "pickle.loads", "pickle.Unpickler", "os.system", "os.popen"}
 REFUSED_CALLS |= {"joblib.load", "yaml.load", "yaml.unsafe_load", "marshal.load", "marshal.loads", "shelve.open"}

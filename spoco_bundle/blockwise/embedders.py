@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from spoco_bundle.blockwise.grid import Block, within
-from spoco_bundle.data.lazy_volumes import LazyVolume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.lazy import LazyVolume
 
 __all__ = ["NetworkEmbedder", "StoredEmbedder"]
 

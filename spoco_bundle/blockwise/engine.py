@@ -13,8 +13,8 @@ import torch
 from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 from spoco_bundle.blockwise.job import Job
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.progress import Progress
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.progress import Progress
 
 __all__ = ["Engine", "job_engine"]
 

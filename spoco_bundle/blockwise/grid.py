@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 Region = tuple[slice, ...]
 MOST_WINDOWS = 12  # per axis of a block that are thought of

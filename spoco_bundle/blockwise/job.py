@@ -17,10 +17,10 @@ from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, region_shape, 
 from spoco_bundle.blockwise.memory import release_freed
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
 from spoco_bundle.blockwise.work import WorkFolder, told
-from spoco_bundle.data.geometry import column_spacing
-from spoco_bundle.data.lazy_volumes import LazyVolume
-from spoco_bundle.data.ome_zarr import chunk_regions, halve
-from spoco_bundle.embedding_space import add_coordinates
+from spoco_bundle.core.embedding_space import add_coordinates
+from spoco_bundle.formats.geometry import column_spacing
+from spoco_bundle.formats.lazy import LazyVolume
+from spoco_bundle.formats.ome_zarr import chunk_regions, halve
 
 __all__ = ["STAGES", "Job"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["available_memory", "block_memory", "readable", "release_freed", "whole_memory"]
 

@@ -31,14 +31,15 @@ from spoco_bundle.blockwise.memory import (
 from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
-from spoco_bundle.data import file_suffix, image_name
-from spoco_bundle.data.datalist import OUTPUT_ENDING
-from spoco_bundle.data.finished import TABLE_ENDING
-from spoco_bundle.data.geometry import rescale_affine, spacing_warning
-from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume, unpack
-from spoco_bundle.data.ome_zarr import is_label_image, label_pyramid_shapes
-from spoco_bundle.data.volumes import is_zarr, write_instances
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import image_name
+from spoco_bundle.dataset.datalist import OUTPUT_ENDING
+from spoco_bundle.dataset.resume import TABLE_ENDING
+from spoco_bundle.formats import file_suffix
+from spoco_bundle.formats.files import is_zarr, write_instances
+from spoco_bundle.formats.geometry import rescale_affine, spacing_warning
+from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
+from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
 
 __all__ = ["BlockwisePredictor"]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from spoco_bundle.data.lazy_volumes import LazyVolume
+from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.transforms.intensity import SAMPLED_VOXELS, sampled_places
 
 __all__ = ["sample_voxels"]

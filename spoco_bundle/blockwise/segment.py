@@ -11,8 +11,8 @@ from spoco_bundle.blockwise.engine import Engine
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.stitch import Pieces, merge_pieces, object_rows
 from spoco_bundle.blockwise.work import told, written
-from spoco_bundle.data.objects_table import write_objects_table
-from spoco_bundle.data.ome_zarr import create_array, create_label_image
+from spoco_bundle.formats.objects_table import write_objects_table
+from spoco_bundle.formats.ome_zarr import create_array, create_label_image
 
 __all__ = ["segment"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 PLAN = "plan.json"
 _PER_FOLDER = 1000  # records in one folder; some file systems are slow with more

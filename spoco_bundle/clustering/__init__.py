@@ -13,13 +13,13 @@ from spoco_bundle.clustering.background import background_clusters
 from spoco_bundle.clustering.confidence import object_confidence
 from spoco_bundle.clustering.consistency import consistency
 from spoco_bundle.clustering.density_peaks import density_peaks
-from spoco_bundle.clustering.extent import grow
 from spoco_bundle.clustering.hdbscan import hdbscan
 from spoco_bundle.clustering.mean_shift import mean_shift
 from spoco_bundle.clustering.mutex_watershed import mutex_watershed
 from spoco_bundle.clustering.refine import refine
+from spoco_bundle.clustering.seeded_watershed import grow
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["BACKGROUND_RULES", "METHODS", "MIN_SIZE", "check_method", "cluster_embeddings", "default_parameters"]
 

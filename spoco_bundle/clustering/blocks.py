@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 OBJECTNESS_FLOOR = 0.05  # weight of a block where the objectness is 0: background still forms regions
 

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.embedding_space import kernel_scale, soft_mask
+from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
 __all__ = ["border_contrast", "object_confidence", "object_means"]
 

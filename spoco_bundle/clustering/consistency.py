@@ -12,7 +12,7 @@ from torch import Tensor
 from spoco_bundle.clustering.assignment import assign_to_centres, nearest_centre, sample_voxels
 from spoco_bundle.clustering.mean_shift import find_modes
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["consistency"]
 

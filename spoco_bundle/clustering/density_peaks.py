@@ -30,8 +30,8 @@ from spoco_bundle.clustering.neighbourhood import neighbour_pairs, roots, touchi
 from spoco_bundle.clustering.small_objects import find_small_objects
 from spoco_bundle.clustering.voxel_labels import assign_voxels
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.embedding_space import kernel_scale
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.embedding_space import kernel_scale
+from spoco_bundle.core.errors import SpocoError
 
 FAR_PAIR = 3.0  # basins further apart than so many merge distances never come closer by joining others
 FILL_ROUNDS = 8  # blocks without a label take one from at most so many blocks away
@@ -340,7 +340,7 @@ def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> T
 
 
 def fill_blocks(blocks: Blocks, label: Tensor, regions: Regions, wanted: Tensor, rounds: int) -> Tensor:
-    """Give unlabelled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
+    """Give unlabeled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
     padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
     flat = padded.view(-1)
     steps = torch.tensor([padded.stride(axis) for axis in range(3)])

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from spoco_bundle.embedding_space import soft_mask
+from spoco_bundle.core.embedding_space import soft_mask
 
 __all__ = ["disagreement_map", "most_disputed"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spoco_bundle.clustering.assignment import assign_to_centres, sample_voxels
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["find_modes", "mean_shift"]
 

@@ -18,8 +18,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.embedding_space import kernel_scale
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.embedding_space import kernel_scale
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["mutex_watershed"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.plain_tensors import plain
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
 
 __all__ = ["Volume"]
 

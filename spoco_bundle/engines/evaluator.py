@@ -10,9 +10,9 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
 
-from spoco_bundle.data.batch_dataset import PROBLEM
-from spoco_bundle.errors import SpocoError, user_error
-from spoco_bundle.progress import Progress
+from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.progress import Progress
+from spoco_bundle.dataset.batch_dataset import PROBLEM
 
 
 class BatchEvaluator(SupervisedEvaluator):

@@ -11,11 +11,11 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
-from spoco_bundle.data.geometry import batch_spacing
-from spoco_bundle.embedding_space import add_coordinates
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.embedding_space import add_coordinates
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.formats.geometry import batch_spacing
 from spoco_bundle.networks import MomentumTeacher
-from spoco_bundle.plain_tensors import plain
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.networks.weights import DamagedFile, load_tensors
 
 logger = logging.getLogger(__name__)

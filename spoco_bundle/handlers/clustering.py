@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines.utils import IterationEvents
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 
 EVENTS = {"model_completed": IterationEvents.MODEL_COMPLETED, "iteration_completed": Events.ITERATION_COMPLETED}

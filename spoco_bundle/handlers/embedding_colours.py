@@ -10,10 +10,10 @@ from ignite.engine import Engine
 from monai.data import MetaTensor, decollate_batch
 from monai.engines.utils import IterationEvents
 
-from spoco_bundle.data.datalist import image_name
-from spoco_bundle.data.geometry import voxel_spacing
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.embedding_space import add_coordinates
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.embedding_space import add_coordinates
+from spoco_bundle.dataset.datalist import image_name
+from spoco_bundle.formats.geometry import voxel_spacing
 from spoco_bundle.report.pictures import embedding_colours
 
 #: put behind the name of an image; no image reader takes the file for another image
@@ -58,7 +58,7 @@ class EmbeddingColours:
         for image, output in zip(decollate_batch(engine.state.output["image"]), engine.state.output["pred"]):
             values = torch.as_tensor(output).float().cpu()
             name = image_name(str(image.meta["filename_or_obj"]))
-            with written_whole(self.output_dir / f"{name}{EMBEDDING_ENDING}") as path, path.open("wb") as file:
+            with atomic_write(self.output_dir / f"{name}{EMBEDDING_ENDING}") as path, path.open("wb") as file:
                 np.save(file, (255 * self._colours(values, image)).round().astype(np.uint8))
 
     def _colours(self, output: torch.Tensor, image: MetaTensor) -> np.ndarray:

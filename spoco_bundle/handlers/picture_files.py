@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from ignite.engine import Engine, Events
 
-from spoco_bundle.data.datalist import image_name
-from spoco_bundle.data.geometry import voxel_spacing
-from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.dataset.datalist import image_name
+from spoco_bundle.formats.geometry import voxel_spacing
 from spoco_bundle.report.pictures import overview_picture
 
 
@@ -38,7 +38,7 @@ class PictureFilesHandler:
             image = sample["image"]
             prediction = np.asarray(sample["pred"].cpu())[0]
             source = str(image.meta["filename_or_obj"])
-            with written_whole(self.output_dir / f"{image_name(source)}_overview.png") as path:
+            with atomic_write(self.output_dir / f"{image_name(source)}_overview.png") as path:
                 overview_picture(
                     path,
                     np.asarray(image.cpu()),

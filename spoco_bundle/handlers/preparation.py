@@ -12,10 +12,10 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
-from spoco_bundle.data.geometry import alike_spacings
-from spoco_bundle.data.object_size import equivalent_radii
-from spoco_bundle.data.volumes import voxel_spacing
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.object_size import equivalent_radii
+from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats.geometry import alike_spacings
 from spoco_bundle.networks import MomentumTeacher, load_weights
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from spoco_bundle.progress import Progress
+from spoco_bundle.core.progress import Progress
 
 
 class TrainingProgress:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from spoco_bundle.data.whole_files import written_whole
+from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.metrics import InstanceMetric, pool_scores
 
 DENSE_COLUMNS = ("true_objects", "objects", "ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
@@ -58,11 +58,11 @@ class ScoresHandler:
         scored = dict(zip(names, self.metric.details(), strict=True))
         rows = [{"image": name, **scores} for name, scores in scored.items()]
         pooled = {"images": len(rows), **pool_scores(list(scored.values()))}
-        with written_whole(self.output_dir / "scores.csv") as path, path.open("w", newline="") as file:
+        with atomic_write(self.output_dir / "scores.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        with written_whole(self.output_dir / "scores.json") as path:
+        with atomic_write(self.output_dir / "scores.json") as path:
             path.write_text(json.dumps(pooled, indent=2) + "\n")
         print(self._table(rows, pooled), flush=True)
 

@@ -11,9 +11,9 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.plain_tensors import plain
-from spoco_bundle.progress import Progress
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.progress import Progress
 
 
 class Window(NamedTuple):

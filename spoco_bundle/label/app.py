@@ -24,8 +24,8 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, get_bundle_models
 
 from spoco_bundle import __version__
-from spoco_bundle.bundle import run_configs
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.app.config import run_configs
+from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.label.strategy import Disagreement
 from spoco_bundle.label.studies import Studies
 from spoco_bundle.transforms.serving import SERVED, as_served

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label.server import NAME
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from spoco_bundle.bundle import config_folder, find_config, model_overlay, read_configs, shipped_weights
-from spoco_bundle.config_checks import top_id
-from spoco_bundle.data.whole_files import written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import config_folder, find_config, model_overlay, read_configs, shipped_weights
+from spoco_bundle.app.config_checks import top_id
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers.checkpoint import plain, save_atomically
 
 #: the bundle's name in the app; MONAI Label guesses other tasks from deepedit, deepgrow, detection, classification
@@ -160,7 +160,7 @@ def prepare_app(
     for name in ("train", "inference"):
         merged[name]["ckpt_dir"] = "$str(Path(@bundle_root) / 'models')"  # where the server looks for weights
     for name, content in merged.items():
-        with written_whole(bundle / "configs" / f"{name}.json") as path:
+        with atomic_write(bundle / "configs" / f"{name}.json") as path:
             path.write_text(json.dumps(content, indent=4) + "\n")
     for name in ("multi_gpu_train.json", "logging.conf"):
         shutil.copy(config_folder() / name, bundle / "configs" / name)
@@ -168,7 +168,7 @@ def prepare_app(
     if not weights.is_file():
         source = Path(model) if model else shipped_weights(train["spatial_dims"])
         _first_weights(bundle, source, random_weights)
-    with written_whole(folder / "main.py") as path:
+    with atomic_write(folder / "main.py") as path:
         path.write_text(MAIN)
     return bundle
 

@@ -14,9 +14,9 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
 from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
-from spoco_bundle.data import read_volume, voxel_spacing
-from spoco_bundle.data.itk_io import file_grid
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import read_image, voxel_spacing
+from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import load_weights
 from spoco_bundle.transforms.serving import SERVED
 
@@ -78,7 +78,7 @@ class Disagreement(Strategy):
         masks = [torch.sigmoid(output[-1]) if objectness else None for output in outputs]
         label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
         shape = outputs[0].shape[1:]
-        candidates = read_volume(label, "label", len(shape)).array[0] == 0 if label else np.ones(shape, bool)
+        candidates = read_image(label, "label", len(shape)).array[0] == 0 if label else np.ones(shape, bool)
         if candidates.shape != tuple(shape):
             raise SpocoError(f"{path}: is resampled for the network; the strategy needs target_spacing null")
         if objectness:

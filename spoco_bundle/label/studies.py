@@ -10,12 +10,12 @@ from typing import Any
 import fastremap
 import numpy as np
 
-from spoco_bundle.data import Volume, file_suffix, read_volume, write_instances
-from spoco_bundle.data.confirmed import confirmed_labels, put_confirmed_over
-from spoco_bundle.data.handed_out import HandedOut
-from spoco_bundle.data.itk_io import file_grid
-from spoco_bundle.data.label_checks import check_labels, check_same_grid
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.annotation.confirmed import confirmed_labels, put_confirmed_over
+from spoco_bundle.annotation.prediction_log import PredictionLog
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
+from spoco_bundle.formats import Image, file_suffix, read_image, write_instances
+from spoco_bundle.formats.itk_io import file_grid
 
 #: how a segment's name begins that the person has checked, or painted where no object is
 CONFIRMED, BACKGROUND = "confirmed", "no object"
@@ -35,7 +35,7 @@ class Studies:
     def __init__(self, folder: str | Path, spatial_dims: int, background_label: int):
         self.spatial_dims = spatial_dims
         self.background_label = background_label
-        self.handed_out = HandedOut(Path(folder) / ".spoco")
+        self.handed_out = PredictionLog(Path(folder) / ".spoco")
 
     def hand_out(
         self, study: str | None, prediction: np.ndarray, confirmed: str | Path
@@ -100,8 +100,8 @@ class Studies:
         target = Path(tempfile.mkdtemp()) / f"label{file_suffix(image)}"
         return write_instances(target, kept, image)
 
-    def _read(self, path: str | Path, kind: str) -> Volume:
-        return read_volume(path, kind, self.spatial_dims)
+    def _read(self, path: str | Path, kind: str) -> Image:
+        return read_image(path, kind, self.spatial_dims)
 
 
 def named_segments(info: Mapping[str, Any], labels: np.ndarray) -> tuple[list[int], list[int]]:
@@ -134,7 +134,7 @@ def named_segments(info: Mapping[str, Any], labels: np.ndarray) -> tuple[list[in
     return chosen["confirmed"], chosen["background"]
 
 
-def _check_place(image: Volume, label: Volume) -> None:
+def _check_place(image: Image, label: Image) -> None:
     """Refuses a label that lies elsewhere than its image, where both say where they lie."""
     if not {image.file_format, label.file_format} <= {"nifti", "itk"}:
         return

@@ -1,6 +1,6 @@
 """The consistency term: student and teacher must select the same masks where nothing is annotated.
 
-Anchors are drawn in the unlabelled region until it is covered; each selects a soft mask in the student's embedding and
+Anchors are drawn in the unlabeled region until it is covered; each selects a soft mask in the student's embedding and
 one in the teacher's (Wolny et al., CVPR 2022):
 
     consistency = 1 - 2 sum p_f p_g / (sum p_f^2 + sum p_g^2),   p(v) = exp(-|e_v - e_anchor|^2 / s)
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.embedding_space import squared_distances
+from spoco_bundle.core.embedding_space import squared_distances
 from spoco_bundle.losses.sweep import (
     Pairs,
     chunks,
@@ -33,7 +33,7 @@ DENSITY_REFERENCES = 512  # candidates that the density of all of them is estima
 
 
 def draw_anchors(
-    unlabelled: Tensor,
+    unlabeled: Tensor,
     voxels: int,
     radius: float,
     max_anchors: int = 20,
@@ -42,11 +42,11 @@ def draw_anchors(
     candidates: int = 4096,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw anchors in the unlabelled region, each outside the reach of those before it, until the region is covered.
+    """Draw anchors in the unlabeled region, each outside the reach of those before it, until the region is covered.
 
     A voxel is covered when it lies within `radius` of an anchor in the embedding space. Drawing stops when less than
-    `uncovered_fraction` of the crop's voxels remain unlabelled and uncovered. Anchors come from a uniform subset of
-    `candidates` unlabelled voxels, and coverage is measured on it: of the whole region if it is no larger.
+    `uncovered_fraction` of the crop's voxels remain unlabeled and uncovered. Anchors come from a uniform subset of
+    `candidates` unlabeled voxels, and coverage is measured on it: of the whole region if it is no larger.
 
     With coordinates in the embedding a few small balls never cover the region, and uniform anchors fall mostly on the
     background, whose voxels keep their spread in space and select nothing of interest. `sampling="density"` draws a
@@ -54,7 +54,7 @@ def draw_anchors(
     where voxels have collapsed to a point: objects that nobody annotated.
 
     Args:
-        unlabelled: (U, E) the student's embeddings of the unlabelled voxels.
+        unlabeled: (U, E) the student's embeddings of the unlabeled voxels.
         voxels: number of voxels of the crop, ignored ones left out.
         radius: reach of an anchor, `delta_var`.
         max_anchors: most anchors to draw.
@@ -64,10 +64,10 @@ def draw_anchors(
         generator: source of randomness on the CPU; torch's global one by default.
 
     Returns:
-        (A,) rows of `unlabelled`, A at most `max_anchors`; empty if the region is already below the fraction.
+        (A,) rows of `unlabeled`, A at most `max_anchors`; empty if the region is already below the fraction.
     """
-    total = len(unlabelled)
-    device = unlabelled.device
+    total = len(unlabeled)
+    device = unlabeled.device
     if total == 0 or total < uncovered_fraction * voxels:
         return torch.zeros(0, dtype=torch.long, device=device)
     if total <= candidates:
@@ -76,7 +76,7 @@ def draw_anchors(
         subset = torch.randint(total, (candidates,), generator=generator)
     priority = -torch.empty(len(subset), dtype=torch.float64).exponential_(generator=generator).log()
     subset, priority = subset.to(device), priority.to(device)
-    points = unlabelled.detach()[subset]
+    points = unlabeled.detach()[subset]
     if sampling == "density":
         # the largest of Gumbel variables shifted by ln(weight) is a draw in proportion to the weight
         near = (squared_distances(points, points[:DENSITY_REFERENCES]) <= radius**2).to(points.dtype)

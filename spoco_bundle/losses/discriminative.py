@@ -1,7 +1,7 @@
 """The discriminative loss and its extension to voxels without a label.
 
 Pull, push and regularizer after De Brabandere, Neven and Van Gool, "Semantic instance segmentation with a
-discriminative loss function", 2017; unlabelled push after Wolny et al., CVPR 2022. With e the embedding of a voxel, m_k
+discriminative loss function", 2017; unlabeled push after Wolny et al., CVPR 2022. With e the embedding of a voxel, m_k
 the mean embedding of cluster k out of C, V_k its voxels, U the voxels outside all clusters and [x]+ = max(0, x):
 
     pull            1/C sum_k 1/|V_k| sum_{v in V_k} [ |e_v - m_k| - delta_var ]+^2
@@ -9,7 +9,7 @@ the mean embedding of cluster k out of C, V_k its voxels, U the voxels outside a
     regularizer     1/C sum_k |m_k|
     unlabeled_push  1/C sum_k 1/|U| sum_{v in U} [ delta_dist - |e_v - m_k| ]+^2
 
-The published code counts the mean of the unlabelled voxels in the regularizer; the paper, and this file, do not.
+The published code counts the mean of the unlabeled voxels in the regularizer; the paper, and this file, do not.
 """
 
 from __future__ import annotations

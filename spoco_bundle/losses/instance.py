@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from spoco_bundle.embedding_space import squared_distances
+from spoco_bundle.core.embedding_space import squared_distances
 
 __all__ = ["NO_OBJECT", "NOWHERE", "affinity_dice", "binary_cross_entropy", "dice", "sample_members"]
 

@@ -1,13 +1,13 @@
-"""The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabelled space.
+"""The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabeled space.
 
 The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
 else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
 over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
-thin shell around annotated objects and on known background. An unlabelled voxel is more likely background than not, and
+thin shell around annotated objects and on known background. An unlabeled voxel is more likely background than not, and
 that is all that is known of it: such voxels count as a term of their own with target 0 and a small weight,
 
     objectness = mean over known voxels of BCE(logit, target)
-        + unlabelled_weight * mean over unlabelled voxels of BCE(logit, 0).
+        + unlabeled_weight * mean over unlabeled voxels of BCE(logit, 0).
 
 Without that term nothing speaks against objects far from any annotation. With "interior" the mean over known voxels is
 one of means, of each annotated object and of all known voxels outside: otherwise the largest cell of a tissue, nearly
@@ -83,7 +83,7 @@ def objectness_target(
     """Target of the objectness channel for one crop.
 
     Args:
-        labels: (*spatial) integers, 0 = unlabelled (background if `dense`).
+        labels: (*spatial) integers, 0 = unlabeled (background if `dense`).
         kind: "binary", "interior" or "distance".
         spacing: voxel size per axis, for "distance"; 1 by default. Only the ratios matter.
         shell: width in voxels of the shell around annotated objects whose target is 0, for "interior" also of the layer
@@ -116,14 +116,14 @@ def objectness_target(
 
 
 def objectness_loss(
-    logits: Tensor, target: Tensor, unlabelled_weight: float = 0.3, labels: Tensor | None = None
+    logits: Tensor, target: Tensor, unlabeled_weight: float = 0.3, labels: Tensor | None = None
 ) -> Tensor:
     """The objectness term of one crop, see the module's text.
 
     Args:
         logits: (*spatial).
         target: (*spatial) as from `objectness_target`.
-        unlabelled_weight: weight of the unlabelled voxels' mean, at least 0.
+        unlabeled_weight: weight of the unlabeled voxels' mean, at least 0.
         labels: (*spatial) integers; where given, known voxels of each label count as much as those of any other.
 
     Returns:
@@ -132,9 +132,9 @@ def objectness_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
-    known, unlabelled = target >= 0, target == UNLABELLED
+    known, unlabeled = target >= 0, target == UNLABELLED
     weights = known if labels is None else _shares(labels, known)
-    return _mean(losses, weights) + unlabelled_weight * _mean(losses, unlabelled)
+    return _mean(losses, weights) + unlabeled_weight * _mean(losses, unlabeled)
 
 
 def _shares(labels: Tensor, known: Tensor) -> Tensor:

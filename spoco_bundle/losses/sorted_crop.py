@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["SortedCrop", "sort_crop", "take_rows"]
 
@@ -17,7 +17,7 @@ __all__ = ["SortedCrop", "sort_crop", "take_rows"]
 class SortedCrop:
     """The order in which the loss walks through the voxels of one crop; ignored voxels are left out.
 
-    Rows come as `[unlabelled | background | cluster 0 | cluster 1 | ...]`. A cluster is an annotated object, or, under
+    Rows come as `[unlabeled | background | cluster 0 | cluster 1 | ...]`. A cluster is an annotated object, or, under
     dense supervision, the background, which is cluster 0 then. On the CPU the rows of each part follow a space-filling
     curve, so that neighbouring rows are neighbours in space and, mostly, in the embedding.
 
@@ -25,15 +25,15 @@ class SortedCrop:
         order: (V,) index of each row's voxel in the flattened crop.
         owner: (V - outside,) cluster of each row from `outside` on, ascending.
         counts: (C,) voxels of each cluster, at least 1.
-        unlabelled: number of rows without a label.
-        outside: number of rows that belong to no cluster, unlabelled or known background.
+        unlabeled: number of rows without a label.
+        outside: number of rows that belong to no cluster, unlabeled or known background.
         background_clusters: 1 if cluster 0 is the background, else 0.
     """
 
     order: Tensor
     owner: Tensor
     counts: Tensor
-    unlabelled: int
+    unlabeled: int
     outside: int
     background_clusters: int
 
@@ -44,7 +44,7 @@ def sort_crop(
     """Sort the voxels of one crop by label.
 
     Args:
-        labels: (*spatial) integers below 2^31; 0 is unlabelled (background if `dense`), other ids are arbitrary.
+        labels: (*spatial) integers below 2^31; 0 is unlabeled (background if `dense`), other ids are arbitrary.
         dense: whether 0 is the background, a cluster of its own.
         background_label: id of voxels known to belong to no object.
         ignore_label: id of voxels that count nowhere.
@@ -63,7 +63,7 @@ def sort_crop(
         order = curve[order]
     ids, counts = torch.unique_consecutive(values, return_counts=True)
     sizes = counts.tolist()
-    unlabelled, background, objects = [], [], []
+    unlabeled, background, objects = [], [], []
     background_clusters = 0
     for label, rows in zip(ids.tolist(), order.split(sizes), strict=True):
         if label == ignore_label:
@@ -74,19 +74,19 @@ def sort_crop(
             objects.insert(0, rows)
             background_clusters = 1
         elif label == 0:
-            unlabelled.append(rows)
+            unlabeled.append(rows)
         elif label < 0:
             raise SpocoError(f"labels hold the negative id {label}; use ids above 0, or name it as ignore_label")
         else:
             objects.append(rows)
-    parts = [*unlabelled, *background, *objects]
+    parts = [*unlabeled, *background, *objects]
     counts = torch.tensor([len(rows) for rows in objects], dtype=torch.int64, device=labels.device)
     return SortedCrop(
         order=torch.cat(parts) if parts else order[:0],
         owner=torch.repeat_interleave(counts),
         counts=counts,
-        unlabelled=sum(map(len, unlabelled)),
-        outside=sum(map(len, unlabelled)) + sum(map(len, background)),
+        unlabeled=sum(map(len, unlabeled)),
+        outside=sum(map(len, unlabeled)) + sum(map(len, background)),
         background_clusters=background_clusters,
     )
 

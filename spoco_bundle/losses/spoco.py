@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from spoco_bundle.embedding_space import full_precision, kernel_scale
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.embedding_space import full_precision, kernel_scale
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.losses.consistency import SAMPLINGS, consistency_sums, draw_anchors
 from spoco_bundle.losses.discriminative import cluster_means, pull, push, regularizer, unlabeled_push
 from spoco_bundle.losses.instance import NO_OBJECT, NOWHERE, affinity_dice, binary_cross_entropy, dice, sample_members
 from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS, objectness_loss, objectness_target
 from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
 from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
-from spoco_bundle.plain_tensors import plain
 
 __all__ = ["SpocoLoss"]
 
@@ -38,9 +38,9 @@ class SpocoLoss(nn.Module):
     Terms are computed per crop and averaged over the batch; a crop that lacks what a term needs contributes 0 to it,
     with a gradient of 0. Distances are float32 under any autocast.
 
-    Supervision. "sparse": label 0 means unknown; unlabelled voxels are pushed away from every object and take part in
+    Supervision. "sparse": label 0 means unknown; unlabeled voxels are pushed away from every object and take part in
     the consistency term. "dense": label 0 is the background, a cluster of its own in pull, push and regularizer, with
-    neither unlabelled push nor consistency. It is no object: it has no soft mask of its own, and its voxels are
+    neither unlabeled push nor consistency. It is no object: it has no soft mask of its own, and its voxels are
     non-members in the masks of the objects. As coordinates would spread that cluster over space, dense supervision goes
     with non-spatial embeddings only; with coordinates use `supervision="sparse", background_label=0`.
 
@@ -52,27 +52,27 @@ class SpocoLoss(nn.Module):
             out, and consistency anchors are drawn by density, see `draw_anchors`.
         supervision: "sparse" or "dense".
         background_label: id of voxels known to belong to no object (sparse supervision only). Objects push them away
-            like unlabelled voxels, they are non-members in the instance term, and never consistency anchors. May be 0.
+            like unlabeled voxels, they are non-members in the instance term, and never consistency anchors. May be 0.
         ignore_label: id of voxels that count nowhere.
         pull_weight: weight of the pull term; a term of weight 0 is not computed and reads 0, here and below.
         push_weight: weight of the push term.
         regularizer_weight: weight of the regularizer.
         instance_weight: weight of the instance term.
-        unlabeled_push_weight: weight of the unlabelled push.
+        unlabeled_push_weight: weight of the unlabeled push.
         consistency_weight: weight of the consistency term.
         instance_loss: "dice", "bce" or "affinity".
         instance_reduction: Dice "pooled" over the objects of a crop or averaged per "instance".
         anchor: each object's soft mask is selected by its "mean" or by one "voxel" of it, drawn anew each time.
         affinity_offsets: voxel offsets of the affinity Dice, one integer per axis each; unit steps by default.
         max_anchors: most consistency anchors per crop.
-        uncovered_fraction: anchors are drawn until less than this fraction of the crop is unlabelled and uncovered.
+        uncovered_fraction: anchors are drawn until less than this fraction of the crop is unlabeled and uncovered.
         anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
             off from centre to border).
-        objectness_unlabelled_weight: weight of unlabelled voxels, which count as background there, see `objectness.py`.
+        objectness_unlabeled_weight: weight of unlabeled voxels, which count as background there, see `objectness.py`.
         objectness_shell: width in voxels of the shell of target 0 around annotated objects ("interior": inside too).
 
     Raises:
@@ -106,7 +106,7 @@ class SpocoLoss(nn.Module):
         objectness: bool = False,
         objectness_weight: float = 1.0,
         objectness_target: str = "binary",
-        objectness_unlabelled_weight: float = 0.3,
+        objectness_unlabeled_weight: float = 0.3,
         objectness_shell: int = 1,
     ) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class SpocoLoss(nn.Module):
         self.consistency_reduction = consistency_reduction
         self.objectness = objectness
         self.objectness_target = objectness_target
-        self.objectness_unlabelled_weight = objectness_unlabelled_weight
+        self.objectness_unlabeled_weight = objectness_unlabeled_weight
         self.objectness_shell = objectness_shell
         self._check()
 
@@ -304,7 +304,7 @@ class SpocoLoss(nn.Module):
     ) -> Tensor:
         sampling = self.anchor_sampling or ("density" if self.coordinate_channels else "uniform")
         anchors = draw_anchors(
-            rows[: crop.unlabelled],
+            rows[: crop.unlabeled],
             len(rows),
             self.delta_var,
             self.max_anchors,
@@ -326,4 +326,4 @@ class SpocoLoss(nn.Module):
             self.ignore_label,
         )
         each = labels if self.objectness_target == "interior" else None
-        return objectness_loss(logits, target, self.objectness_unlabelled_weight, each)
+        return objectness_loss(logits, target, self.objectness_unlabeled_weight, each)

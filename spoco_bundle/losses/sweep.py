@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spoco_bundle.embedding_space import full_precision
+from spoco_bundle.core.embedding_space import full_precision
 
 __all__ = [
     "AnchorSums",

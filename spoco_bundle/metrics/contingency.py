@@ -8,7 +8,7 @@ from typing import Any
 import fastremap
 import numpy as np
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["ContingencyTable", "contingency_table"]
 

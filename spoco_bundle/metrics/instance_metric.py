@@ -9,7 +9,7 @@ import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.contingency import ContingencyTable
 
 __all__ = ["IOU_THRESHOLDS", "detection_scores", "match", "matching_scores", "threshold_name"]

@@ -19,7 +19,7 @@ def partly_labelled_scores(
     size_tolerance: float = 4.0,
     annotated_sizes: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Scores that an incomplete truth supports: predicted objects in unlabelled space are never false positives.
+    """Scores that an incomplete truth supports: predicted objects in unlabeled space are never false positives.
 
     An annotated object is annotated as a whole, so a prediction that leaks out of it loses IoU and Dice. A predicted
     object can be *judged* where more than half of its voxels lie on annotated objects or known background.
@@ -42,7 +42,7 @@ def partly_labelled_scores(
     Args:
         table: contingency table of truth and prediction.
         iou_thresholds: thresholds in (0, 1].
-        size_tolerance: factor, at least 1, by which an unlabelled object may be smaller or larger than annotated ones.
+        size_tolerance: factor, at least 1, by which an unlabeled object may be smaller or larger than annotated ones.
         annotated_sizes: voxels of the annotated objects that say what is plausible, where the truth holds only those of
             them that are held out; by default the truth's.
     """

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS, detection_scores, matching_scores
 from spoco_bundle.metrics.partition import (

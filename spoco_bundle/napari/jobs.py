@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import psutil
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 #: what this Python is told to run
 COMMAND = ["-m", "spoco_bundle.napari.command"]
 #: seconds that a process is given to end by itself once it is told to
 GRACE = 3.0
 
-# the lines of spoco_bundle.progress.Progress where there is no terminal
+# the lines of spoco_bundle.core.progress.Progress where there is no terminal
 _SHARE = re.compile(
     r"^(?P<text>[\w -]+: (?P<done>\d+) of (?P<total>[1-9]\d*).*?), [\d.]+ minutes gone(, about (?P<left>[\d.]+) left)?$"
 )

@@ -11,11 +11,11 @@ import dask.array
 import numpy as np
 from dask.array.core import normalize_chunks
 
-from spoco_bundle.data.datalist import IMAGE_SUFFIXES, image_name
-from spoco_bundle.data.geometry import UNKNOWN_UNIT
-from spoco_bundle.data.lazy_volumes import LazyVolume, open_volume
-from spoco_bundle.data.volumes import is_zarr, read_volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
+from spoco_bundle.formats.files import is_zarr, read_image
+from spoco_bundle.formats.geometry import UNKNOWN_UNIT
+from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.report.pictures import intensity_limits
 
 __all__ = ["OpenedImage", "get_reader", "image_layers", "layer_grid", "open_image"]
@@ -115,7 +115,7 @@ def _open(path: Path, dims: int) -> OpenedImage:
         empty = np.empty((0,) * (dims + 1), lazy.dtype)
         array = dask.array.map_blocks(_read_block, volume=lazy, chunks=chunks, dtype=lazy.dtype, meta=empty)
         return OpenedImage(path, array, lazy.spacing, lazy.spacing_unit)
-    volume = read_volume(path, "image", dims)
+    volume = read_image(path, "image", dims)
     return OpenedImage(path, volume.array, volume.spacing, volume.spacing_unit)
 
 

@@ -18,18 +18,25 @@ import numpy as np
 import tifffile
 import zarr
 
-from spoco_bundle.bundle import MODEL_CONFIG, config_folder, find_config, model_overlay, read_configs, shipped_weights
-from spoco_bundle.data.confirmed import uncovered_objects
-from spoco_bundle.data.datalist import OUTPUT_ENDING, image_name
-from spoco_bundle.data.finished import TABLE_ENDING
-from spoco_bundle.data.geometry import UNKNOWN_UNIT
-from spoco_bundle.data.itk_io import LOSSY_SUFFIXES
-from spoco_bundle.data.lazy_volumes import open_volume
-from spoco_bundle.data.objects_table import objects_table, read_objects_table, write_objects_table
-from spoco_bundle.data.ome_zarr import create_label_image, halve, label_pyramid_shapes
-from spoco_bundle.data.volumes import file_suffix, is_zarr, read_volume, write_instances
-from spoco_bundle.data.whole_files import folder_written_whole, written_whole
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.annotation.confirmed import uncovered_objects
+from spoco_bundle.app.config import (
+    MODEL_CONFIG,
+    config_folder,
+    find_config,
+    model_overlay,
+    read_configs,
+    shipped_weights,
+)
+from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
+from spoco_bundle.dataset.resume import TABLE_ENDING
+from spoco_bundle.formats.files import file_suffix, is_zarr, read_image, write_instances
+from spoco_bundle.formats.geometry import UNKNOWN_UNIT
+from spoco_bundle.formats.itk_io import LOSSY_SUFFIXES
+from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
+from spoco_bundle.formats.ome_zarr import create_label_image, halve, label_pyramid_shapes
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
 from spoco_bundle.napari.jobs import Job, Progress
 from spoco_bundle.napari.reader import OpenedImage
@@ -322,7 +329,7 @@ class Session:
         if is_zarr(file):
             labels = open_volume(file, self.dims).read(tuple(slice(0, size) for size in self.image.shape))[0]
         else:
-            labels = read_volume(file, "label", self.dims).array[0]
+            labels = read_image(file, "label", self.dims).array[0]
         table = read_objects_table(folder / f"{name}{TABLE_ENDING}.csv")
         self.confidence = {int(row["id"]): float(row["confidence"]) for row in table if row["confidence"]}
         instances = uncovered_objects(labels.astype(np.int32), annotations)
@@ -406,7 +413,7 @@ def write_label_image(path: Path, labels: np.ndarray, image: OpenedImage) -> Pat
         raise SpocoError(f"{path}: exists and is no Zarr image: choose another folder")
     source = open_volume(image.path, labels.ndim)
     levels = label_pyramid_shapes(labels.shape, image.spacing or (1.0,) * labels.ndim, max(_ZARR_CHUNK))
-    with folder_written_whole(path) as partial:
+    with atomic_folder(path) as partial:
         create_label_image(
             partial,
             levels,
@@ -427,7 +434,7 @@ def write_label_image(path: Path, labels: np.ndarray, image: OpenedImage) -> Pat
 def _write_datalist(path: Path, image: Path, label: Path) -> Path:
     """A datalist of one image, which is its own validation: objects are held out of it, not images."""
     pair = {"image": str(image), "label": str(label)}
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
     return path
 
@@ -444,6 +451,6 @@ def _write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:
 
 def _copy_folder(source: Path, target: Path) -> Path:
     """Copies a folder beside its place and moves it there, so that a model is never there by half."""
-    with folder_written_whole(target) as partial:
+    with atomic_folder(target) as partial:
         shutil.copytree(source, partial)
     return target

@@ -41,7 +41,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.napari.jobs import CancelledError, Progress
 from spoco_bundle.napari.reader import OPENED, OpenedImage, image_layers, layer_grid, open_image
 from spoco_bundle.napari.session import BACKGROUND, ITERATIONS, Predicted, Session, Trained, count_objects

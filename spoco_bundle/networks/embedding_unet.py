@@ -6,7 +6,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 # TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
 

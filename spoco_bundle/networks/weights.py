@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 
 class DamagedFile(Exception):

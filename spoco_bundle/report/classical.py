@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["otsu_watershed"]
 

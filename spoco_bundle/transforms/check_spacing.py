@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.data.geometry import rescale_affine, spacing_warning, voxel_spacing
+from spoco_bundle.formats.geometry import rescale_affine, spacing_warning, voxel_spacing
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.data.label_checks import check_labels, check_same_grid
+from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
 
 # Formats that place the image in the world; TIFF knows a spacing at most.
 _LOCATED = {"nifti", "itk"}

@@ -15,10 +15,10 @@ from monai.transforms import MapTransform
 from spoco_bundle.clustering import MIN_SIZE, check_method, cluster_embeddings, default_parameters
 from spoco_bundle.clustering.blocks import block_size
 from spoco_bundle.clustering.half_voxels import NO_SHIFT
-from spoco_bundle.data.volumes import voxel_spacing
-from spoco_bundle.embedding_space import add_coordinates
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.plain_tensors import plain
+from spoco_bundle.core.embedding_space import add_coordinates
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.formats.files import voxel_spacing
 
 
 class ClusterEmbeddingsd(MapTransform):

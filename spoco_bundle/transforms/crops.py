@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, SpatialPad
 from scipy import ndimage
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 INSTANCES_KEY = "instances"
 
@@ -92,7 +92,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
         probability_annotated: share of the crops drawn around an object, in [0, 1].
         pad_mode: padding of images: "symmetric" or "edge".
         pad_label: id given to padded voxels of the label: the ignore label, which dense supervision asks for; None or 0
-            for 0 (unlabelled).
+            for 0 (unlabeled).
         instances_key: key of the table that ``IndexInstancesd`` left; computed here where it is missing.
         ignore_label: see ``instance_table``; used only where the table is computed here.
         background_label: as ``ignore_label``.
@@ -217,7 +217,7 @@ class RelabelAndDropFragmentsd(MapTransform):
         drop_cut_below: least share of an object's voxels inside, in [0, 1]; 0 keeps every cut object.
         min_voxels: least number of voxels of an object.
         dropped_label: id given to the voxels of dropped objects: the ignore label, so that they count nowhere, which
-            dense supervision asks for, where 0 would call them background; None or 0 for 0 (unlabelled).
+            dense supervision asks for, where 0 would call them background; None or 0 for 0 (unlabeled).
         ignore_label: id that stays as it is and is given to no object, or None.
         background_label: as ``ignore_label``.
         instances_key: key of the table.

@@ -8,9 +8,9 @@ from typing import Any
 
 from monai.transforms import Transform
 
-from spoco_bundle.data.datalist import image_name
-from spoco_bundle.data.volumes import file_suffix
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.datalist import image_name
+from spoco_bundle.formats.files import file_suffix
 
 
 class FindForegroundd(Transform):

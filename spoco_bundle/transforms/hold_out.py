@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.instance_metric import ANNOTATED_SIZES
 from spoco_bundle.transforms.crops import instance_table
 
@@ -29,7 +29,7 @@ class HoldOutObjectsd(MapTransform):
         part: "train" or "val", which objects to keep.
         seed: of the lots.
         hidden_label: what the voxels of the other objects become: in training the ignore label, so that it says nothing
-            about the ones held out; None or 0 for unlabelled.
+            about the ones held out; None or 0 for unlabeled.
         ignore_label: id that is no object and stays, or None.
         background_label: id that is no object and stays, or None.
 

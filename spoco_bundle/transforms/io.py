@@ -12,15 +12,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.data.datalist import OUTPUT_ENDING, image_name
-from spoco_bundle.data.finished import TABLE_ENDING
-from spoco_bundle.data.geometry import checked_spacing, voxel_spacing
-from spoco_bundle.data.itk_io import LOSSY_SUFFIXES
-from spoco_bundle.data.label_checks import as_label_ids
-from spoco_bundle.data.objects_table import objects_table, write_objects_table
-from spoco_bundle.data.volumes import file_suffix, read_volume, write_instances
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.plain_tensors import plain
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
+from spoco_bundle.dataset.resume import TABLE_ENDING
+from spoco_bundle.formats.files import file_suffix, read_image, write_instances
+from spoco_bundle.formats.geometry import checked_spacing, voxel_spacing
+from spoco_bundle.formats.itk_io import LOSSY_SUFFIXES
+from spoco_bundle.formats.label_ids import as_label_ids
+from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.transforms.serving import SERVED
 
 
@@ -29,7 +29,7 @@ class LoadVolumed(MapTransform):
 
     Images become (C, *spatial) float32, labels (1, *spatial) int32. The affine goes from the array's index order to the
     world; its column norms are the spacing, 1 where unknown. ``meta`` holds what collates: ``filename_or_obj`` (str),
-    ``spacing_unit`` (str), ``spacing_known`` (0 or 1), ``file_format`` (see ``Volume``) and ``file_spacing`` ((D,)
+    ``spacing_unit`` (str), ``spacing_known`` (0 or 1), ``file_format`` (see ``Image``) and ``file_spacing`` ((D,)
     float64, of the grid on disk, whatever is resampled later).
 
     Args:
@@ -44,7 +44,7 @@ class LoadVolumed(MapTransform):
         allow_missing_keys: whether a sample without one of the keys passes through, as at inference without labels.
 
     Raises:
-        SpocoError: if the spacing does not fit; when called, whatever ``read_volume`` says of the file, or if an image
+        SpocoError: if the spacing does not fit; when called, whatever ``read_image`` says of the file, or if an image
             has another number of channels.
     """
 
@@ -77,7 +77,7 @@ class LoadVolumed(MapTransform):
         return sample
 
     def _load(self, path: str | Path, kind: str) -> MetaTensor:
-        volume = read_volume(
+        volume = read_image(
             path, kind, self.spatial_dims, self.spacing, self.spacing_unit, self.override_spacing, self.axes
         )
         channels = volume.array.shape[0]

@@ -13,11 +13,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 
 class KeepInstanceFractiond(MapTransform):
-    """Keeps a fraction of the annotated instances of a volume and sets the others to 0 (unlabelled).
+    """Keeps a fraction of the annotated instances of a volume and sets the others to 0 (unlabeled).
 
     The choice depends on the seed, the file's base name without its extension, and the ids, on nothing else: it is the
     same in every epoch, process and folder, and for the same volume as TIFF and as NIfTI. A smaller fraction keeps a

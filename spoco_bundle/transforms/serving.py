@@ -12,7 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from spoco_bundle.data.itk_io import file_grid
+from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import load_weights
 
 #: entry that MONAI Label adds to every sample; other workflows have none

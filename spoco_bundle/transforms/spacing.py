@@ -9,9 +9,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Resize
 
-from spoco_bundle.data.volumes import voxel_spacing
-from spoco_bundle.errors import SpocoError
-from spoco_bundle.plain_tensors import plain
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.formats.files import voxel_spacing
 
 GRID_SHAPE = "grid_shape"
 GRID_AFFINE = "grid_affine"

@@ -17,8 +17,8 @@ from spoco_bundle.blockwise.grid import BlockGrid
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
-from spoco_bundle.data.lazy_volumes import open_volume
-from spoco_bundle.data.ome_zarr import label_pyramid_shapes
+from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.ome_zarr import label_pyramid_shapes
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 SHAPE = (28, 44, 46)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.blockwise.grid import BlockGrid, per_axis, region_shape, window_for, within
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 GRIDS = [
     BlockGrid((23, 40, 17), (8, 16, 8), (3, 5, 2), (4, 6, 5), (2, 4, 4)),

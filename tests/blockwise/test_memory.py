@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from spoco_bundle.blockwise import memory
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from support import run_python
 
 

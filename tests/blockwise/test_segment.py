@@ -16,8 +16,8 @@ from monai.data import MetaTensor
 
 from spoco_bundle.blockwise import engine, work
 from spoco_bundle.blockwise.embedders import StoredEmbedder
-from spoco_bundle.data.objects_table import objects_table
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error
 

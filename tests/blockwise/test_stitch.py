@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces, merge_pieces, object_rows
-from spoco_bundle.data.objects_table import objects_table
+from spoco_bundle.formats.objects_table import objects_table
 
 
 def linked(labels, others, means=None, other_means=None, **options):

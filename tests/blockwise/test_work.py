@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.blockwise.work import WorkFolder, told
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 
 def test_records_are_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from spoco_bundle.clustering import cluster_embeddings, confidence
 from spoco_bundle.clustering.confidence import border_contrast, object_confidence
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.embedding_space import kernel_scale
+from spoco_bundle.core.embedding_space import kernel_scale
 
 FAR = 50.0
 

@@ -9,7 +9,7 @@ from skimage.metrics import adapted_rand_error
 from spoco_bundle.clustering import cluster_embeddings, voxels
 from spoco_bundle.clustering.density_peaks import largest_first
 from spoco_bundle.clustering.mixtures import borders, from_mixtures, mixed
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 
 def same_partition(a, b):

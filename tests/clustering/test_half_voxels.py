@@ -13,7 +13,7 @@ from spoco_bundle.clustering import cluster_embeddings
 from spoco_bundle.clustering.blocks import pool_blocks
 from spoco_bundle.clustering.half_voxels import NO_SHIFT, centred, leaning, shift_from_mask, shift_from_votes
 from spoco_bundle.clustering.voxels import Volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 
 # of a filter of two voxels, by the shift that it makes: the mean of a voxel and the one before it is `origin` 0
 ORIGIN = {1: 0, -1: -1}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.clustering import METHODS, cluster_embeddings
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from support import matched
 
 

@@ -8,7 +8,7 @@ import torch
 
 from spoco_bundle.clustering import cluster_embeddings
 from spoco_bundle.clustering.mutex_watershed import edge_weights, offsets
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from support import matched
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
 
 
 @pytest.fixture(scope="session")

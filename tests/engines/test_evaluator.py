@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from monai.data import DataLoader, MetaTensor
 
-from spoco_bundle.data import BatchDataset
+from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.dataset import BatchDataset
 from spoco_bundle.engines import BatchEvaluator
-from spoco_bundle.errors import SpocoError, user_error
 
 
 def evaluation(names, reading, network=lambda x: x):

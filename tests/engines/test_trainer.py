@@ -4,8 +4,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from spoco_bundle.embedding_space import coordinate_grid
-from spoco_bundle.errors import SpocoError, user_error
+from spoco_bundle.core.embedding_space import coordinate_grid
+from spoco_bundle.core.errors import SpocoError, user_error
 from support import training
 
 NO_VALIDATION = {"val_interval": 1000}

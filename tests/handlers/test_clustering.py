@@ -6,7 +6,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import InstanceClusteringHandler
 
 

@@ -6,7 +6,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import BestWeights
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher

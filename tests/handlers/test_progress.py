@@ -5,7 +5,7 @@ import re
 import torch
 from ignite.engine import Engine, Events
 
-from spoco_bundle import progress as progress_module
+from spoco_bundle.core import progress as progress_module
 from spoco_bundle.handlers.progress import TrainingProgress
 
 

@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from torch import nn
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.inferers import HaloWindowInferer
 from spoco_bundle.inferers.halo_window import windows_along_axis
 from spoco_bundle.networks import EmbeddingUNet

@@ -5,8 +5,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from spoco_bundle.bundle import write_model_config
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import write_model_config
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label import server
 from support import TINY, run_python
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import read_volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import read_image
 from spoco_bundle.label.studies import Studies, named_segments
 
 BACKGROUND = 65535
@@ -44,7 +44,7 @@ def taken(studies, image, labels, tmp_path, previous="", **info):
     affine = np.eye(4) if image.suffix == ".tif" else None
     file = studies.take_back("emb", image, written(labels, tmp_path, affine), info, previous)
     assert file.name.endswith(image.name.removeprefix("emb"))
-    return read_volume(file, "label").array[0]
+    return read_image(file, "label").array[0]
 
 
 def test_a_round_keeps_what_was_drawn_and_shows_it_again(studies, image, prediction, tmp_path):
@@ -145,7 +145,7 @@ def test_planes_of_either_form_come_and_go(shape, prediction, tmp_path):
         nibabel.save(nibabel.Nifti1Image(form.astype(np.uint16), affine), tmp_path / "label.nii.gz")
         file = studies.take_back("emb", tmp_path / "emb.nii.gz", tmp_path / "label.nii.gz", {}, "")
         assert nibabel.load(file).shape == shape
-        np.testing.assert_array_equal(read_volume(file, "label", 2).array[0], np.where(returned == 3, 3, 0))
+        np.testing.assert_array_equal(read_image(file, "label", 2).array[0], np.where(returned == 3, 3, 0))
     moved = affine.copy()
     moved[0, 3] = 4
     nibabel.save(nibabel.Nifti1Image(returned.T.astype(np.uint16), moved), tmp_path / "label.nii.gz")

@@ -69,7 +69,7 @@ def test_drawing_stops_below_the_fraction_of_the_whole_crop(small, count):
             assert len(anchors) == count
 
 
-def test_a_small_unlabelled_region_gets_no_anchor():
+def test_a_small_unlabeled_region_gets_no_anchor():
     points, _ = clusters([40])
     assert len(draw_anchors(points, 1000, 0.5)) == 0
     assert len(draw_anchors(points[:0], 1000, 0.5)) == 0
@@ -116,7 +116,7 @@ def test_agreement_costs_nothing_and_disagreement_does():
     assert 0 < values[0] < values[1] < values[2] <= 1
 
 
-def test_anchors_lie_in_the_unlabelled_region_alone():
+def test_anchors_lie_in_the_unlabeled_region_alone():
     torch.manual_seed(0)
     embeddings = torch.zeros(1, 2, 10, 10, dtype=torch.float64)
     labels = torch.zeros(1, 10, 10, dtype=torch.int64)

@@ -48,6 +48,6 @@ def test_regularizer_at_the_origin_has_a_gradient_of_zero():
     assert regularizer(torch.tensor([[3.0, 4.0]]), coordinate_channels=2).item() == 0
 
 
-def test_unlabelled_push_without_unlabelled_voxels_is_zero():
+def test_unlabeled_push_without_unlabeled_voxels_is_zero():
     assert unlabeled_push(torch.tensor([2.0, 6.0]), 8).item() == 0.5
     assert unlabeled_push(torch.zeros(2), 0) == 0

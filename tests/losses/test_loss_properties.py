@@ -32,7 +32,7 @@ def terms(embeddings, labels, **options):
 
 
 def brute_force(embeddings, labels, delta_var=0.5, delta_dist=2.0):
-    """Pull, push, regularizer, unlabelled push and Dice of one crop, voxel by voxel."""
+    """Pull, push, regularizer, unlabeled push and Dice of one crop, voxel by voxel."""
     vectors = embeddings.reshape(len(embeddings), -1).T.double().numpy()
     flat = labels.reshape(-1).numpy()
     ids = [i for i in np.unique(flat) if i > 0]
@@ -40,12 +40,12 @@ def brute_force(embeddings, labels, delta_var=0.5, delta_dist=2.0):
         return dict.fromkeys(("pull", "push", "regularizer", "unlabeled_push", "instance"), 0.0)
     means = {i: vectors[flat == i].mean(0) for i in ids}
     scale = delta_var**2 / math.log(2)
-    pull, unlabelled, overlap, squares, masses = [], [], 0.0, 0.0, 0
+    pull, unlabeled, overlap, squares, masses = [], [], 0.0, 0.0, 0
     for i in ids:
         distance = [math.dist(vector, means[i]) for vector in vectors]
         pull.append(np.mean([max(0, d - delta_var) ** 2 for d, j in zip(distance, flat) if j == i]))
         outside = [max(0, delta_dist - d) ** 2 for d, j in zip(distance, flat) if j == 0]
-        unlabelled.append(np.mean(outside) if outside else 0.0)
+        unlabeled.append(np.mean(outside) if outside else 0.0)
         masks = [math.exp(-(d**2) / scale) for d in distance]
         overlap += sum(m for m, j in zip(masks, flat) if j == i)
         squares += sum(m * m for m in masks)
@@ -55,7 +55,7 @@ def brute_force(embeddings, labels, delta_var=0.5, delta_dist=2.0):
         "pull": np.mean(pull),
         "push": np.mean(pairs) if pairs else 0.0,
         "regularizer": np.mean([np.linalg.norm(mean) for mean in means.values()]),
-        "unlabeled_push": np.mean(unlabelled),
+        "unlabeled_push": np.mean(unlabeled),
         "instance": 1 - 2 * overlap / (squares + masses),
     }
 

@@ -127,15 +127,15 @@ def test_each_object_counts_alike_where_labels_are_given():
     assert objectness_loss(logits, torch.full_like(target, IGNORED), 0.3, labels) == 0
 
 
-def test_loss_is_the_cross_entropy_of_known_voxels_and_a_share_of_the_unlabelled():
+def test_loss_is_the_cross_entropy_of_known_voxels_and_a_share_of_the_unlabeled():
     target = torch.tensor([0.25, 1.0, UNLABELLED, UNLABELLED, IGNORED, 0.0], dtype=torch.float64)
     logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1], dtype=torch.float64, requires_grad=True)
     p = logits.detach().sigmoid()
     known = -(target * p.log() + (1 - target) * (1 - p).log())[[0, 1, 5]].mean()
-    unlabelled = -(1 - p).log()[[2, 3]].mean()
+    unlabeled = -(1 - p).log()[[2, 3]].mean()
     for weight in (0.0, 0.3, 1.0):
         value = objectness_loss(logits, target, weight)
-        assert value.item() == pytest.approx((known + weight * unlabelled).item())
+        assert value.item() == pytest.approx((known + weight * unlabeled).item())
         (gradient,) = torch.autograd.grad(value, logits)
         assert gradient[4] == 0 and gradient[[0, 1, 5]].all() and gradient[[2, 3]].all() == (weight > 0)
     assert torch.autograd.gradcheck(lambda leaf: objectness_loss(leaf, target), logits)
@@ -147,7 +147,7 @@ def test_the_last_channel_is_the_logit_and_never_an_embedding():
     embeddings = torch.randn(2, 5, 9, 21, 21, dtype=torch.float64, requires_grad=True)
     labels = torch.stack([ball((9, 21, 21), (4, 10, 10), 4), ball((9, 21, 21), (3, 8, 9), 5)])
     teacher = torch.randn_like(embeddings)
-    criterion = SpocoLoss(objectness=True, objectness_target="distance", objectness_unlabelled_weight=0.5)
+    criterion = SpocoLoss(objectness=True, objectness_target="distance", objectness_unlabeled_weight=0.5)
     terms = criterion(embeddings, labels, teacher, seeds=[0, 1], spacing=torch.tensor([[2.0, 1, 1]] * 2))
     plain = SpocoLoss()(embeddings[:, :4], labels, teacher[:, :4], seeds=[0, 1])
     for term in set(plain) - {"loss"}:

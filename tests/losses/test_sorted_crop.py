@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses.sorted_crop import sort_crop, take_rows
 
 LABELS = torch.tensor([[9, 0, 4, 4], [0, -1, 9, 7]])
 
 
-def test_rows_come_unlabelled_background_clusters():
+def test_rows_come_unlabeled_background_clusters():
     crop = sort_crop(LABELS, background_label=7, ignore_label=-1)
     assert LABELS.flatten()[crop.order].tolist() == [0, 0, 7, 4, 4, 9, 9]
-    assert (crop.unlabelled, crop.outside, crop.background_clusters) == (2, 3, 0)
+    assert (crop.unlabeled, crop.outside, crop.background_clusters) == (2, 3, 0)
     assert crop.counts.tolist() == [2, 2] and crop.owner.tolist() == [0, 0, 1, 1]
 
 
 def test_dense_background_is_the_first_cluster():
     crop = sort_crop(LABELS, dense=True, ignore_label=-1)
     assert LABELS.flatten()[crop.order].tolist() == [0, 0, 4, 4, 7, 9, 9]
-    assert (crop.unlabelled, crop.outside, crop.background_clusters) == (0, 0, 1)
+    assert (crop.unlabeled, crop.outside, crop.background_clusters) == (0, 0, 1)
     assert crop.counts.tolist() == [2, 2, 1, 2]
 
 
@@ -57,7 +57,7 @@ def test_half_precision_rows_are_float32_and_their_gradient_is_not():
 @pytest.mark.parametrize("shape", [(5, 6, 7), (9, 4)])
 def test_neighbouring_rows_are_neighbours_in_space_and_none_is_lost(shape):
     crop = sort_crop(torch.zeros(shape, dtype=torch.int64))
-    assert crop.order.sort().values.tolist() == list(range(crop.unlabelled))
+    assert crop.order.sort().values.tolist() == list(range(crop.unlabeled))
     # the first 2^D rows are the corner block of side 2
     block = torch.stack(torch.unravel_index(crop.order[: 2 ** len(shape)], shape))
     assert block.max() == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses import SpocoLoss
 from spoco_bundle.losses.sweep import CHUNK_VALUES
 
@@ -85,7 +85,7 @@ def reference(embeddings, labels, far=False, **options):
         return terms
     tops, bottoms = [], []
     for i in ids:
-        p, t = torch.exp(-distance[i] ** 2 / scale) * valid, mask[i].to(embeddings.dtype)
+        p, t = torch.exp(-(distance[i] ** 2) / scale) * valid, mask[i].to(embeddings.dtype)
         if kind == "affinity":
             pairs = []
             for offset in offsets_for(labels.dim(), far):
@@ -182,7 +182,7 @@ def edge_case(name, dims):
     elif name == "one object":
         labels[labels > 7] = 0
         labels[labels == 5] = 0
-    elif name == "no unlabelled voxel":
+    elif name == "no unlabeled voxel":
         labels[labels == 0] = 3
     elif name == "objects of one voxel":
         labels[:] = 0
@@ -203,7 +203,7 @@ def edge_case(name, dims):
     [
         "no object",
         "one object",
-        "no unlabelled voxel",
+        "no unlabeled voxel",
         "objects of one voxel",
         "identical embeddings",
         "255 objects",
@@ -226,7 +226,7 @@ def test_edge_cases_are_defined(name, dims, options):
     zero = {
         "no object": {"pull", "push", "regularizer", "instance", "unlabeled_push"},
         "one object": {"push"},
-        "no unlabelled voxel": {"unlabeled_push", "consistency"},
+        "no unlabeled voxel": {"unlabeled_push", "consistency"},
         "everything ignored": set(TERMS),
     }.get(name, set())
     if options.get("supervision") == "dense":
@@ -237,7 +237,7 @@ def test_edge_cases_are_defined(name, dims, options):
 
 
 @pytest.mark.parametrize("dims", SHAPES)
-@pytest.mark.parametrize("name", ["one object", "no unlabelled voxel", "objects of one voxel", "255 objects"])
+@pytest.mark.parametrize("name", ["one object", "no unlabeled voxel", "objects of one voxel", "255 objects"])
 def test_edge_cases_agree_with_finite_differences(name, dims):
     embeddings, labels, teacher = edge_case(name, dims)
     criterion = SpocoLoss()

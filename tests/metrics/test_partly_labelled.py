@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics import instance_scores, pool_scores
 
 
@@ -27,7 +27,7 @@ def cells():
     return every, annotated
 
 
-def test_unlabelled_objects_are_no_false_positives(cells):
+def test_unlabeled_objects_are_no_false_positives(cells):
     every, annotated = cells
     perfect = score(annotated, every)
     assert perfect["partly_labelled_score"] == perfect["annotated_sbd"] == perfect["recall_95"] == 1
@@ -55,7 +55,7 @@ def fragments_everywhere(every):
     return 1 + (blocks[0] * 100 + blocks[1]) * 100 + blocks[2]
 
 
-def specks_in_unlabelled_space_beside_good_objects(every):
+def specks_in_unlabeled_space_beside_good_objects(every):
     generator = np.random.default_rng(0)
     prediction = every.copy()
     free = np.flatnonzero(every == 0)
@@ -83,7 +83,7 @@ def nothing(every):
         (one_giant, 0.05),
         (giant_background_beside_good_objects, 0.6),
         (fragments_everywhere, 0.05),
-        (specks_in_unlabelled_space_beside_good_objects, 0.3),
+        (specks_in_unlabeled_space_beside_good_objects, 0.3),
         (everything_foreground, 0.6),
         (merged_in_pairs, 0.7),
         (nothing, 0.0),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics import IOU_THRESHOLDS, contingency_table, instance_scores, pool_scores
 
 CASES = ("nuclei3d", "leaves2d", "nuclei2d")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import zarr
 
-from spoco_bundle.data import read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def volume(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def truth(volume) -> np.ndarray:
     """Its objects."""
-    return read_volume(volume.with_name(volume.name.replace("_raw", "_label")), "label").array[0]
+    return read_image(volume.with_name(volume.name.replace("_raw", "_label")), "label").array[0]
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from spoco_bundle import progress
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core import progress
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.napari import jobs
 from spoco_bundle.napari.jobs import CancelledError, Job, Progress, read_progress
 

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.napari.reader import get_reader, open_image
 
 

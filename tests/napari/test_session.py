@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.lazy_volumes import open_volume
-from spoco_bundle.data.objects_table import read_objects_table
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
+from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.objects_table import read_objects_table
 from spoco_bundle.napari.reader import open_image
 from spoco_bundle.napari.session import BACKGROUND, Session, as_ids, count_objects, together
 
@@ -121,7 +122,7 @@ def test_two_dimensions_from_scratch(session, tmp_path):
 def test_ome_zarr_trains_on_a_part_and_is_predicted_and_saved_as_zarr(
     session, volume, truth, zarr_image, tmp_path, monkeypatch
 ):
-    image = read_volume(volume)
+    image = read_image(volume)
     path = zarr_image(tmp_path / "crowd.ome.zarr", image.array[0], image.spacing)
     one = session(path)
     number = next(n for n in np.unique(truth) if n and np.argwhere(truth == n)[:, 2].max() < 30)
@@ -153,7 +154,7 @@ def test_ome_zarr_trains_on_a_part_and_is_predicted_and_saved_as_zarr(
 
 def small_crops(folder):
     """The shipped configs, with crops that leave a margin inside the little volume."""
-    from spoco_bundle.bundle import find_config
+    from spoco_bundle.app.config import find_config
 
     content = json.loads(find_config("train").read_text()) | {"crop_size": [4, 8, 8]}
     (folder / "train.json").write_text(json.dumps(content))
@@ -171,4 +172,4 @@ def test_annotations_make_a_datalist(session, volume, truth, tmp_path):
     session(volume).save(tmp_path, None, truth)
     (pair,) = build_datalist(tmp_path / "crowd_00_raw_datalist.json", "val")
     assert pair["image"] == str(volume)
-    np.testing.assert_array_equal(read_volume(pair["label"], "label").array[0], truth)
+    np.testing.assert_array_equal(read_image(pair["label"], "label").array[0], truth)

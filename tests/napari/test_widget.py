@@ -7,8 +7,9 @@ import numpy as np
 import psutil
 import pytest
 
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.data.objects_table import read_objects_table
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
+from spoco_bundle.formats.objects_table import read_objects_table
 
 #: so small that a training takes seconds, most of them to start; a rate at which the weights hardly move
 TINY = "--crop_size [8,24,24] --batch_size 1 --device cpu --learning_rate 0.000001"
@@ -123,7 +124,7 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     saved = tmp_path / f"{name}_instances.nii.gz"
     np.testing.assert_array_equal(nibabel.load(saved).affine, affine)
     assert nibabel.load(saved).header.get_xyzt_units() == nibabel.load(volume).header.get_xyzt_units()
-    labels = read_volume(saved, "label").array[0]
+    labels = read_image(saved, "label").array[0]
     rows = read_objects_table(tmp_path / f"{name}_objects.csv")
     assert {int(row["id"]) for row in rows} == set(np.unique(labels)) - {0} and len(rows) == others + 4
     assert sum(row["confidence"] == "" for row in rows) == 4, "what a person drew has no confidence"
@@ -131,7 +132,7 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
 
     pairs = build_datalist(tmp_path / f"{name}_datalist.json", "train")
     assert pairs == [{"image": str(volume), "label": str(tmp_path / f"{name}_label.nii.gz")}]
-    np.testing.assert_array_equal(read_volume(pairs[0]["label"], "label").array[0], opened.annotations.data)
+    np.testing.assert_array_equal(read_image(pairs[0]["label"], "label").array[0], opened.annotations.data)
     assert (tmp_path / f"{name}_model" / "model.pt").is_file()
 
     opened.accept_all_button.click()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.networks import load_weights
 
 

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from spoco_bundle.data.objects_table import objects_table
+from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.report.page import ImagePanel, render_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spoco_bundle.data.objects_table import objects_table
+from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.report.page import ImagePanel, render_page
 
 

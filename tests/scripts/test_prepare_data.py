@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spoco_bundle.bundle import find_config, read_configs
-from spoco_bundle.data import build_datalist, read_volume
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
 from support import training
 
 RANDOM = np.random.default_rng(0)
@@ -48,10 +49,9 @@ def labels_of(folder, spatial_dims=2):
     """{split: {name: labels}} as the bundle reads them."""
     return {
         split: {
-            item["label"]
-            .rsplit("/", 1)[1]
-            .removesuffix("_label.tif"): read_volume(item["label"], "label", spatial_dims)
-            .array[0]
+            item["label"].rsplit("/", 1)[1].removesuffix("_label.tif"): read_image(
+                item["label"], "label", spatial_dims
+            ).array[0]
             for item in build_datalist(folder, split)
         }
         for split in ("train", "val")
@@ -89,9 +89,9 @@ def test_cvppp_keeps_colours_ids_and_the_plant_mask(script, cvppp, tmp_path, cap
         for name, ids in labels.items():
             np.testing.assert_array_equal(ids, squares(3, 7, 9))
             source = cvppp / name[:2] / f"{name[3:]}_rgb.png"
-            image = read_volume(out / split / f"{name}_raw.tif", spatial_dims=2).array
+            image = read_image(out / split / f"{name}_raw.tif", spatial_dims=2).array
             np.testing.assert_array_equal(image, np.moveaxis(np.asarray(Image.open(source))[..., :3], -1, 0))
-            mask = read_volume(out / split / f"{name}_fg.tif", "label", 2).array[0]
+            mask = read_image(out / split / f"{name}_fg.tif", "label", 2).array[0]
             np.testing.assert_array_equal(mask, ids > 0)
 
 
@@ -169,9 +169,9 @@ def test_cityscapes_takes_one_class_and_its_mask(script, cityscapes, tmp_path, c
     expected = squares(2, 3)
     expected[25:30] = 65535
     np.testing.assert_array_equal(found["val"]["lindau_000000_000019"], expected)
-    mask = read_volume(out / "val" / "lindau_000000_000019_fg.tif", "label", 2).array[0]
+    mask = read_image(out / "val" / "lindau_000000_000019_fg.tif", "label", 2).array[0]
     np.testing.assert_array_equal(mask, expected > 0)
-    image = read_volume(out / "val" / "lindau_000000_000019_raw.tif", spatial_dims=2)
+    image = read_image(out / "val" / "lindau_000000_000019_raw.tif", spatial_dims=2)
     assert image.array.shape == (3, *SHAPE)
 
 
@@ -224,7 +224,7 @@ def test_dsb2018_merges_masks_of_grey_images(script, dsb2018, tmp_path, capsys):
     for split, labels in found.items():
         for name, ids in labels.items():
             np.testing.assert_array_equal(ids, squares(1, 2, 3))
-            image = read_volume(out / split / f"{name}_raw.tif", spatial_dims=2).array
+            image = read_image(out / split / f"{name}_raw.tif", spatial_dims=2).array
             np.testing.assert_array_equal(
                 image[0], np.asarray(Image.open(dsb2018 / name / "images" / f"{name}.png"))[..., 0]
             )
@@ -288,10 +288,10 @@ def test_bbbc050_is_split_by_embryo_and_gets_its_spacing(script, bbbc050, tmp_pa
     np.testing.assert_array_equal(found["val"]["Emb09_t001"], squares(1, 4, shape=(6, *SHAPE)))
     for split, depth, embryo in (("train", 1.75, "Emb01"), ("val", 1.75, "Emb09"), ("test", 2.0, "Emb01")):
         for end, kind in (("raw", "image"), ("label", "label")):
-            volume = read_volume(out / split / f"{embryo}_t001_{end}.tif", kind)
+            volume = read_image(out / split / f"{embryo}_t001_{end}.tif", kind)
             assert volume.spacing == pytest.approx((depth, 0.8, 0.8)) and volume.spacing_unit == "micrometer"
-    source = read_volume(bbbc050 / "Images" / "test" / "Images" / "Emb01_t001.tif").array
-    np.testing.assert_array_equal(read_volume(out / "test" / "Emb01_t001_raw.tif").array, source)
+    source = read_image(bbbc050 / "Images" / "test" / "Images" / "Emb01_t001.tif").array
+    np.testing.assert_array_equal(read_image(out / "test" / "Emb01_t001_raw.tif").array, source)
 
 
 def test_bbbc050_without_labels_or_an_embryo_for_val(script, bbbc050, tmp_path, capsys):
@@ -332,7 +332,7 @@ def test_hdf5_patterns_become_pairs_with_their_spacing(script, volumes, tmp_path
     found = labels_of(out, 3)
     assert list(found["train"]) == ["a", "b"] and list(found["val"]) == ["c"]
     np.testing.assert_array_equal(found["train"]["b"], squares(5, 6, 70000, shape=(10, *SHAPE)))
-    image = read_volume(out / "val" / "c_raw.tif")
+    image = read_image(out / "val" / "c_raw.tif")
     assert image.spacing == pytest.approx(SPACING) and image.array.dtype == np.uint8
     with h5py.File(volumes / "c.h5") as file:
         np.testing.assert_array_equal(image.array[0], file["raw"][:])
@@ -346,13 +346,13 @@ def test_hdf5_volumes_are_split_along_z(script, volumes, tmp_path):
     out = tmp_path / "out"
     arguments = ["--split", *pair(volumes, image="channels"), "--val-fraction", "0.3", "--spacing", "2", "1", "1"]
     assert script.main(["hdf5", str(out), *arguments]) == 0
-    parts = [read_volume(out / split / "a_raw.tif") for split in ("train", "val")]
+    parts = [read_image(out / split / "a_raw.tif") for split in ("train", "val")]
     assert [part.array.shape[1] for part in parts] == [7, 3]
     assert all(part.spacing == (2, 1, 1) for part in parts)
     with h5py.File(volumes / "a.h5") as file:
         np.testing.assert_array_equal(np.concatenate([part.array[0] for part in parts]), file["raw"][:])
     assert script.main(["hdf5", str(tmp_path / "unknown"), "--split", *pair(volumes)]) == 0
-    assert read_volume(tmp_path / "unknown" / "val" / "a_raw.tif").spacing is None
+    assert read_image(tmp_path / "unknown" / "val" / "a_raw.tif").spacing is None
 
 
 @pytest.fixture

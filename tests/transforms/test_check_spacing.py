@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from spoco_bundle.data.volumes import voxel_spacing
+from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.transforms.check_spacing import CheckSpacingd
 

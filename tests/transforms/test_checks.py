@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import build_datalist, voxel_spacing
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.transforms import CheckLabelsd, LoadVolumed
 
 SHAPE = (4, 6, 8)

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 SPACING = (2.0, 1.0, 1.0)

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.crops import instance_table
 

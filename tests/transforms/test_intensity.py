@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import NormalizePercentiled
 from spoco_bundle.transforms import intensity as module
 from spoco_bundle.transforms.intensity import intensity_range, normalize

@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import RandFlipd, RandRotate90d
 
-from spoco_bundle.data import batch_spacing, build_datalist, read_volume, voxel_spacing
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import batch_spacing, read_image, voxel_spacing
 from spoco_bundle.transforms import LoadVolumed, SaveInstancesd
 
 SHAPE = (4, 6, 8)
@@ -90,7 +91,7 @@ def test_save(tmp_path, sample, dtype):
     data = predicted(sample, labels, pred_confidence=torch.tensor([0.75, 0.5]))
     assert list(SaveInstancesd(output_dir=tmp_path / "out")(data)) == list(data)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_instances.tif", "a_objects.csv"]
-    after, before = read_volume(tmp_path / "out/a_instances.tif", kind="label"), read_volume(sample["image"])
+    after, before = read_image(tmp_path / "out/a_instances.tif", kind="label"), read_image(sample["image"])
     np.testing.assert_array_equal(after.array[0], labels)
     assert (after.spacing, after.axes, after.file_format) == (before.spacing, before.axes, before.file_format)
     with (tmp_path / "out/a_objects.csv").open() as file:
@@ -144,7 +145,7 @@ def test_lossy_source_gives_png(tmp_path):
     loaded = LoadVolumed("image", spatial_dims=2)({"image": str(tmp_path / "a.jpg")})
     labels = torch.arange(192).reshape(1, 12, 16) * 300
     SaveInstancesd(output_dir=tmp_path / "out")(loaded | {"pred": labels})
-    written = read_volume(tmp_path / "out/a_instances.png", kind="label", spatial_dims=2)
+    written = read_image(tmp_path / "out/a_instances.png", kind="label", spatial_dims=2)
     np.testing.assert_array_equal(written.array, labels)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import KeepInstanceFractiond
 from spoco_bundle.transforms.sampling import base_name
 

@@ -5,8 +5,8 @@ import tifffile
 import torch
 from scipy.spatial.transform import Rotation
 
-from spoco_bundle.data.itk_io import file_grid
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.transforms import HandOutd, LoadServedWeightsd, LoadVolumed, SaveInstancesd
 

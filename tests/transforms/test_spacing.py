@@ -6,8 +6,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandRotate90d
 
-from spoco_bundle.data.volumes import voxel_spacing
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.transforms import ResampleToSpacingd, RestoreGridd
 from spoco_bundle.transforms.spacing import resize_nearest
 

@@ -16,7 +16,7 @@ from monai.transforms import (
     Zoom,
 )
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import TwoViewsd
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 from support import TINY, run_python
 
 
@@ -28,8 +28,8 @@ def sample_2d(sample, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sample_2d")
     for image in sorted(sample.glob("*/*_raw.*")):
         name, suffix = image.name.split("_raw", 1)
-        label = read_volume(image.with_name(f"{name}_label{suffix}"), "label").array[0, 5]
-        gray = read_volume(image).array[0, 5]
+        label = read_image(image.with_name(f"{name}_label{suffix}"), "label").array[0, 5]
+        gray = read_image(image).array[0, 5]
         rgb = np.stack([gray, gray // 2, gray // 4], axis=-1)
         (folder / image.parent.name).mkdir(exist_ok=True)
         tifffile.imwrite(folder / image.parent.name / f"{name}_raw.tif", rgb, photometric="rgb")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import build_datalist, read_volume
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
 from support import TINY
 
 
@@ -34,7 +35,7 @@ def tiff_sample(sample, tmp_path):
         (tmp_path / "data" / split).mkdir(parents=True)
         for pair in build_datalist(sample, split):
             for kind in ("image", "label"):
-                array = read_volume(pair[kind], kind).array[0]
+                array = read_image(pair[kind], kind).array[0]
                 name = "_raw" if kind == "image" else "_label"
                 stem = pair["label"].rsplit("/", 1)[1].split("_label")[0]
                 tifffile.imwrite(tmp_path / "data" / split / f"{stem}{name}.tif", array.astype(np.uint16))
@@ -52,7 +53,7 @@ def test_other_programs_learn_from_the_same_objects(script, tiny, tiff_sample, t
     chosen = script.KeepInstanceFractiond(keys="label", fraction=0.5, seed=3)
     for pair in build_datalist(tiff_sample, "train"):
         label = script.MetaTensor(
-            read_volume(pair["label"], "label").array.astype(int), meta={"filename_or_obj": pair["label"]}
+            read_image(pair["label"], "label").array.astype(int), meta={"filename_or_obj": pair["label"]}
         )
         name = pair["label"].rsplit("/", 1)[1]
         np.testing.assert_array_equal(

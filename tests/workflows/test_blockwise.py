@@ -15,7 +15,7 @@ import pytest
 import tifffile
 import zarr
 
-from spoco_bundle.data.synthetic import SPACING, synthetic_volume
+from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
 from support import run_python
 
 BLOCKS = ["--block_size", "[16,32,32]", "--chunk_size", "[16,32,32]"]

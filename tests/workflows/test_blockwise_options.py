@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import torch
 
-from spoco_bundle.data.synthetic import SPACING, synthetic_volume
+from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
 from support import run_python
 
 pytestmark = pytest.mark.slow

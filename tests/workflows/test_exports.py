@@ -142,7 +142,7 @@ def test_what_the_tensorrt_overlay_hands_to_tensorrt(bundle_root, tmp_path):
 
 
 def test_ids_of_the_tensorrt_overlay_pass_the_checks(bundle_root):
-    from spoco_bundle.bundle import read_configs
+    from spoco_bundle.app.config import read_configs
 
     files = [bundle_root / "configs" / f"{name}.json" for name in ("inference", "inference_trt")]
     merged = read_configs(files, {"trt_precision": "fp16"}).get()

@@ -16,7 +16,7 @@ import tifffile
 import torch
 
 from door import Door
-from spoco_bundle.data import read_volume
+from spoco_bundle.formats import read_image
 from spoco_bundle.handlers.checkpoint import load_checkpoint
 
 SETTINGS = {"dropout": 0.1, "iterations_per_epoch": 6, "max_epochs": 4, "val_interval": 1}
@@ -100,7 +100,7 @@ def results(folder) -> dict:
     """All results under their final names, read in full."""
     found = {}
     for path in sorted(folder.glob("[!.]*_instances.*")):
-        found[path.name] = read_volume(path, "label").array.tolist()
+        found[path.name] = read_image(path, "label").array.tolist()
     for path in sorted(folder.glob("[!.]*_objects.csv")):
         found[path.name] = path.read_text()
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spoco_bundle.data import read_volume, write_instances
+from spoco_bundle.formats import read_image, write_instances
 from support import run_python
 
 
@@ -13,14 +13,14 @@ def test_objects_fill_the_given_foreground_only(sample, trained, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "cells_raw.nii.gz").write_bytes(source.read_bytes())
-    mask = np.zeros(read_volume(source).spatial_shape, dtype=np.int32)
+    mask = np.zeros(read_image(source).spatial_shape, dtype=np.int32)
     mask[2:8, 8:30, 8:40] = 1
     write_instances(folder / "cells_fg.nii.gz", mask, like=source)
     options = ["--foreground_ending", "_fg", "--clustering#background", "foreground", "--clustering#min_size", "1"]
     arguments = ["-m", "spoco_bundle.cli", "predict", folder / "cells_raw.nii.gz", "--model", trained, *options]
     result = run_python([*arguments, "--output", tmp_path / "out"], cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    found = read_volume(tmp_path / "out" / "cells_raw_instances.nii.gz", "label").array[0]
+    found = read_image(tmp_path / "out" / "cells_raw_instances.nii.gz", "label").array[0]
     assert found.any() and not found[mask == 0].any()
 
     (folder / "cells_fg.nii.gz").unlink()

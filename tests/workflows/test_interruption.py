@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers.checkpoint import load_checkpoint
 from support import run_python
 

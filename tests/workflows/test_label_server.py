@@ -25,10 +25,10 @@ import tifffile
 import torch
 from scipy.spatial.transform import Rotation
 
-from spoco_bundle.bundle import run_configs
-from spoco_bundle.data import read_volume
-from spoco_bundle.data.synthetic import make_synthetic_sample
-from spoco_bundle.errors import SpocoError
+from spoco_bundle.app.config import run_configs
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.formats import read_image
 from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.server import build_environment, find_config, prepare_app, server_command
 from support import TINY
@@ -148,7 +148,7 @@ def test_ids_and_geometry_of_a_prediction_are_whole(nuclei, name, asked, tmp_pat
     client, centers = nuclei
     suffix = ".nrrd" if asked else ".nii.gz"
     file = image_in(client.infer(name, suffix, **asked), suffix, tmp_path)
-    labels = read_volume(file, "label")
+    labels = read_image(file, "label")
     ids = labels.array[0][tuple(centers.T)]
     assert sorted(ids) == list(range(1, 339)), "every nucleus has an id of its own"
     if suffix == ".nii.gz":
@@ -202,7 +202,7 @@ def test_the_stock_app_serves_the_bundle_as_it_lies(python, bundle_root, tmp_pat
     with serve(python, tmp_path) as client:
         assert client.info()["models"]["spoco"]["labels"] == {"object": 1}
         file = image_in(client.infer("lps", result_dtype="uint8"), ".nii.gz", tmp_path)
-        assert sorted(read_volume(file, "label").array[0][tuple(centers.T)]) == list(range(1, 339))
+        assert sorted(read_image(file, "label").array[0][tuple(centers.T)]) == list(range(1, 339))
         np.testing.assert_allclose(nibabel.load(file).affine, affines()["lps"], atol=1e-4)
 
 
@@ -215,7 +215,7 @@ def truth(tmp_path_factory):
     folder = tmp_path_factory.mktemp("truth")
     make_synthetic_sample(folder, seed=0, train_volumes=1, train_shape=(10, 72, 72), val_shape=(10, 40, 48))
     image = next((folder / "train").glob("*_raw.*"))
-    label = read_volume(str(image).replace("_raw.", "_label."), "label").array[0]
+    label = read_image(str(image).replace("_raw.", "_label."), "label").array[0]
     return image, label
 
 
@@ -267,16 +267,16 @@ def test_the_whole_loop(annotation):
 
     names = client.infer_params("cells")["label_names"]
     confirmed = [number for name, number in names.items() if name.startswith("confirmed")]
-    shown = read_volume(image_in(client.infer("cells"), ".nii.gz", folder), "label").array[0]
+    shown = read_image(image_in(client.infer("cells"), ".nii.gz", folder), "label").array[0]
     assert len(confirmed) == 5
     np.testing.assert_array_equal(np.isin(shown, confirmed), few > 0)
 
     # a prediction comes from the weights of the last training
-    alone = read_volume(image_in(client.infer("cells", show_confirmed=False), ".nii.gz", folder), "label").array[0]
+    alone = read_image(image_in(client.infer("cells", show_confirmed=False), ".nii.gz", folder), "label").array[0]
     bundle = folder / "app" / "model" / "spoco"
     overrides = {"dataset_dir": str(folder / "studies"), "image_ending": "", "output_dir": str(folder / "here")}
     run_configs([bundle / "configs" / "inference.json"], {**overrides, "bundle_root": str(bundle)}, "infer")
-    here = read_volume(folder / "here" / "cells_instances.nii.gz", "label").array[0]
+    here = read_image(folder / "here" / "cells_instances.nii.gz", "label").array[0]
     assert here.any()
     np.testing.assert_array_equal(alone, here)
 
@@ -297,7 +297,7 @@ def test_unchecked_predictions_change_nothing(annotation):
     assert trained(client)[0] == "DONE"
     app = folder / "app" / "model" / "spoco" / "models"
     shutil.copytree(app, folder / "start")
-    prediction = read_volume(image_in(client.infer("cells"), ".nii.gz", folder), "label").array[0]
+    prediction = read_image(image_in(client.infer("cells"), ".nii.gz", folder), "label").array[0]
     unchecked = (prediction > 0) & ~np.isin(truth, ids[:6])
     assert unchecked.any(), "there is something unchecked to come back"
 
@@ -306,7 +306,7 @@ def test_unchecked_predictions_change_nothing(annotation):
     for labels in (np.where(drawn == 0, prediction * unchecked + 300 * (prediction * unchecked > 0), drawn), drawn):
         shutil.copytree(folder / "start", app, dirs_exist_ok=True)
         submit(client, folder, labels)
-        kept = read_volume(image_in(client.get_label("cells"), ".nii.gz", folder), "label").array[0]
+        kept = read_image(image_in(client.get_label("cells"), ".nii.gz", folder), "label").array[0]
         np.testing.assert_array_equal(kept, drawn)
         assert trained(client, max_epochs=2)[0] == "DONE"
         results.append(torch.load(folder / "app/model/spoco/outputs/last.pt", weights_only=True)["network"])
@@ -348,7 +348,7 @@ def test_what_goes_wrong_is_answered_and_the_server_lives_on(annotation):
         answers = list(pool.map(lambda _: client.infer("cells", ".nrrd"), range(2)))
     # the two may differ: each comes from the weights that were best when it was asked for
     for answer in answers:
-        shown = read_volume(image_in(answer, ".nrrd", folder), "label").array[0]
+        shown = read_image(image_in(answer, ".nrrd", folder), "label").array[0]
         assert shown.shape == truth.shape and len(np.unique(shown[one > 0])) == 1, "the confirmed object lies over it"
     client.stop_training()
     assert client.wait_for_training(60)["status"] == "STOPPED"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.data import read_volume
+from spoco_bundle.formats import read_image
 from support import run_python
 
 
@@ -45,9 +45,9 @@ def test_ome_tiff_of_nuclei_keeps_axes_and_spacing_and_agrees_with_nifti(shared_
     volume.header.set_xyzt_units("micron")
     nibabel.save(volume, nifti)
     predict(tmp_path / "*.*", trained, tmp_path / "out")
-    before = read_volume(ome)
-    after = read_volume(tmp_path / "out" / "nuclei_instances.ome.tif", "label")
+    before = read_image(ome)
+    after = read_image(tmp_path / "out" / "nuclei_instances.ome.tif", "label")
     assert (after.axes, after.file_format, after.spacing_unit) == (before.axes, "ome", before.spacing_unit)
     assert after.spacing == pytest.approx(spacing)
-    twin = read_volume(tmp_path / "out" / "cells_instances.nii.gz", "label")
+    twin = read_image(tmp_path / "out" / "cells_instances.nii.gz", "label")
     np.testing.assert_array_equal(after.array, twin.array)

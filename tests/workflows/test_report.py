@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from spoco_bundle import run_report
+from spoco_bundle.app import run_report
 from spoco_bundle.cli import main
 from support import run_python
 

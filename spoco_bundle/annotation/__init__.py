@@ -1,0 +1,1 @@
+"""What a person annotated or confirmed, told from what a model predicted."""

@@ -1,0 +1,1 @@
+"""What a command does, once for all doors: configs, prediction plan, run summary, report, tuning."""

@@ -1,0 +1,103 @@
+"""Which images are predicted in one piece, and which block by block."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.config_checks import top_id
+from spoco_bundle.blockwise.grid import per_axis
+from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats.files import is_zarr
+from spoco_bundle.formats.lazy import stored_size
+
+__all__ = ["WHOLE", "BLOCKWISE", "plan_predictions"]
+
+WHOLE, BLOCKWISE = "inference", "inference_blockwise"
+
+logger = logging.getLogger(__name__)
+
+
+def plan_predictions(
+    overlays: Sequence[Path], overrides: dict[str, Any], blockwise: str, max_memory: str | None
+) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """Sorts the images of a prediction by the config that they need, and says what memory they take.
+
+    Args:
+        overlays: configs on top of either.
+        overrides: ids that the user set, ``dataset_dir`` among them.
+        blockwise: "auto", "True" or "False". OME-Zarr is always predicted blockwise, and so is everything where an id
+            is set that only the blockwise config has.
+        max_memory: see ``available_memory``.
+
+    Returns:
+        Name of the config, paths of its images, and further overrides, for each config that is needed.
+
+    Raises:
+        SpocoError: for an unknown id, a missing image, or a choice that is none of the three.
+    """
+    choice = blockwise.lower()
+    if choice not in ("auto", "true", "false"):
+        raise SpocoError(f"--blockwise {blockwise}: give auto, True or False")
+    known = read_configs([find_config(WHOLE), *overlays], {}).get()
+    only = [key for key in overrides if top_id(key) not in known]
+    base = BLOCKWISE if only or choice == "true" else WHOLE
+    parser = read_configs([find_config(base), *overlays], overrides)
+    left = available_memory(max_memory)
+    ways: dict[str, list[str]] = {}
+    whole: list[tuple[float, str]] = []
+    for item in build_datalist(overrides["dataset_dir"], "predict", parser.get_parsed_content("image_ending")):
+        path = item["image"]
+        way = BLOCKWISE if base == BLOCKWISE or is_zarr(path) else WHOLE
+        need = None
+        if way == WHOLE:
+            # a bad image among good ones is named when its turn comes
+            with contextlib.suppress(SpocoError):
+                need = _need(parser, path)
+        if need is not None:
+            way = BLOCKWISE if choice == "auto" and need > left else WHOLE
+            if way == WHOLE:
+                whole.append((need, path))
+            else:
+                logger.info("%s: %s as a whole, goes block by block", path, _share(need, left))
+        ways.setdefault(way, []).append(path)
+    if whole:
+        need, path = max(whole)
+        others = ""
+        if len(whole) > 1:
+            count = len(whole) - 1
+            others = "; so does the other image, which is" if count == 1 else f"; so do the {count} others, which are"
+            others += " no larger"
+        logger.info("%s: %s as a whole, goes in one piece%s", path, _share(need, left), others)
+    extra = {BLOCKWISE: {} if max_memory is None else {"max_memory": max_memory}, WHOLE: {}}
+    return [(way, images, extra[way]) for way, images in ways.items()]
+
+
+def _share(need: float, left: float) -> str:
+    return f"about {readable(need)} of {readable(left)} free memory"
+
+
+def _need(parser: Any, path: str) -> float | None:
+    """Bytes that an image takes in one piece; None where its header is not read here."""
+    dims, axes, embedding, objectness, channels, window = (
+        parser.get_parsed_content(key)
+        for key in ("spatial_dims", "axes", "embedding_channels", "objectness", "channels", "window_size")
+    )
+    size = stored_size(path, dims, axes)
+    if size is None:
+        return None
+    voxels, image_channels = size
+    return whole_memory(
+        voxels,
+        image_channels,
+        embedding + int(objectness),
+        channels[0],
+        math.prod(per_axis("window_size", window, dims)),
+    )

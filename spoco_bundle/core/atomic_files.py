@@ -1,0 +1,95 @@
+"""Files and folders that are either there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from spoco_bundle.core.errors import SpocoError
+
+_HOST = re.sub(r"\W+", "_", socket.gethostname())
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Hands out a path beside ``path`` to write to, and moves the file into place once it is complete.
+
+    Args:
+        path: where the file is to be; missing folders are made.
+
+    Yields:
+        A hidden path in the same folder, with the same end of the name, so that the format it stands for is the same.
+
+    Raises:
+        SpocoError: if the file cannot be written; what stood at ``path`` before is then untouched.
+
+    What killed processes of this machine left in the folder is removed.
+    """
+    # two threads of a server may write the same file at once
+    partial = path.with_name(f".{_HOST}-{os.getpid()}-{threading.get_native_id()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(path.parent)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Hands out a hidden folder beside ``path`` to make and fill, and moves it into place once it is complete.
+
+    Args:
+        path: where the folder is to be; one that stands there is replaced.
+
+    Yields:
+        Its path until then, where nothing stands.
+
+    Raises:
+        SpocoError: if something cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SpocoError:
+    return SpocoError(f"{path}: cannot be written ({error.strerror or error}): free space or choose another folder")
+
+
+@cache
+def _remove_left_behind(folder: Path) -> None:
+    """Removes the partial files of processes that no longer run, once per folder."""
+    for left in folder.iterdir():
+        found = re.match(rf"\.{_HOST}-(\d+)-", left.name)
+        if found and not _runs(int(found[1])):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -1,0 +1,250 @@
+"""Lists of images and labels, from folders as people keep them or from a MONAI datalist."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.files import file_suffix, is_zarr
+
+IMAGE_SUFFIXES = (
+    ".nii.gz .nii .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
+)
+OUTPUT_ENDING = "_instances"
+
+SPLITS = ("train", "val", "test", "predict")
+_JSON_KEYS = {
+    "train": ("training", "train"),
+    "val": ("validation", "val"),
+    "test": ("testing", "test"),
+    "predict": ("testing", "test", "validation", "val", "training", "train"),
+}
+_TR_FOLDERS = {"train": ("Tr",), "val": ("Val", "Ts"), "test": ("Ts",)}
+_CHANNEL_ENDING = "_0000"
+
+
+def build_datalist(
+    source: str | Path | Sequence[str],
+    split: str = "train",
+    image_ending: str = "_raw",
+    label_ending: str = "_label",
+) -> list[dict[str, str]]:
+    """Finds the images of a split, each with its label.
+
+    For ``train``, ``val`` and ``test``, ``source`` is one of
+
+    - a folder with ``train/`` and ``val/`` (and ``test/``), holding ``NAME_raw.EXT`` beside ``NAME_label.EXT``;
+    - a folder with ``imagesTr/`` and ``labelsTr/`` (``val``: ``imagesVal/`` and ``labelsVal/``, else ``imagesTs/`` and
+      ``labelsTs/``), the label named as the image, with or without nnU-Net's ``_0000``;
+    - a MONAI datalist, a JSON file with the lists ``training``, ``validation`` and ``testing`` of
+      ``{"image": path, "label": path}``, paths relative to the file.
+
+    For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
+    a list of these. Labels and earlier results (``NAME_instances``) in folders are passed over.
+
+    Args:
+        source: see above.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``.
+        image_ending: how image names end before the suffix, ``""`` for any; ``_FLAIR`` for instance.
+        label_ending: how label names end before the suffix.
+
+    Returns:
+        Dictionaries of absolute path strings in the order of names: ``image`` and, except for ``predict``, ``label``
+        (in ``test`` only where there is one).
+
+    Raises:
+        SpocoError: if nothing is found, a pair is incomplete, or two images share a name, so that their results would
+            overwrite each other.
+    """
+    if split not in SPLITS:
+        raise SpocoError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
+    if isinstance(source, (str, Path)) and str(source).endswith(".json"):
+        items = _from_json(Path(source), split)
+    elif split == "predict":
+        items = [{"image": str(path)} for path in _images_to_predict(source, image_ending, label_ending)]
+    elif isinstance(source, (str, Path)):
+        items = _from_folder(Path(source), split, image_ending, label_ending)
+    else:
+        raise SpocoError(f"a list of {len(source)} paths has no labels: give a folder or a datalist JSON for {split}")
+    _refuse_shared_names(items)
+    return items
+
+
+def image_name(path: str | Path) -> str:
+    """File name without folder and suffix (``a/b.ome.tif`` gives ``b``)."""
+    name = Path(path).name
+    suffix = file_suffix(name)
+    return name[: -len(suffix)] if suffix else name
+
+
+def _from_json(path: Path, split: str) -> list[dict[str, str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpocoError(f"{path}: is no readable datalist ({error}): give a JSON file as MONAI writes it") from error
+    keys = [key for key in _JSON_KEYS[split] if isinstance(content, dict) and content.get(key)]
+    if not keys:
+        raise SpocoError(
+            f"{path}: has no list {_JSON_KEYS[split][0]!r} for the split {split}: add one with entries "
+            '{"image": path, "label": path}'
+        )
+    if not isinstance(content[keys[0]], list):
+        raise SpocoError(f"{path}: {keys[0]!r} is {content[keys[0]]!r}: give a list of {{'image': path, ...}}")
+    items = []
+    for entry in content[keys[0]]:
+        entry = {"image": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            raise SpocoError(f"{path}: entry {entry!r} of {keys[0]!r} names no image: write {{'image': path, ...}}")
+        if split in ("train", "val") and not isinstance(entry.get("label"), str):
+            raise SpocoError(f"{path}: image {entry['image']} of {keys[0]!r} has no label: add one or leave it out")
+        wanted = ("image",) if split == "predict" else ("image", "label")
+        item = {key: os.path.abspath(path.parent / entry[key]) for key in wanted if isinstance(entry.get(key), str)}
+        for file in item.values():
+            if not Path(file).is_file():
+                raise SpocoError(f"{path}: lists {file}, which is missing: correct the path, relative to the JSON file")
+        items.append(item)
+    return items
+
+
+def _from_folder(folder: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
+    if not folder.is_dir():
+        raise SpocoError(f"{folder}: no such folder: give the folder that holds train/ and val/, or a datalist JSON")
+    if (folder / split).is_dir():
+        return _pairs_beside(folder / split, split, image_ending, label_ending)
+    for end in _TR_FOLDERS[split]:
+        images, labels = folder / f"images{end}", folder / f"labels{end}"
+        if images.is_dir() and (labels.is_dir() or split == "test"):
+            return _pairs_across(images, labels, split)
+    expected = f"{split}/ or " + " or ".join(f"images{end}/ with labels{end}/" for end in _TR_FOLDERS[split])
+    remedy = (
+        "move some image and label pairs out of the training split into it, or give a datalist JSON"
+        if split == "val"
+        else "put the pairs there, or give a datalist JSON"
+    )
+    raise SpocoError(f"{folder}: has no {expected}: {remedy}")
+
+
+def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
+    """Pairs NAME + image_ending, NAME + label_ending of one folder."""
+    if image_ending == label_ending:
+        raise SpocoError(f"image_ending and label_ending are both {image_ending!r}: they must differ")
+    files = _images_in(folder)
+    # The longer ending first, so that an empty one takes only what the other leaves.
+    labels = _by_name(folder, [path for path in files if _ends(path, label_ending, image_ending)], label_ending)
+    images = _by_name(folder, [path for path in files if _ends(path, image_ending, label_ending)], image_ending)
+    if not images:
+        raise SpocoError(
+            f"{folder}: has no image named NAME{image_ending}.EXT: "
+            "rename the images, or set image_ending and label_ending"
+        )
+    without_label = sorted(images.keys() - labels.keys())
+    if without_label and split != "test":
+        raise SpocoError(
+            f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it "
+            f"({len(without_label)} such images): add the label or take the image out"
+        )
+    without_image = sorted(labels.keys() - images.keys())
+    if without_image:
+        raise SpocoError(
+            f"{labels[without_image[0]]}: has no image {without_image[0]}{image_ending}.EXT beside it "
+            f"({len(without_image)} such labels): add the image or take the label out"
+        )
+    return [_item(images[name], labels.get(name)) for name in sorted(images)]
+
+
+def _pairs_across(images_folder: Path, labels_folder: Path, split: str) -> list[dict[str, str]]:
+    """Pairs of the same name in two folders."""
+    files = _images_in(images_folder)
+    later_channel = [path for path in files if image_name(path).endswith("_0001")]
+    if later_channel:
+        raise SpocoError(f"{later_channel[0]}: a second channel in a file of its own: save all channels in one file")
+    # Only where every name has it is it nnU-Net's channel number and not part of a name.
+    ending = _CHANNEL_ENDING if files and all(image_name(path).endswith(_CHANNEL_ENDING) for path in files) else ""
+    images = _by_name(images_folder, files, ending)
+    labels = _by_name(labels_folder, _images_in(labels_folder), "") if labels_folder.is_dir() else {}
+    if not images:
+        raise SpocoError(f"{images_folder}: holds no image: put the images there")
+    missing = sorted(images.keys() - labels.keys())
+    if missing and split != "test":
+        raise SpocoError(
+            f"{images[missing[0]]}: has no label {missing[0]}.EXT in {labels_folder} ({len(missing)} such images): "
+            "add the label or take the image out"
+        )
+    extra = sorted(labels.keys() - images.keys())
+    if extra:
+        raise SpocoError(f"{labels[extra[0]]}: has no image in {images_folder}: add the image or take the label out")
+    return [_item(images[name], labels.get(name)) for name in sorted(images)]
+
+
+def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, label_ending: str) -> list[Path]:
+    if not isinstance(source, (str, Path)):
+        found = [path for part in source for path in _images_to_predict(part, image_ending, label_ending)]
+        if not found:
+            raise SpocoError("the list of images is empty: name at least one image")
+        return found
+    path = Path(source)
+    if path.is_file() or is_zarr(path):
+        return [path]
+    if path.is_dir():
+        images = [*_images_in(path), *sorted(folder for folder in path.iterdir() if is_zarr(folder))]
+        files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING)]
+        raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
+        labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
+        # In a folder of pairs only the images of the pairs are meant.
+        chosen = raw if raw and labelled else [file for file in files if file not in labelled]
+        if not chosen:
+            raise SpocoError(f"{path}: holds no image ({' '.join(IMAGE_SUFFIXES)}): give another folder or a file")
+        return chosen
+    matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
+    images = [match for match in matches if match.is_file() or is_zarr(match)]
+    files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING)]
+    if not files:
+        raise SpocoError(f"{source}: no file, folder or match of this name: check the path")
+    return files
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(IMAGE_SUFFIXES))
+    )
+
+
+def _ends(path: Path, ending: str, other: str) -> bool:
+    """Whether a name has this ending, and not the other one where that is longer."""
+    name = image_name(path)
+    return name.endswith(ending) and not (len(other) > len(ending) and name.endswith(other))
+
+
+def _by_name(folder: Path, files: Iterable[Path], ending: str) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in files:
+        name = image_name(path)
+        name = name[: len(name) - len(ending)]
+        if name in named:
+            raise SpocoError(f"{folder}: {named[name].name} and {path.name} share the name {name!r}: rename one")
+        named[name] = path
+    return named
+
+
+def _item(image: Path, label: Path | None) -> dict[str, str]:
+    item = {"image": os.path.abspath(image)}
+    return item if label is None else item | {"label": os.path.abspath(label)}
+
+
+def _refuse_shared_names(items: list[dict[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for item in items:
+        item["image"] = os.path.abspath(item["image"])
+        name = image_name(item["image"])
+        if name in seen:
+            raise SpocoError(
+                f"{item['image']} and {seen[name]} share the name {name!r}, their results would overwrite each other: "
+                "rename one or process them apart"
+            )
+        seen[name] = item["image"]

@@ -1,0 +1,122 @@
+"""Size, place and confidence of every segmented object, in one pass over the volume."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import fastremap
+import numpy as np
+
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+
+
+def objects_table(
+    labels: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    unit: str = "unknown",
+    confidence: Sequence[float] | np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Measures every object.
+
+    Args:
+        labels: (z, y, x) or (y, x) non-negative ids, 0 = background.
+        spacing: voxel spacing along z, y, x or y, x; None where unknown, lengths are then in voxels.
+        unit: unit of ``spacing``.
+        confidence: (N,) one value per object, of id 1 first; the largest id is at most N.
+
+    Returns:
+        One row per object in the order of ids, with the columns of :func:`table_columns`: ``id``; ``voxels``;
+        ``volume`` in unit^3 (in 2D the area in unit^2); ``centroid_z``, ``centroid_y``, ``centroid_x`` as distance from
+        the centre of the first voxel, along the array's axes; ``unit`` of these lengths (``voxel`` where the spacing is
+        unknown); the bounding box ``z_min``, ``z_max``, ... in voxel indices, the maximum exclusive; ``confidence``,
+        empty where none was given.
+
+    Raises:
+        ValueError: if there are fewer confidences than the largest id.
+    """
+    labels = np.asarray(labels)
+    rank = labels.ndim
+    steps = np.ones(rank) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    unit = "voxel" if spacing is None else unit
+    dense, mapping = fastremap.renumber(labels, preserve_zero=True)
+    original = {int(new): int(old) for old, new in mapping.items() if new != 0}
+    if confidence is not None and original and max(original.values()) > len(confidence):
+        raise ValueError(f"{len(confidence)} confidences for ids up to {max(original.values())}")
+    if not original:
+        return []
+    measured = cc3d.statistics(dense)
+    rows = []
+    for new, old in sorted(original.items(), key=lambda item: item[1]):
+        voxels = int(measured["voxel_counts"][new])
+        row: dict[str, Any] = {"id": old, "voxels": voxels, "volume": float(voxels * steps.prod())}
+        for name, centre in zip("zyx"[-rank:], measured["centroids"][new] * steps, strict=True):
+            row[f"centroid_{name}"] = float(centre)
+        row["unit"] = unit
+        for name, box in zip("zyx"[-rank:], measured["bounding_boxes"][new], strict=True):
+            row[f"{name}_min"], row[f"{name}_max"] = int(box.start), int(box.stop)
+        row["confidence"] = "" if confidence is None else float(confidence[old - 1])
+        rows.append(row)
+    return rows
+
+
+def table_columns(spatial_dims: int) -> list[str]:
+    """The columns of the table for 2D or 3D, in order."""
+    names = "zyx"[-spatial_dims:]
+    return [
+        "id",
+        "voxels",
+        "volume",
+        *(f"centroid_{name}" for name in names),
+        "unit",
+        *(f"{name}_{end}" for name in names for end in ("min", "max")),
+        "confidence",
+    ]
+
+
+def write_objects_table(path: str | Path, rows: Sequence[dict[str, Any]], spatial_dims: int) -> Path:
+    """Writes the table as CSV, six significant digits, header also where there is no object.
+
+    The file is written beside its place and then moved into it.
+
+    Args:
+        path: file to write; missing folders are made.
+        rows: from :func:`objects_table`.
+        spatial_dims: 2 or 3, for the header.
+
+    Returns:
+        The path written.
+
+    Raises:
+        SpocoError: if the file cannot be written.
+    """
+    path = Path(path)
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table_columns(spatial_dims))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            )
+    return path
+
+
+def read_objects_table(path: str | Path) -> list[dict[str, str]]:
+    """Rows of a table that :func:`write_objects_table` wrote, values as text.
+
+    Raises:
+        SpocoError: if there is no such file or it lacks the columns ``id``, ``voxels`` and ``volume``.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpocoError(f"{path}: no readable table of objects ({error}): segment the image again") from error
+    if not {"id", "voxels", "volume"} <= columns:
+        raise SpocoError(f"{path}: is no table of objects (columns {sorted(columns)}): segment the image again")
+    return rows

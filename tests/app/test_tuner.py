@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer
+
+from spoco_bundle.app.tuner import ClusteringTuner
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.metrics import InstanceMetric
+from spoco_bundle.transforms import ClusterEmbeddingsd
+
+
+class Votes(torch.nn.Module):
+    """Stands in for the network: the image holds the raw output, and every call is counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, image):
+        self.calls += 1
+        return image + self.weight
+
+
+def volume(objectness: float, annotated: int) -> dict:
+    """Six squares of 8 x 8 voxels that vote for their centres, objectness in them as given, 0.3 around them."""
+    label = torch.zeros(32, 48, dtype=torch.int32)
+    votes = torch.zeros(2, 32, 48)
+    grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(48.0), indexing="ij"))
+    for number in range(6):
+        y, x = 4 + 16 * (number // 3), 4 + 16 * (number % 3)
+        here = (slice(y, y + 8), slice(x, x + 8))
+        label[here] = number + 1
+        votes[(slice(None), *here)] = torch.tensor([y + 3.5, x + 3.5])[:, None, None] - grid[(slice(None), *here)]
+    logit = torch.where(label > 0, torch.tensor(objectness), torch.tensor(0.3)).logit()
+    raw = torch.cat([votes / 4, torch.zeros(1, 32, 48), logit[None]])
+    sparse = torch.where(label <= annotated, label, 0)
+    return {"image": MetaTensor(raw), "label": MetaTensor(sparse[None])}
+
+
+def tuner(tmp_path, search, start=None, volumes=5, **arguments):
+    keywords = {
+        "keys": "pred",
+        "coordinate_channels": 2,
+        "coordinate_scale": 4.0,
+        "objectness": True,
+        **(start or {}),
+    }
+    keywords = {name: value for name, value in keywords.items() if value is not None}
+    clustering = functools.partial(ClusterEmbeddingsd, **keywords)
+    dataset = [volume(0.5 + 0.02 * number, annotated=2) for number in range(volumes)]
+    return ClusteringTuner(
+        dataset,
+        arguments.pop("networks", [Votes()]),
+        SimpleInferer(),
+        clustering,
+        InstanceMetric(partly_labelled=True),
+        search,
+        str(tmp_path / "tuned.json"),
+        **arguments,
+    )
+
+
+def test_a_mis_set_start_is_mended_and_written_as_an_overlay(tmp_path, capsys):
+    search = [
+        {"id": "objectness_threshold", "values": [0.1, 0.4, 0.9]},
+        {"id": "clustering::seed_objectness", "values": [0.3, 0.5]},
+    ]
+    made = tuner(tmp_path, search, {"objectness_threshold": 0.9, "seed_objectness": 0.3})
+    assert made.run() == {"objectness_threshold": 0.4, "clustering#seed_objectness": 0.3}
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {
+        "objectness_threshold": 0.4,
+        "clustering#seed_objectness": 0.3,
+    }
+    printed = capsys.readouterr().out
+    assert "partly_labelled_score" in printed and "taken" in printed and "instead of 0.9" in printed
+
+
+def test_volumes_are_embedded_once_and_spread_over_the_dataset(tmp_path):
+    network = Votes()
+    made = tuner(
+        tmp_path,
+        [{"id": "objectness_threshold", "values": [0.2, 0.3, 0.4, 0.5]}],
+        {"objectness_threshold": 0.4},
+        networks=[network],
+        max_volumes=3,
+    )
+    samples = made.embed(tmp_path)
+    assert network.calls == 3
+    for sample, number in zip(samples, (0, 2, 4), strict=True):
+        assert torch.equal(torch.as_tensor(sample["pred"]), made.dataset[number]["image"].as_tensor())
+        assert isinstance(sample["pred"], np.memmap)
+    made.tune(samples)
+    assert network.calls == 3
+
+
+def test_the_second_network_reaches_the_clustering(tmp_path):
+    made = tuner(
+        tmp_path,
+        [{"id": "objectness_threshold", "values": [0.4]}],
+        {"teacher_key": "second_pred", "method": "consistency"},
+        networks=[Votes(), Votes()],
+    )
+    samples = made.embed(tmp_path)
+    assert np.nanmin(made.scores(samples, {"objectness_threshold": 0.4})) > 0.9
+
+
+def test_parameters_outside_the_config_start_at_the_methods_default(tmp_path):
+    search = [
+        {"id": "clustering#merge_distance", "values": [1.0]},
+        {"id": "clustering#min_confidence", "values": [0.1]},
+    ]
+    assert tuner(tmp_path, search).start == {"clustering#merge_distance": 1.0, "clustering#min_confidence": 0.0}
+
+
+@pytest.mark.parametrize("wrong", ["clustering#bandwidth", "objectness_treshold"])
+def test_what_the_clustering_does_not_take_is_refused_before_any_work(tmp_path, wrong):
+    with pytest.raises(SpocoError, match=f"{wrong} is no parameter .* merge_distance"):
+        tuner(tmp_path, [{"id": wrong, "values": [1]}])
+
+
+def test_volumes_without_annotated_objects_are_refused(tmp_path):
+    made = tuner(tmp_path, [{"id": "objectness_threshold", "values": [0.4]}])
+    made.dataset = [volume(0.6, annotated=0)]
+    with pytest.raises(SpocoError, match="annotate at least one"):
+        made.run()
+    assert not (tmp_path / "tuned.json").exists()

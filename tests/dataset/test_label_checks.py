@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import check_labels
+from spoco_bundle.dataset.label_checks import check_same_grid
+from spoco_bundle.formats import read_image
+from spoco_bundle.formats.geometry import affine_from_spacing
+from spoco_bundle.formats.label_ids import as_label_ids
+
+
+def two_boxes(first=1, second=2) -> np.ndarray:
+    labels = np.zeros((1, 6, 10, 10), np.int32)
+    labels[0, 1:4, 1:4, 1:4] = first
+    labels[0, 2:5, 6:9, 6:9] = second
+    return labels
+
+
+def check(labels, image=None, **options) -> None:
+    image = np.zeros((1, 6, 10, 10), np.float32) if image is None else image
+    check_labels(image, labels, "a_raw.tif", "a_label.tif", **options)
+
+
+def test_good_labels_pass():
+    check(two_boxes())
+    check(two_boxes().astype(np.float32))
+    check(two_boxes().astype(np.uint16)[:, 0], image=np.zeros((3, 10, 10)), require_objects=False)
+
+
+@pytest.mark.parametrize("shape", [(6, 10, 9), (10, 10), (5, 10, 10)])
+def test_shape_mismatch(shape):
+    with pytest.raises(SpocoError, match=r"a_label\.tif: shape .* differs .*\(6, 10, 10\) of a_raw\.tif: pair"):
+        check(np.ones((1, *shape), int))
+
+
+def test_transposed_axes():
+    with pytest.raises(SpocoError, match=r"a_label\.tif: .*\(10, 10, 6\).*axes are transposed"):
+        check(two_boxes().transpose(0, 3, 2, 1))
+
+
+def test_interpolated_labels():
+    labels = two_boxes().astype(np.float32)
+    labels[0, 4, 4, 4] = 1.25
+    with pytest.raises(SpocoError, match=r"a_label\.tif: label value 1\.25.*nearest neighbour"):
+        check(labels)
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_binary_mask(value):
+    with pytest.raises(SpocoError, match=rf"a_label\.tif: one id \({value}\) in 2 separate pieces.*binary mask"):
+        check(two_boxes(value, value))
+    check(two_boxes(value, value), allow_binary=True)
+
+
+def test_binary_mask_beside_special_ids():
+    labels = two_boxes(5, 5)
+    labels[0, 0, 0, 0], labels[0, 5, 0, 0] = 9, -1
+    with pytest.raises(SpocoError, match="binary mask"):
+        check(labels, ignore_label=-1, background_label=9)
+
+
+def test_one_object_is_no_binary_mask():
+    check(two_boxes(1, 0))
+    touching_by_a_corner = np.zeros((1, 6, 10, 10), np.int32)
+    touching_by_a_corner[0, :2, :2, :2] = touching_by_a_corner[0, 2:4, 2:4, 2:4] = 3
+    check(touching_by_a_corner)
+    with_a_stray_voxel = two_boxes(1, 0)
+    with_a_stray_voxel[0, 5, 9, 9] = 1
+    check(with_a_stray_voxel)
+
+
+def test_many_small_pieces_are_a_mask_whatever_their_size():
+    labels = np.zeros((1, 20, 20, 20), np.int32)
+    labels[0, :, :, :10] = 1
+    labels[0, ::4, ::4, 15] = 1
+    with pytest.raises(SpocoError, match="26 separate pieces"):
+        check(labels, image=np.zeros((1, 20, 20, 20)))
+
+
+def test_negative_ids():
+    with pytest.raises(SpocoError, match=r"a_label\.tif: label id -1 is negative.*ignore_label"):
+        check(two_boxes(1, -1))
+    check(two_boxes(1, -1), ignore_label=-1)
+    check(two_boxes(1, -1), background_label=-1)
+    with pytest.raises(SpocoError, match="label id -2"):
+        check(two_boxes(-1, -2), ignore_label=-1)
+
+
+@pytest.mark.parametrize("labels", [two_boxes(0, 0), two_boxes(7, 9)])
+def test_no_object(labels):
+    with pytest.raises(SpocoError, match=r"a_label\.tif: holds no annotated object"):
+        check(labels, ignore_label=7, background_label=9)
+    check(labels, ignore_label=7, background_label=9, require_objects=False)
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1, 2**40])
+def test_ids_beyond_32_bits(value):
+    with pytest.raises(SpocoError, match=rf"a_label\.tif: label id {value} does not fit"):
+        check(two_boxes().astype(np.int64) * 0 + value)
+
+
+def test_ids_at_the_limit():
+    labels = np.array([0, 2**31 - 1], np.uint64)
+    np.testing.assert_array_equal(as_label_ids(labels, "a"), labels.astype(np.int64))
+    assert as_label_ids(np.array([True, False]), "a").tolist() == [1, 0]
+
+
+def test_values_that_are_no_numbers():
+    with pytest.raises(SpocoError, match="1 label voxels are NaN"):
+        as_label_ids(np.array([0, np.inf]), "a")
+    with pytest.raises(SpocoError, match="complex"):
+        as_label_ids(np.array([1j]), "a")
+
+
+def rotated() -> np.ndarray:
+    affine = affine_from_spacing((2.0, 0.5, 0.5))
+    affine[:3, :3] = Rotation.from_euler("x", 30, degrees=True).as_matrix() @ affine[:3, :3]
+    affine[:3, 3] = 4, 5, 6
+    return affine
+
+
+def test_grids():
+    shape, paths = (6, 10, 10), ("a_raw.nii", "a_label.nii")
+    image = rotated()
+    near, far, flipped = image.copy(), image.copy(), image.copy()
+    near[:3, 3] += 0.1
+    far[0, 3] += 1
+    flipped[:3, 2] *= -1
+    check_same_grid(image, near, shape, *paths)
+    check_same_grid(image, np.eye(4)[:, [2, 1, 0, 3]], shape, *paths)
+    check_same_grid(affine_from_spacing((1, 1, 1)), image, shape, *paths)
+    for label in (far, flipped, affine_from_spacing((2.0, 0.5, 0.5))):
+        with pytest.raises(SpocoError, match=r"a_label\.nii: its affine"):
+            check_same_grid(image, label, shape, *paths)
+
+
+def test_real_mask_is_recognised(shared_dir):
+    folder = shared_dir / "data/ms_lesions/train"
+    labels = read_image(folder / "patient19_lesions.nii.gz", kind="label").array
+    image = np.empty_like(labels)
+    check_labels(image, labels, "image", "labels")
+    with pytest.raises(SpocoError, match="binary mask"):
+        check_labels(image, (labels > 0).astype(np.uint8), "image", "labels")
