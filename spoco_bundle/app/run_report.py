@@ -19,13 +19,12 @@ from spoco_bundle.core.progress import Progress
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats import read_image
+from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.objects_table import read_objects_table
-from spoco_bundle.handlers.embedding_colours import place_embedding, shown_colours
 from spoco_bundle.metrics import instance_scores
 from spoco_bundle.networks import load_weights
 from spoco_bundle.report.page import ImagePanel, render_page
-from spoco_bundle.report.pictures import fullest_plane, overview_picture
+from spoco_bundle.report.pictures import embedding_colours, fullest_plane, overview_picture
 
 __all__ = ["training_curves", "write_report"]
 
@@ -154,8 +153,7 @@ def _embedding_planes(image: Path, labels: np.ndarray, parser: ConfigParser) -> 
     network = parser.get_parsed_content("network")
     inferer = parser.get_parsed_content("inferer")
     device = parser.get_parsed_content("device")
-    channels = int(parser.get_parsed_content("embedding_channels"))
-    coordinates, objectness = (parser.get_parsed_content(key) for key in ("coordinate_channels", "objectness"))
+    decoder = parser.get_parsed_content("decoder")
     planes = {}
     for axis in range(3) if labels.ndim == 3 else (0,):
         if labels.ndim == 2:
@@ -170,9 +168,8 @@ def _embedding_planes(image: Path, labels: np.ndarray, parser: ConfigParser) -> 
             inside = place - start
         with torch.no_grad():
             output = inferer(slab[None].as_tensor().to(device), network)[0].cpu()
-        output[:channels] = place_embedding(output[:channels], slab, network, coordinates)
-        plane = output if inside is None else output.select(axis + 1, inside)
-        planes[axis] = (index, shown_colours(plane[:channels], plane[-1] if objectness else None))
+        field = decoder.field(output, voxel_spacing(tensor, labels.ndim))
+        planes[axis] = (index, embedding_colours(field, None if inside is None else axis, inside or 0))
     return planes
 
 

@@ -19,7 +19,7 @@ from spoco_bundle.clustering import default_parameters
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
-from spoco_bundle.metrics import InstanceMetric
+from spoco_bundle.handlers import InstanceMetric
 
 OUTPUTS = ("pred", "second_pred")  # where ClusterEmbeddingsd finds the network's outputs
 

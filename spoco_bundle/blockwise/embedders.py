@@ -26,7 +26,7 @@ class NetworkEmbedder:
         inferer: a ``HaloWindowInferer``.
         normalize: a ``NormalizePercentiled``.
         ranges: (C, 2) of the whole volume, from ``normalize.fit`` of a sample.
-        bright: with the background rule "intensity", the threshold of the normalised image; None otherwise.
+        bright: with the background rule "otsu", the threshold of the normalised image; None otherwise.
     """
 
     source: LazyVolume

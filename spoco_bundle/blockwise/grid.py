@@ -143,11 +143,14 @@ class BlockGrid:
         return found
 
 
-def window_for(block: Block, halo: Sequence[int], multiple: Sequence[int], most_voxels: float) -> tuple[int, ...]:
-    """The window with which the network runs over a block for the least arithmetic.
+def choose_window(
+    kept: Sequence[int], read: Sequence[int], halo: Sequence[int], multiple: Sequence[int], most_voxels: float
+) -> tuple[int, ...]:
+    """The window with which the network runs over a volume, or a block of one, for the least arithmetic.
 
     Args:
-        block: the block.
+        kept: voxels per axis whose outputs are kept.
+        read: voxels per axis that are there to be read.
         halo: voxels cut off a window's inner faces.
         multiple: stride of the network.
         most_voxels: that a window may have; the smallest possible one may have more.
@@ -156,8 +159,7 @@ def window_for(block: Block, halo: Sequence[int], multiple: Sequence[int], most_
         Voxels per axis.
     """
     choices = []
-    for label, read, edge, step in zip(block.label, block.read, halo, multiple):
-        size, whole = label.stop - label.start, read.stop - read.start
+    for size, whole, edge, step in zip(kept, read, halo, multiple, strict=True):
         sizes = {min(whole, -(-size // count) + 2 * edge) for count in range(1, MOST_WINDOWS + 1)}
         axis = []
         for window in sizes:

@@ -11,13 +11,12 @@ import fastremap
 import numpy as np
 import torch
 import zarr
-from monai.data import MetaTensor
 
-from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, region_shape, within
+from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, within
 from spoco_bundle.blockwise.memory import release_freed
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
 from spoco_bundle.blockwise.work import WorkFolder, told
-from spoco_bundle.core.embedding_space import add_coordinates
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.formats.geometry import column_spacing
 from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.formats.ome_zarr import chunk_regions, halve
@@ -26,7 +25,6 @@ __all__ = ["STAGES", "Job"]
 
 #: steps for every block, in order; the levels of the pyramid follow
 STAGES = ("label", "link", "renumber")
-_MEAN_VOXELS = 1 << 21  # voxels whose embeddings are averaged at a time
 
 
 @dataclass
@@ -87,24 +85,18 @@ class Job:
                 getattr(self, stage)(number)
         release_freed()
 
-    def blank_image(self, block: Block) -> MetaTensor:
-        """An image of the block's label region that says where it lies; its voxels are zeros that take no memory."""
-        image = MetaTensor(torch.zeros(()).expand(1, *region_shape(block.label)), affine=torch.as_tensor(self.affine))
-        image.meta["block_origin"] = [part.start for part in block.label]
-        return image
-
     @torch.inference_mode()
     def label(self, number: int) -> None:
         """Embeds and clusters a block, writes the labels of its write region, records pieces and shared borders."""
         block = self.grid[number]
-        image = self.blank_image(block)
         outputs = self.embedder(block)
         if self.foreground is not None:
             outputs["foreground"] = torch.from_numpy(self.foreground.read(block.label) > 0)
-        sample = self.clustering({"image": image, **outputs})
-        labels = torch.as_tensor(sample["pred"])[0].cpu().numpy().astype(np.uint32)
-        confidence = torch.as_tensor(sample["pred_confidence"]).cpu().numpy()
-        del sample
+        origin = [part.start for part in block.label]
+        field = self.clustering.decoder.field(outputs["pred"], self.spacing, origin, outputs.get("second_pred"))
+        found, confidence = self.clustering.cluster(field, outputs.get("foreground"))
+        labels = found.cpu().numpy().astype(np.uint32)
+        confidence = np.ones(int(labels.max())) if confidence is None else confidence.cpu().numpy()
         inside = within(block.write, block.label)
         ids = fastremap.unique(labels[inside])
         ids = ids[ids > 0]
@@ -117,27 +109,9 @@ class Job:
             f"slab_{axis}_{side}": labels[within(region, block.label)]
             for (axis, side), region in self.grid.slabs(block).items()
         }
-        means = self.piece_means(outputs["pred"], labels, len(ids), image, block)
+        means = piece_means(field, labels, len(ids))
         zarr.open_array(str(self.labels_path), mode="r+")[block.write] = own
         self.work.save("label", number, means=means, **pieces.arrays(), **slabs)
-
-    def piece_means(
-        self, output: torch.Tensor, labels: np.ndarray, count: int, image: MetaTensor, block: Block
-    ) -> np.ndarray:
-        """Mean embeddings (count + 1, E) float32 of the pieces over the label region, coordinates added."""
-        embeddings = output[:-1] if self.clustering.objectness else output
-        sums = torch.zeros(count + 1, len(embeddings), dtype=torch.float64)
-        step = max(1, _MEAN_VOXELS // max(1, labels[0].size))
-        for start in range(0, len(labels), step):
-            part = embeddings[:, start : start + step].cpu()
-            if self.clustering.coordinate_channels:
-                origin = [block.label[0].start + start, *(axis.start for axis in block.label[1:])]
-                part = add_coordinates(part[None], self.spacing, self.clustering.scale(), origin)[0]
-            owner = torch.from_numpy(labels[start : start + step].astype(np.int64).ravel())
-            chosen = owner.nonzero()[:, 0]
-            sums.index_add_(0, owner[chosen], part.reshape(len(part), -1)[:, chosen].T.double())
-        voxels = np.bincount(labels.ravel(), minlength=count + 1)
-        return (sums.numpy() / np.maximum(voxels, 1)[:, None]).astype(np.float32)
 
     @property
     def spacing(self) -> list[float]:
@@ -200,3 +174,16 @@ class Job:
         """The measured pieces of a finished block."""
         with self.work.load("label", number) as record:
             return Pieces(**{name: record[name] for name in Pieces.__dataclass_fields__})
+
+
+def piece_means(field: EmbeddingField, labels: np.ndarray, count: int) -> np.ndarray:
+    """Mean embeddings (count + 1, E) float32 of the pieces 1..count of labels (*spatial), row 0 unused."""
+    sums = torch.zeros(count + 1, field.channels, dtype=torch.float64)
+    ids = torch.from_numpy(labels.astype(np.int64)).reshape(field.shape)
+    for start, stop in field.slabs():
+        owner = ids[start:stop].flatten()
+        chosen = owner.nonzero()[:, 0]
+        vectors = field.slab(start, stop).reshape(field.channels, -1)[:, chosen.to(field.device)]
+        sums.index_add_(0, owner[chosen], vectors.T.double().cpu())
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)
+    return (sums.numpy() / np.maximum(voxels, 1)[:, None]).astype(np.float32)

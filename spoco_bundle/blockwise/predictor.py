@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
 from spoco_bundle.blockwise.engine import job_engine
-from spoco_bundle.blockwise.grid import BlockGrid, per_axis, region_shape, window_for
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window, per_axis, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.memory import (
     PROCESS,
@@ -87,7 +87,6 @@ class BlockwisePredictor:
         stitch_share: overlap over union from which pieces of two blocks are one object.
         stitch_voxels: common voxels below which their embeddings have to agree; None takes the least object's.
         stitch_distance: embeddings closer than this agree.
-        window_voxels: of a window that is chosen, at most.
         coarsest_level: voxels along the longest axis of the label pyramid's last level, at most.
         sample_voxels: voxels on which the range of intensities is fitted.
         scheduler: see ``job_engine``.
@@ -131,7 +130,6 @@ class BlockwisePredictor:
         stitch_share: float = 0.5,
         stitch_voxels: int | None = None,
         stitch_distance: float = 1.0,
-        window_voxels: int = 7_000_000,
         coarsest_level: int = 256,
         sample_voxels: int = 2**28,
         scheduler: str = "threads",
@@ -172,7 +170,6 @@ class BlockwisePredictor:
         self.overlap_diameters = overlap_diameters
         self.stitching = {"least_share": stitch_share, "agreement_distance": stitch_distance}
         self.stitch_voxels = stitch_voxels
-        self.window_voxels = window_voxels
         self.coarsest_level = coarsest_level
         self.sample_voxels = sample_voxels
         self.scheduler = scheduler
@@ -220,7 +217,7 @@ class BlockwisePredictor:
                 job,
                 engine,
                 chunks=self.chunk_size,
-                min_size=self.clustering.least_voxels(job.blank_image(job.grid[0])),
+                min_size=job.clustering.smallest_object(job.spacing),
                 spacing=source.spacing,
                 translation=source.translation,
                 unit=source.spacing_unit,
@@ -309,7 +306,7 @@ class BlockwisePredictor:
             threads=self.torch_threads(),
             **self.stitching,
         )
-        least = clustering.least_voxels(job.blank_image(grid[0]))
+        least = clustering.smallest_object(job.spacing)
         job.thin_voxels = least if self.stitch_voxels is None else self.stitch_voxels
         work.open(self.fingerprint(path, source, job))
         return job
@@ -320,9 +317,9 @@ class BlockwisePredictor:
         size = tuple(-(-b // c) * c for b, c in zip(block or self.largest_block, self.chunk_size))
         overlap = self.overlap
         if overlap is None:
-            if not self.clustering.coordinate_channels:
+            if not self.clustering.decoder.coordinate_channels:
                 raise SpocoError("overlap: without coordinates an object's size is unknown: set overlap in voxels")
-            reach = self.overlap_diameters * 4 * self.clustering.scale()
+            reach = self.overlap_diameters * 4 * self.clustering.decoder.scale
             steps = np.linalg.norm(affine[: self.dims, : self.dims], axis=0)
             overlap = tuple(math.ceil(reach / step) for step in steps)
         halo = self.inferer.halo_of(network, self.dims)
@@ -357,7 +354,13 @@ class BlockwisePredictor:
         features = self.networks["pred"].head.in_channels
         most = self.memory_left() / self.threads_here() / 2 / (WINDOW_FEATURE_BYTES * features)
         largest = grid.largest()
-        return window_for(largest, grid.halo, grid.multiple, min(self.window_voxels, most))
+        return choose_window(
+            region_shape(largest.label),
+            region_shape(largest.read),
+            grid.halo,
+            grid.multiple,
+            min(self.inferer.window_voxels, most),
+        )
 
     def threads_here(self) -> int:
         """Blocks at work at a time on this machine."""
@@ -400,7 +403,7 @@ class BlockwisePredictor:
             "overlap": list(job.grid.overlap),
             "spacing": [float(step) for step in job.spacing],
             "clustering": {
-                "scale": self.clustering.scale() if self.clustering.coordinate_channels else None,
+                "scale": self.clustering.decoder.scale,
                 **{k: v for k, v in sorted(vars(self.clustering).items()) if _is_setting(v)},
             },
             "stitching": [*self.stitching.values(), job.thin_voxels, self.coarsest_level],
@@ -409,7 +412,7 @@ class BlockwisePredictor:
     def fit(self, source: LazyVolume, embedder: NetworkEmbedder, clustering: Any, work: WorkFolder) -> None:
         """Fits once, on a sample of the whole volume, what all blocks share; a later start reads it again."""
         file = work.path / "fitted.json"
-        intensity = clustering.params.get("background") == "intensity"
+        intensity = clustering.params.get("background") == "otsu"
         if not file.is_file():
             sample = torch.from_numpy(sample_voxels(source, self.sample_voxels))
             if sample.numel() and bool((sample == sample.flatten()[0]).all()):

@@ -23,64 +23,62 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
 __all__ = ["border_contrast", "object_confidence", "object_means"]
 
-AROUND = 2  # voxels around an object that are looked at
 SLAB = 1 << 20  # voxels whose faces are looked at at once
-BOX = 500_000  # voxels of an object's box beyond which every second (third, ...) one per axis is looked at
 
 
 def object_confidence(
-    volume: Volume,
+    field: EmbeddingField,
     labels: Tensor,
     *,
-    objectness: Tensor | None = None,
-    teacher: Volume | None = None,
     delta_var: float = 0.5,
     kernel_threshold: float = 0.5,
+    around: int = 2,
+    max_box: int = 500_000,
 ) -> Tensor:
     """Confidence (n,) float32 in [0, 1] of the objects 1..n; see the module's text.
 
     Args:
-        volume: the student's embeddings.
+        field: the embeddings; with an objectness and those of a second network these count, too.
         labels: (z, y, x) consecutive objects, 0 = background.
-        objectness: (z, y, x) in [0, 1].
-        teacher: the teacher's embeddings.
         delta_var: radius of an object in the embedding space, above 0.
         kernel_threshold: kernel value at that radius, in (0, 1).
+        around: voxels around an object's box that are looked at.
+        max_box: of a box of more voxels every second (third, ...) one per axis is looked at.
     """
     kernel_scale(delta_var, kernel_threshold)  # refuses bad values even where there is no object
     scores = []
     for number, box in enumerate(ndimage.find_objects(labels.cpu().numpy()), start=1):
         wide = tuple(
-            slice(max(0, part.start - AROUND), min(extent, part.stop + AROUND))
+            slice(max(0, part.start - around), min(extent, part.stop + around))
             for part, extent in zip(box, labels.shape, strict=True)
         )
-        around = labels[wide]
-        step = math.ceil((around.numel() / BOX) ** (1 / 3))
+        near = labels[wide]
+        step = math.ceil((near.numel() / max_box) ** (1 / 3))
         thin = (slice(None, None, step),) * 3
-        inside = around[thin] == number
+        inside = near[thin] == number
         if not inside.any():  # finer than the steps
-            thin, inside = (slice(None),) * 3, around == number
+            thin, inside = (slice(None),) * 3, near == number
         soft = []
-        for source in (volume,) if teacher is None else (volume, teacher):
+        for source in (field,) if field.second is None else (field, field.second):
             vectors = source.box(wide)[(slice(None), *thin)]
             mean = vectors[:, inside].mean(1)
             squared = torch.zeros(inside.shape, device=inside.device)
             for channel, middle in zip(vectors, mean, strict=True):
                 squared += (channel - middle).square_()
             soft.append(soft_mask(squared, delta_var, kernel_threshold))
-        selected = soft[0] if objectness is None else soft[0] * objectness[wide][thin]
+        selected = soft[0] if field.objectness is None else soft[0] * field.objectness[wide][thin]
         coherence = soft_overlap(selected, inside.float())
-        scores.append(coherence if teacher is None else coherence * soft_overlap(*soft))
+        scores.append(coherence if field.second is None else coherence * soft_overlap(*soft))
     if not scores:
         return torch.zeros(0, device=labels.device)
     confidence = torch.stack(scores)
-    if objectness is not None:
-        confidence = (confidence + border_contrast(labels, objectness, len(scores))) / 2
+    if field.objectness is not None:
+        confidence = (confidence + border_contrast(labels, field.objectness, len(scores))) / 2
     return confidence.sqrt().float()
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.assignment import assign_to_centres, nearest_centre, sample_voxels
+from spoco_bundle.clustering.centres import assign_to_centres, nearest_centre, sample_voxels
 from spoco_bundle.clustering.mean_shift import find_modes
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["consistency"]
 
 
 def consistency(
-    volume: Volume,
+    field: EmbeddingField,
+    foreground: Tensor | None,
     *,
-    teacher: Volume | None = None,
-    foreground: Tensor | None = None,
     delta_var: float = 0.5,
     bandwidth: float = 0.5,
     anchors: int = 5,
@@ -39,9 +38,8 @@ def consistency(
     cluster's own core, its samples within `delta_var` of the mode, is at least `min_agreement`.
 
     Args:
-        volume: the student's embeddings.
-        teacher: the teacher's embeddings, same shape.
-        foreground: (z, y, x) bool; only these voxels are clustered.
+        field: the student's embeddings; its `second` are the teacher's.
+        foreground: (z, y, x) bool; only these voxels are clustered; None for all.
         delta_var: radius of an object in the embedding space, above 0.
         bandwidth: of the mean-shift, above 0.
         anchors: per cluster, 1 or more.
@@ -58,19 +56,19 @@ def consistency(
     Raises:
         SpocoError: without a teacher.
     """
-    if teacher is None:
+    if field.second is None:
         raise SpocoError("method 'consistency' needs teacher_embeddings: give them, or choose another method")
     if not bandwidth > 0 or not delta_var > 0:
         raise SpocoError(f"bandwidth is {bandwidth} and delta_var {delta_var}: give distances above 0")
-    index = sample_voxels(volume, foreground, max_samples, seed)
+    index = sample_voxels(field, foreground, max_samples, seed)
     if len(index) == 0:
-        return torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
-    samples, reference = volume.take(index), teacher.take(index)
+        return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
+    samples, reference = field.take(index), field.second.take(index)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(volume.device)
+    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
     modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)
     owner, squared = nearest_centre(samples, modes)
-    confirmed = torch.zeros(len(modes) + 1, dtype=torch.bool, device=volume.device)
+    confirmed = torch.zeros(len(modes) + 1, dtype=torch.bool, device=field.device)
     for mode in range(len(modes)):
         core = (owner == mode) & (squared <= delta_var**2)
         members = torch.nonzero(core).squeeze(1)
@@ -80,5 +78,5 @@ def consistency(
         selected = (reference[None] - reference[picked, None]).square().sum(2) <= delta_var**2
         agreement = (selected & core).sum(1) / (selected | core).sum(1)
         confirmed[mode + 1] = agreement.median() >= min_agreement
-    labels = assign_to_centres(volume, modes, foreground)
+    labels = assign_to_centres(field, modes, foreground)
     return labels * confirmed[labels.long()]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.assignment import assign_to_centres, nearest_centre, sample_voxels
+from spoco_bundle.clustering.centres import assign_to_centres, nearest_centre, sample_voxels
 from spoco_bundle.clustering.confidence import object_means
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 
 __all__ = ["hdbscan"]
 
 
 def hdbscan(
-    volume: Volume,
+    field: EmbeddingField,
+    foreground: Tensor | None,
     *,
-    foreground: Tensor | None = None,
     min_cluster_size: int = 50,
     min_samples: int = 5,
     selection_epsilon: float = 0.0,
@@ -28,8 +28,8 @@ def hdbscan(
     Volumes of more than `max_samples` foreground voxels are subsampled; all voxels then go to the nearest cluster mean.
 
     Args:
-        volume: the embeddings.
-        foreground: (z, y, x) bool; only these voxels are clustered.
+        field: the embeddings.
+        foreground: (z, y, x) bool; only these voxels are clustered; None for all.
         min_cluster_size: smallest cluster, in voxels of the subsample, 2 or more.
         min_samples: neighbours that make a voxel dense, 1 or more.
         selection_epsilon: clusters closer than this distance are not split, 0 or more.
@@ -43,27 +43,27 @@ def hdbscan(
     """
     from hdbscan import HDBSCAN  # takes a second to import
 
-    labels = torch.zeros(volume.voxels, dtype=torch.int32, device=volume.device)
-    index = sample_voxels(volume, foreground, max_samples, seed)
+    labels = torch.zeros(field.voxels, dtype=torch.int32, device=field.device)
+    index = sample_voxels(field, foreground, max_samples, seed)
     if len(index) <= min_cluster_size:
         labels[index] = 1
-        return labels.reshape(volume.shape)
-    samples = volume.take(index)
+        return labels.reshape(field.shape)
+    samples = field.take(index)
     model = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
         cluster_selection_epsilon=selection_epsilon,
         core_dist_n_jobs=1,
     )
-    owner = torch.from_numpy(model.fit_predict(samples.cpu().numpy())).long().to(volume.device) + 1
+    owner = torch.from_numpy(model.fit_predict(samples.cpu().numpy())).long().to(field.device) + 1
     if owner.max() == 0:
-        return labels.reshape(volume.shape)
+        return labels.reshape(field.shape)
     means = object_means(samples[owner > 0], owner[owner > 0], int(owner.max()) + 1)[1:]
-    inside = volume.voxels if foreground is None else int(foreground.sum())
+    inside = field.voxels if foreground is None else int(foreground.sum())
     if len(index) < inside:
-        return assign_to_centres(volume, means, foreground)
+        return assign_to_centres(field, means, foreground)
     if not keep_noise:
         noise = owner == 0
         owner[noise] = nearest_centre(samples[noise], means)[0] + 1
     labels[index] = owner.to(torch.int32)
-    return labels.reshape(volume.shape)
+    return labels.reshape(field.shape)

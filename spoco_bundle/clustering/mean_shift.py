@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.assignment import assign_to_centres, sample_voxels
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.clustering.centres import assign_to_centres, sample_voxels
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["find_modes", "mean_shift"]
 
 
 def mean_shift(
-    volume: Volume,
+    field: EmbeddingField,
+    foreground: Tensor | None,
     *,
-    foreground: Tensor | None = None,
     bandwidth: float = 0.5,
     max_samples: int = 20_000,
     max_seeds: int = 2_000,
@@ -28,8 +28,8 @@ def mean_shift(
     Volumes of more than `max_samples` foreground voxels are subsampled; all voxels then go to the nearest mode.
 
     Args:
-        volume: the embeddings.
-        foreground: (z, y, x) bool; only these voxels are clustered.
+        field: the embeddings.
+        foreground: (z, y, x) bool; only these voxels are clustered; None for all.
         bandwidth: radius of the flat kernel, above 0; delta_var, or more for noisy embeddings.
         max_samples: voxels that the density is estimated from; time grows with max_samples x max_seeds.
         max_seeds: voxels that climb to a mode; several times the number of objects.
@@ -42,14 +42,14 @@ def mean_shift(
     """
     if not bandwidth > 0:
         raise SpocoError(f"bandwidth is {bandwidth}: give a distance in the embedding space above 0, such as delta_var")
-    index = sample_voxels(volume, foreground, max_samples, seed)
+    index = sample_voxels(field, foreground, max_samples, seed)
     if len(index) == 0:
-        return torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
-    samples = volume.take(index)
+        return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
+    samples = field.take(index)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(volume.device)
+    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
     modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)
-    return assign_to_centres(volume, modes, foreground)
+    return assign_to_centres(field, modes, foreground)
 
 
 def find_modes(samples: Tensor, seeds: Tensor, bandwidth: float, min_share: float, max_iterations: int) -> Tensor:

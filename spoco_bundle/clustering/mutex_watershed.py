@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
 
@@ -25,9 +25,9 @@ __all__ = ["mutex_watershed"]
 
 
 def mutex_watershed(
-    volume: Volume,
+    field: EmbeddingField,
+    foreground: Tensor | None,
     *,
-    foreground: Tensor | None = None,
     delta_var: float = 0.5,
     kernel_threshold: float = 0.5,
     merge_distance: float = 1.0,
@@ -42,8 +42,8 @@ def mutex_watershed(
     diagonal repel with weight `1 - k`. Edges end at the border of the foreground.
 
     Args:
-        volume: the embeddings.
-        foreground: (z, y, x) bool; only these voxels are clustered.
+        field: the embeddings.
+        foreground: (z, y, x) bool; only these voxels are clustered; None for all.
         delta_var: radius of an object in the embedding space, above 0.
         kernel_threshold: kernel value at that radius, in (0, 1).
         merge_distance: neighbours further apart than this are not joined directly, in embedding units, above 0.
@@ -71,16 +71,16 @@ def mutex_watershed(
             f"merge_distance is {merge_distance}, repulsion_stride {repulsion_stride}, max_voxels {max_voxels}: give a "
             "distance above 0 and numbers of 1 or more"
         )
-    steps = offsets(volume.shape, reach)
-    inside = np.ones(volume.shape, bool) if foreground is None else foreground.cpu().numpy()
-    labels = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
+    steps = offsets(field.shape, reach)
+    inside = np.ones(field.shape, bool) if foreground is None else foreground.cpu().numpy()
+    labels = torch.zeros(field.shape, dtype=torch.int32, device=field.device)
     if not inside.any():
         return labels
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     inside = inside[box]
     thin = max(1, math.ceil((inside.size / max_voxels) ** (1 / sum(n > 1 for n in inside.shape)) - 1e-9))
     grid = (slice(None, None, thin),) * 3
-    vectors = volume.box(box)[(slice(None), *grid)]
+    vectors = field.box(box)[(slice(None), *grid)]
     if not torch.isfinite(vectors).all():
         raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
     weights = edge_weights(vectors, inside[grid], steps, merge_distance, kernel_scale(delta_var, kernel_threshold))
@@ -92,7 +92,7 @@ def mutex_watershed(
         kept[grid] = found
         nearest = ndimage.distance_transform_edt(kept == 0, return_distances=False, return_indices=True)
         found = kept[tuple(nearest)] * inside
-    labels[box] = torch.from_numpy(found).to(volume.device)
+    labels[box] = torch.from_numpy(found).to(field.device)
     return labels
 
 

@@ -9,12 +9,11 @@ objectness first and meet where it is lowest.
 from __future__ import annotations
 
 import numpy as np
-from skimage.segmentation import watershed
 
-__all__ = ["grow"]
+__all__ = ["seeded_watershed"]
 
 
-def grow(labels: np.ndarray, objectness: np.ndarray, within: np.ndarray) -> np.ndarray:
+def seeded_watershed(labels: np.ndarray, objectness: np.ndarray, within: np.ndarray) -> np.ndarray:
     """Let objects grow over connected voxels (6 neighbours, 4 in an image) without a label.
 
     Args:
@@ -25,6 +24,8 @@ def grow(labels: np.ndarray, objectness: np.ndarray, within: np.ndarray) -> np.n
     Returns:
         (z, y, x) int32, with the ids of `labels`, none of whose voxels changes.
     """
+    from skimage.segmentation import watershed
+
     if not labels.any():
         return labels
     return watershed(-objectness, labels, mask=within | (labels > 0)).astype(np.int32, copy=False)

@@ -17,7 +17,7 @@ from spoco_bundle.core.errors import SpocoError
 
 __all__ = [
     "add_coordinates",
-    "coordinate_grid",
+    "coordinate_lines",
     "full_precision",
     "kernel_scale",
     "soft_mask",
@@ -102,25 +102,27 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return (product + a.square().sum(1)[:, None]).clamp_min(0)
 
 
-def coordinate_grid(
+def coordinate_lines(
     shape: Sequence[int],
     spacing: Sequence[float],
+    scale: float,
     origin: Sequence[float] | None = None,
     device: torch.device | str | None = None,
-) -> Tensor:
-    """Physical coordinates of every voxel.
+) -> list[Tensor]:
+    """Coordinates of the voxels along every axis, in units of the embedding space.
 
     Args:
         shape: spatial shape, D numbers in the order z, y, x (or y, x).
-        spacing: voxel size per axis in physical units, D numbers above 0.
+        spacing: voxel size per axis, in micrometres or pixels, D numbers above 0.
+        scale: length that becomes 1 in the embedding space, in the unit of `spacing`, above 0; near a radius.
         origin: index of the first voxel in the whole volume, D numbers in voxels; the zero vector by default.
-        device: where the grid is made.
+        device: where the lines are made.
 
     Returns:
-        (D, *shape) float32, `(origin + index) * spacing`.
+        D tensors (size,) float32, `(origin + index) * spacing / scale`.
 
     Raises:
-        SpocoError: when the numbers of axes differ or a spacing is not above 0.
+        SpocoError: when the numbers of axes differ, or a spacing or the scale is not above 0.
     """
     dims = len(shape)
     origin = [0.0] * dims if origin is None else [float(start) for start in origin]
@@ -128,29 +130,24 @@ def coordinate_grid(
     if not len(steps) == len(origin) == dims:
         raise SpocoError(f"spacing {steps} and origin {origin} need one number per axis of the shape {tuple(shape)}")
     if not all(step > 0 and math.isfinite(step) for step in steps):
-        raise SpocoError(f"spacing is {steps}; give the voxel size per axis in physical units, above 0")
-    axes = [
-        (torch.arange(size, dtype=torch.float64) + start).mul_(step).to(device=device, dtype=torch.float32)
+        raise SpocoError(f"spacing is {steps}; give the voxel size per axis, above 0")
+    if not scale > 0:
+        raise SpocoError(f"coordinate scale is {scale}; give a length above 0, near the objects' radius")
+    return [
+        (torch.arange(size, dtype=torch.float64) + start).mul_(step).to(device=device, dtype=torch.float32) / scale
         for size, start, step in zip(shape, origin, steps, strict=True)
     ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def add_coordinates(
-    embeddings: Tensor,
-    spacing: Tensor | Sequence[float],
-    scale: float,
-    origin: Sequence[float] | None = None,
-) -> Tensor:
+def add_coordinates(embeddings: Tensor, spacing: Tensor | Sequence[float], scale: float) -> Tensor:
     """Semi-convolutional embeddings: coordinates over `scale` added to the first channels.
 
     After Novotny et al., "Semi-convolutional operators for instance segmentation", ECCV 2018.
 
     Args:
         embeddings: (B, E, *spatial) with E >= D.
-        spacing: voxel size per axis in physical units, D floats for the whole batch or a (B, D) tensor.
-        scale: physical length that becomes 1 in the embedding space, above 0; near the objects' radius.
-        origin: index of the first voxel in the whole volume, D numbers in voxels; the zero vector by default.
+        spacing: voxel size per axis, D floats for the whole batch or a (B, D) tensor.
+        scale: see `coordinate_lines`.
 
     Returns:
         A new tensor (B, E, *spatial), float32 (float64 for float64 input).
@@ -162,14 +159,11 @@ def add_coordinates(
     dims = len(shape)
     if channels < dims:
         raise SpocoError(f"{channels} embedding channels cannot carry {dims} coordinates; use at least {dims} channels")
-    if not scale > 0:
-        raise SpocoError(f"coordinate scale is {scale}; give a physical length above 0, near the objects' radius")
     steps = torch.as_tensor(spacing, dtype=torch.float64, device="cpu")
     if steps.shape not in ((dims,), (batch, dims)):
         raise SpocoError(f"spacing has shape {tuple(steps.shape)}; expected ({dims},) or ({batch}, {dims})")
-    rows = steps.expand(batch, dims).tolist()
     shifted = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32), copy=True)
-    grids = {tuple(row): coordinate_grid(shape, row, origin, shifted.device) for row in rows}
-    offsets = torch.stack([grids[tuple(row)] for row in rows]) / scale
-    shifted[:, :dims] += offsets
+    for number, row in enumerate(steps.expand(batch, dims).tolist()):
+        for axis, line in enumerate(coordinate_lines(shape, row, scale, device=shifted.device)):
+            shifted[number, axis] += line.reshape([-1 if a == axis else 1 for a in range(dims)])
     return shifted

@@ -11,11 +11,10 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
-from spoco_bundle.core.embedding_space import add_coordinates
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.formats.geometry import batch_spacing
-from spoco_bundle.networks import MomentumTeacher
+from spoco_bundle.networks import Decoder, MomentumTeacher
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -31,12 +30,12 @@ class SpocoTrainer(SupervisedTrainer):
 
     The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 
-    Semi-convolutional embeddings (``coordinate_channels`` > 0) get their coordinates here, after the network and after
-    all spatial augmentation, over the physical ``coordinate_scale`` that the network carries as a buffer.
+    Semi-convolutional embeddings get their coordinates by the decoder, after the network and after all spatial
+    augmentation, over the ``coordinate_scale`` that the network carries as a buffer.
 
     Args:
         teacher: momentum teacher of the student, on the same device.
-        coordinate_channels: number of leading embedding channels that get coordinates: 0 or the spatial dimensions.
+        decoder: adds coordinates to embeddings; without one they get none.
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively.
             With bfloat16 the network runs under autocast, which needs no scaling of the loss as float16 would. The loss
             is always computed in float32.
@@ -53,7 +52,7 @@ class SpocoTrainer(SupervisedTrainer):
         self,
         *,
         teacher: MomentumTeacher,
-        coordinate_channels: int = 0,
+        decoder: Decoder | None = None,
         precision: str = "float32",
         max_grad_norm: float | None = None,
         seed: int = 0,
@@ -63,7 +62,7 @@ class SpocoTrainer(SupervisedTrainer):
             raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         super().__init__(decollate=False, **kwargs)
         self.teacher = teacher
-        self.coordinate_channels = coordinate_channels
+        self.decoder = Decoder() if decoder is None else decoder
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         half = precision == "bfloat16" or precision == "auto" and has_native_bfloat16(self.state.device)
@@ -111,8 +110,8 @@ class SpocoTrainer(SupervisedTrainer):
         output[Keys.PRED] = student_raw.detach()
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
-        student = self._place(student_raw.float(), spacing)
-        teacher = None if teacher_raw is None else self._place(teacher_raw.float(), spacing)
+        student = self.decoder.place(student_raw, spacing)
+        teacher = None if teacher_raw is None else self.decoder.place(teacher_raw, spacing)
         terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing)
         loss = output[Keys.LOSS] = terms["loss"]
         output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
@@ -132,12 +131,6 @@ class SpocoTrainer(SupervisedTrainer):
         self.teacher.update_parameters(self.student)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return [output]
-
-    def _place(self, embeddings: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
-        """Adds coordinates where the embeddings are semi-convolutional."""
-        if self.coordinate_channels == 0:
-            return embeddings
-        return add_coordinates(embeddings, spacing, float(self.student.coordinate_scale))
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

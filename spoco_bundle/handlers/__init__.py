@@ -4,6 +4,7 @@ from spoco_bundle.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
 from spoco_bundle.handlers.embedding_colours import EmbeddingColours
+from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.handlers.picture_files import PictureFilesHandler
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.handlers.progress import TrainingProgress
@@ -18,6 +19,7 @@ __all__ = [
     "EarlyStopping",
     "EmbeddingColours",
     "InstanceClusteringHandler",
+    "InstanceMetric",
     "LoadWeights",
     "LossTermsHandler",
     "PictureFilesHandler",

@@ -19,13 +19,13 @@ class PictureFilesHandler:
     Args:
         output_dir: folder of the pictures.
         max_images: images drawn; the others have scores only.
-        embeddings_key: key of the evaluator's output with the raw network output (E, *spatial).
+        field_key: key of the evaluator's output with the ``EmbeddingField`` that was clustered.
     """
 
-    def __init__(self, output_dir: str, max_images: int = 20, embeddings_key: str = "embeddings"):
+    def __init__(self, output_dir: str, max_images: int = 20, field_key: str = "pred_field"):
         self.output_dir = Path(output_dir)
         self.max_images = max_images
-        self.embeddings_key = embeddings_key
+        self.field_key = field_key
         self._drawn = 0
 
     def attach(self, engine: Engine) -> None:
@@ -44,7 +44,7 @@ class PictureFilesHandler:
                     np.asarray(image.cpu()),
                     prediction,
                     np.asarray(sample["label"].cpu())[0],
-                    np.asarray(sample[self.embeddings_key].cpu()),
+                    sample[self.field_key],
                     voxel_spacing(image, prediction.ndim),
                     Path(source).name,
                 )

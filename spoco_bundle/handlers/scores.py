@@ -11,7 +11,8 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from spoco_bundle.core.atomic_files import atomic_write
-from spoco_bundle.metrics import InstanceMetric, pool_scores
+from spoco_bundle.handlers.instance_metric import InstanceMetric
+from spoco_bundle.metrics import pool_scores
 
 DENSE_COLUMNS = ("true_objects", "objects", "ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
 PARTLY_LABELLED_COLUMNS = (

@@ -26,7 +26,7 @@ class PicturesHandler(TensorBoardHandler):
         max_images: validation images shown per epoch.
         image_key: key of the image (C, *spatial) in the evaluator's output.
         label_key: key of the true labels (1, *spatial).
-        embeddings_key: key of the embeddings (E, *spatial).
+        field_key: key of the ``EmbeddingField`` that was clustered.
         instances_key: key of the instances found (1, *spatial).
     """
 
@@ -37,14 +37,14 @@ class PicturesHandler(TensorBoardHandler):
         max_images: int = 2,
         image_key: str = "image",
         label_key: str = "label",
-        embeddings_key: str = "embeddings",
+        field_key: str = "pred_field",
         instances_key: str = "pred",
     ):
         super().__init__(summary_writer=summary_writer, log_dir=log_dir)
         self.max_images = max_images
         self.image_key = image_key
         self.label_key = label_key
-        self.embeddings_key = embeddings_key
+        self.field_key = field_key
         self.instances_key = instances_key
         self.shown = 0
 
@@ -74,8 +74,8 @@ class PicturesHandler(TensorBoardHandler):
             return np.asarray(values if depth is None else values[:, depth])
 
         pictures = {"input": gray(picture(self.image_key))}
-        if self.embeddings_key in sample:
-            pictures["embedding"] = embedding_colours(picture(self.embeddings_key))
+        if self.field_key in sample:
+            pictures["embedding"] = embedding_colours(sample[self.field_key], None if depth is None else 0, depth or 0)
         if self.instances_key in sample:
             found = label_colours(picture(self.instances_key)[0])
             pictures["instances_over_truth"] = np.concatenate([found, label_colours(picture(self.label_key)[0])])

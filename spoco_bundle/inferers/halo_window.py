@@ -11,6 +11,7 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
+from spoco_bundle.blockwise.grid import choose_window
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.core.progress import Progress
@@ -68,12 +69,13 @@ class HaloWindowInferer(Inferer):
     result cropped back, in windows and in one pass alike.
 
     Args:
-        roi_size: voxels of a window per axis, halos included; one int serves all axes.
+        roi_size: voxels of a window per axis, halos included; one int serves all axes. None chooses the windows of at
+            most ``window_voxels`` that cost the least arithmetic.
         halo: voxels cut off on every inner face of a window, per axis or one int; None reads
             ``network.receptive_radius``.
         stride_multiple: total stride of the network per axis, or one int; None reads ``network.total_stride``.
         sw_batch_size: windows per call of the network.
-        whole_volume_voxels: volumes of at most that many voxels are run in one pass, whatever the window.
+        window_voxels: of a window that is chosen, at most.
         padding_mode: of the padding to the stride: "reflect", "symmetric" or "edge".
         sw_device: where the network runs; None leaves windows on the device of the input.
         device: where the stitched output is kept; None takes the device of the input.
@@ -86,11 +88,11 @@ class HaloWindowInferer(Inferer):
 
     def __init__(
         self,
-        roi_size: int | Sequence[int] = (64, 128, 128),
+        roi_size: int | Sequence[int] | None = None,
         halo: int | Sequence[int] | None = None,
         stride_multiple: int | Sequence[int] | None = None,
         sw_batch_size: int = 1,
-        whole_volume_voxels: int = 0,
+        window_voxels: float = 7_000_000,
         padding_mode: str = "reflect",
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
@@ -104,7 +106,7 @@ class HaloWindowInferer(Inferer):
         self.halo = halo
         self.stride_multiple = stride_multiple
         self.sw_batch_size = sw_batch_size
-        self.whole_volume_voxels = whole_volume_voxels
+        self.window_voxels = window_voxels
         self.padding_mode = padding_mode
         self.sw_device = sw_device
         self.device = device
@@ -147,12 +149,15 @@ class HaloWindowInferer(Inferer):
             (B, E, *keep), the same values as that part of the result of a call.
         """
         shape = inputs.shape[2:]
-        roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
         halo, multiples = self.halo_of(network, len(shape)), self.multiples_of(network, len(shape))
         padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
         sizes = padded.shape[2:]
-        if sizes.numel() <= self.whole_volume_voxels:
-            roi_size = tuple(sizes)
+        if self.roi_size is None:
+            roi_size = choose_window(
+                [part.stop - part.start for part in keep], sizes, halo, multiples, self.window_voxels
+            )
+        else:
+            roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
         axes = [
             [window for window in windows_along_axis(*axis) if _common(window, part)]
             for part, *axis in zip(keep, sizes, roi_size, halo, multiples)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from spoco_bundle.metrics.contingency import ContingencyTable, contingency_table
-from spoco_bundle.metrics.instance_metric import InstanceMetric
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
 __all__ = [
     "IOU_THRESHOLDS",
     "ContingencyTable",
-    "InstanceMetric",
     "contingency_table",
     "instance_scores",
     "pool_scores",

@@ -10,7 +10,10 @@ from spoco_bundle.metrics.contingency import ContingencyTable
 from spoco_bundle.metrics.matching import match, threshold_name
 from spoco_bundle.metrics.partition import best_dice, error_counts
 
-__all__ = ["partly_labelled_scores"]
+__all__ = ["ANNOTATED_SIZES", "partly_labelled_scores"]
+
+#: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
+ANNOTATED_SIZES = "annotated_sizes"
 
 
 def partly_labelled_scores(

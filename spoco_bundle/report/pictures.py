@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
+
+from spoco_bundle.core.embedding_field import EmbeddingField
 
 __all__ = [
     "embedding_colours",
@@ -25,25 +28,34 @@ PCA_VOXELS = 20_000  # voxels that the principal components are fitted on
 GOLDEN_RATIO = 0.618034
 
 
-def embedding_colours(embeddings: np.ndarray) -> np.ndarray:
-    """Colours by the first three principal components.
+def embedding_colours(field: EmbeddingField, axis: int | None = None, index: int = 0) -> np.ndarray:
+    """Colours of embeddings by their first three principal components, dark where the objectness is low.
 
     Args:
-        embeddings: (E, *spatial), any E.
+        field: the embeddings, any number of channels.
+        axis: axis of a volume across which a plane is drawn; None draws all voxels.
+        index: of the plane.
 
     Returns:
-        (*spatial, 3) in [0, 1]; percentiles 1 and 99 of each component span its colour, missing components are 0.
+        (*spatial, 3), or (*plane, 3), in [0, 1]; percentiles 1 and 99 of each component over the whole field span its
+        colour, missing components are 0.
     """
-    values = np.asarray(embeddings, dtype=np.float32)
-    rows = values.reshape(len(values), -1).T
-    sample = rows[np.random.default_rng(0).integers(len(rows), size=min(len(rows), PCA_VOXELS))]
+    chosen = np.random.default_rng(0).integers(field.voxels, size=min(field.voxels, PCA_VOXELS))
+    sample = field.take(torch.from_numpy(np.sort(chosen)).to(field.device)).cpu().numpy()
     mean = sample.mean(axis=0)
-    axes = np.linalg.svd(sample - mean, full_matrices=False)[2][:3]
-    components = (rows - mean) @ axes.T
-    low, high = np.percentile(components, [1, 99], axis=0)
-    colours = np.zeros((len(rows), 3), dtype=np.float32)
-    colours[:, : len(axes)] = np.clip((components - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return colours.reshape(*values.shape[1:], 3)
+    axes = np.linalg.svd(sample - mean, full_matrices=False)[2][:3].T
+    low, high = np.percentile((sample - mean) @ axes, [1, 99], axis=0)
+    region = tuple(
+        slice(index, index + 1) if axis == number else slice(0, size) for number, size in enumerate(field.shape)
+    )
+    vectors = field.box(region).cpu().numpy()
+    components = (vectors.reshape(len(vectors), -1).T - mean) @ axes
+    colours = np.zeros((len(components), 3), dtype=np.float32)
+    colours[:, : axes.shape[1]] = np.clip((components - low) / np.maximum(high - low, 1e-6), 0, 1)
+    if field.objectness is not None:
+        colours *= field.objectness[region].reshape(-1, 1).cpu().numpy()
+    shape = field.spatial if axis is None else tuple(n for number, n in enumerate(field.shape) if number != axis)
+    return colours.reshape(*shape, 3)
 
 
 def label_colours(labels: np.ndarray) -> np.ndarray:
@@ -115,7 +127,7 @@ def overview_picture(
     image: np.ndarray,
     prediction: np.ndarray,
     truth: np.ndarray | None = None,
-    embeddings: np.ndarray | None = None,
+    field: EmbeddingField | None = None,
     spacing: tuple[float, ...] | None = None,
     title: str = "",
 ) -> None:
@@ -128,15 +140,14 @@ def overview_picture(
         image: (C, z, y, x) or (C, y, x).
         prediction: instances (z, y, x) or (y, x).
         truth: true instances of the same shape, or None.
-        embeddings: (E, z, y, x) or (E, y, x), or None.
+        field: the embeddings, or None.
         spacing: voxel size per axis, so that planes keep their proportions.
         title: text above.
     """
     dims = np.ndim(prediction)
     steps = (1.0,) * dims if spacing is None else tuple(spacing)
-    colours = None if embeddings is None else embedding_colours(embeddings)
     planes = _planes(prediction if truth is None or not np.any(truth) else truth)
-    names = ["image", *(["embedding"] if colours is not None else []), "instances found"]
+    names = ["image", *(["embedding"] if field is not None else []), "instances found"]
     names += ["truth"] if truth is not None else []
     figure = Figure(figsize=(3.2 * len(names), 3.2 * len(planes) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -148,8 +159,8 @@ def overview_picture(
             part[plane] = index
         cut = tuple(part)
         shown = {"image": gray(image[(slice(None), *cut)])}
-        if colours is not None:
-            shown["embedding"] = colours[cut]
+        if field is not None:
+            shown["embedding"] = embedding_colours(field, plane if dims == 3 else None, index)
         shown["instances found"] = instance_overlay(image[(slice(None), *cut)], prediction[cut])
         if truth is not None:
             shown["truth"] = instance_overlay(image[(slice(None), *cut)], truth[cut])

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.metrics.instance_metric import ANNOTATED_SIZES
+from spoco_bundle.metrics.partly_labelled import ANNOTATED_SIZES
 from spoco_bundle.transforms.crops import instance_table
 
 

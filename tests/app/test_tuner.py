@@ -11,7 +11,7 @@ from monai.inferers import SimpleInferer
 
 from spoco_bundle.app.tuner import ClusteringTuner
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.metrics import InstanceMetric
+from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 

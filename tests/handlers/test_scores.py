@@ -8,8 +8,8 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
+from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.handlers.scores import ScoresHandler
-from spoco_bundle.metrics import InstanceMetric
 
 
 @pytest.mark.parametrize("partly_labelled", [False, True])

@@ -4,7 +4,7 @@ import torch
 from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.metrics import InstanceMetric
+from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.transforms import HoldOutObjectsd
 
 

@@ -11,12 +11,10 @@ from monai.utils import evenly_divisible_all_gather
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS
+from spoco_bundle.metrics.partly_labelled import ANNOTATED_SIZES
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
-__all__ = ["ANNOTATED_SIZES", "InstanceMetric"]
-
-#: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
-ANNOTATED_SIZES = "annotated_sizes"
+__all__ = ["InstanceMetric"]
 
 
 class InstanceMetric(CumulativeIterationMetric):

@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.metrics import InstanceMetric, instance_scores, pool_scores
+from spoco_bundle.handlers import InstanceMetric
+from spoco_bundle.metrics import instance_scores, pool_scores
 
 
 def volumes(count, shape=(5, 8, 8), seed=0):

@@ -1,29 +1,29 @@
-"""Subsample a volume, and assign all its voxels to cluster centres found on the subsample."""
+"""A subsample of voxels, and the assignment of all voxels to cluster centres found on it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 
 __all__ = ["assign_to_centres", "nearest_centre", "sample_voxels"]
 
 CHUNK_DISTANCES = 1 << 23  # distances held at once
 
 
-def sample_voxels(volume: Volume, foreground: Tensor | None, max_samples: int, seed: int) -> Tensor:
+def sample_voxels(field: EmbeddingField, foreground: Tensor | None, max_samples: int, seed: int) -> Tensor:
     """Ascending flat indices of at most `max_samples` foreground voxels, one drawn from each of as many equal runs."""
     if foreground is None:
-        count, index = volume.voxels, None
+        count, index = field.voxels, None
     else:
         index = torch.nonzero(foreground.flatten()).squeeze(1)
         count = len(index)
     if count <= max_samples:
-        return torch.arange(count, device=volume.device) if index is None else index
+        return torch.arange(count, device=field.device) if index is None else index
     generator = torch.Generator().manual_seed(seed)
     jitter = torch.rand(max_samples, generator=generator, dtype=torch.float64)
-    chosen = ((torch.arange(max_samples) + jitter) * (count / max_samples)).long().to(volume.device)
+    chosen = ((torch.arange(max_samples) + jitter) * (count / max_samples)).long().to(field.device)
     return chosen if index is None else index[chosen]
 
 
@@ -39,13 +39,13 @@ def nearest_centre(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return index, (vectors - centres[index]).square().sum(1)
 
 
-def assign_to_centres(volume: Volume, centres: Tensor, foreground: Tensor | None) -> Tensor:
+def assign_to_centres(field: EmbeddingField, centres: Tensor, foreground: Tensor | None) -> Tensor:
     """Label (z, y, x) int32 of every voxel: 1 + index of the nearest centre; 0 outside the foreground."""
-    labels = torch.zeros(volume.shape, dtype=torch.int32, device=volume.device)
+    labels = torch.zeros(field.shape, dtype=torch.int32, device=field.device)
     if len(centres) == 0:
         return labels
-    for start, stop in volume.slabs(values=1 << 23):
-        vectors = volume.slab(start, stop).reshape(volume.channels, -1).T
+    for start, stop in field.slabs(values=1 << 23):
+        vectors = field.slab(start, stop).reshape(field.channels, -1).T
         nearest = nearest_centre(vectors, centres)[0].to(torch.int32) + 1
-        labels[start:stop] = nearest.reshape(stop - start, *volume.shape[1:])
+        labels[start:stop] = nearest.reshape(stop - start, *field.shape[1:])
     return labels if foreground is None else labels * foreground
