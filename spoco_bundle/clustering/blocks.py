@@ -15,13 +15,13 @@ __all__ = ["Blocks", "block_size", "pool_blocks", "unpool"]
 
 @dataclass
 class Blocks:
-    """Averages over blocks of voxels.
+    """Averages over the foreground voxels of blocks.
 
     Attributes:
         size: voxels per block and axis, 1 or 2.
-        mean: (E, z, y, x) mean embedding.
-        weight: (z, y, x) number of voxels times mean objectness (number alone without objectness).
-        inside: (z, y, x) share of foreground voxels, 1 without a foreground.
+        mean: (E, z, y, x) mean embedding, 0 without a foreground voxel.
+        weight: (z, y, x) number of foreground voxels, each counted by its objectness where there is one.
+        inside: (z, y, x) bool, blocks with a foreground voxel.
     """
 
     size: tuple[int, int, int]
@@ -46,43 +46,39 @@ def block_size(shape: tuple[int, int, int], max_blocks: int) -> tuple[int, int, 
 
 
 def pool_blocks(field: EmbeddingField, size: tuple[int, int, int], foreground: Tensor | None) -> Blocks:
-    """Averages embeddings over every block, and weights the blocks by their voxels and objectness.
+    """Averages embeddings over the foreground voxels of every block, and weights the blocks by voxels and objectness.
 
     Raises:
         SpocoError: if embeddings are not finite.
     """
     shape = [-(-n // s) for n, s in zip(field.shape, size, strict=True)]
     mean = torch.empty(field.channels, *shape, device=field.device)
+    weight = torch.empty(shape, device=field.device)
+    inside = torch.empty(shape, dtype=torch.bool, device=field.device)
     for start, stop in field.slabs(multiple=size[0]):
-        mean[:, start // size[0] : -(-stop // size[0])] = pool(field.slab(start, stop), size)
+        rows = slice(start // size[0], -(-stop // size[0]))
+        vectors = field.slab(start, stop)
+        mask = torch.ones_like(vectors[:1]) if foreground is None else foreground[None, start:stop].float()
+        voxels = add_up(mask, size)[0]
+        mean[:, rows] = add_up(vectors * mask, size).div_(voxels.clamp(min=1))
+        if field.objectness is None:
+            weight[rows] = voxels
+        else:
+            weight[rows] = add_up(mask * field.objectness[start:stop], size)[0]
+        inside[rows] = voxels > 0
     if not all(torch.isfinite(channel).all() for channel in mean):  # one by one: isfinite copies what it looks at
         raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
-    weight = torch.ones(shape, device=field.device)
-    for axis, (extent, step) in enumerate(zip(field.shape, size, strict=True)):
-        length = torch.full((shape[axis],), float(step), device=field.device)
-        length[-1] = extent - step * (shape[axis] - 1)  # the last block may be cut by the border
-        weight *= length.reshape([-1 if a == axis else 1 for a in range(3)])
-    if field.objectness is not None:
-        weight *= pool(field.objectness[None], size)[0]
-    if foreground is None:
-        inside = torch.ones_like(weight)
-    else:
-        inside = torch.empty_like(weight)
-        for start, stop in field.slabs(
-            multiple=size[0]
-        ):  # slab by slab: the mask as numbers takes four times its memory
-            inside[start // size[0] : -(-stop // size[0])] = pool(foreground[None, start:stop].float(), size)[0]
     return Blocks(size, mean, weight, inside)
 
 
-def pool(values: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Mean of (C, z, y, x) over blocks; blocks cut by the border are averaged over the voxels that they have."""
+def add_up(values: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Sums of (C, z, y, x) over blocks, those cut by the border included."""
     for axis, step in enumerate(size, start=1):
         if step == 2:  # axis by axis, which is much faster than pooling in 3D
             pairs, cut = divmod(values.shape[axis], 2)
             first, second = values.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).unbind(axis + 1)
-            mean = torch.add(first, second).mul_(0.5)
-            values = torch.cat([mean, values.narrow(axis, 2 * pairs, 1)], axis) if cut else mean
+            total = first + second
+            values = torch.cat([total, values.narrow(axis, 2 * pairs, 1)], axis) if cut else total
     return values
 
 

@@ -70,7 +70,7 @@ def density_peaks(
     density, peak = climb(blocks, scale, merge_distance)
     region, means = merge_basins(blocks, density, peak, merge_distance)
     debris = core_sizes(blocks, region, means, scale) < min_size
-    region = fill_blocks(blocks, region * ~debris[region], means, blocks.inside > 0, fill_rounds)
+    region = fill_blocks(blocks, region * ~debris[region], means, fill_rounds)
     labels = unpool(region.to(torch.int32), size, field.shape)
     return labels if foreground is None else labels * foreground
 
@@ -79,14 +79,12 @@ def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:
     """Local density of every block, and the peak that it reaches by following denser ones.
 
     `density_i = sum_j w_j exp(-|e_i - e_j|^2 / scale)` over the block and its 26 neighbours (8 in 2D). The parent of a
-    block is its most similar denser neighbour closer than `reach`, among blocks that lie mostly in the foreground like
-    itself, or mostly outside like itself: outside its objects a network's embeddings are arbitrary.
+    block is its most similar denser neighbour closer than `reach`; blocks without foreground take no part.
 
     Returns:
         density (z, y, x); peak (z, y, x), the flat index of the peak's block.
     """
     pairs = list(neighbour_pairs(blocks.shape))
-    mostly_inside = blocks.inside >= 0.5
     density = blocks.weight.clone()
     for a, b in pairs:
         similar = neighbour_distances(blocks.mean, a, b).div_(-scale).exp_()
@@ -97,7 +95,7 @@ def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:
     best = torch.full_like(density, reach**2)
     for a, b in pairs:
         squared = neighbour_distances(blocks.mean, a, b)  # anew: those of all pairs are as large as the blocks
-        squared.masked_fill_(mostly_inside[a] != mostly_inside[b], torch.inf)
+        squared.masked_fill_(~(blocks.inside[a] & blocks.inside[b]), torch.inf)
         ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
         for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
             closer = chosen & (squared < best[low])
@@ -117,27 +115,24 @@ def neighbour_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:
 
 
 def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: float) -> tuple[Tensor, Tensor]:
-    """Join touching basins, nearest first, until all touching means are at least `merge_distance` apart.
+    """Join touching basins, nearest first, until the means of all that touch are at least `merge_distance` apart.
 
     In every round a pair of basins that are each other's nearest is joined, together with all the basins whose nearest
     is one of the two; then the density-weighted means are taken anew.
 
     Returns:
-        region (z, y, x), 1..K; means (K + 1, E), row 0 unused.
+        region (z, y, x), 0 without foreground, otherwise 1..K; means (K + 1, E), row 0 unused.
     """
     is_peak = torch.zeros(peak.numel(), dtype=torch.bool, device=peak.device)
-    is_peak[peak.flatten()] = True
-    label = torch.cumsum(is_peak, 0)[peak]
+    is_peak[peak[blocks.inside]] = True
+    label = torch.cumsum(is_peak, 0)[peak] * blocks.inside
     count = int(label.max()) + 1
     flat = label.flatten()
     weight = torch.bincount(flat, density.flatten().double(), minlength=count)
     total = torch.stack(
         [torch.bincount(flat, (c * density).flatten().double(), minlength=count) for c in blocks.mean], 1
     )
-    inside = torch.zeros(count, dtype=torch.bool, device=label.device)
-    inside[label[blocks.inside >= 0.5]] = True
     edges = touching(label)
-    edges = edges[inside[edges[:, 0]] == inside[edges[:, 1]]]
     target = torch.arange(count, device=label.device)
     while len(edges):
         squared = pair_distances(total, weight, edges)
@@ -184,8 +179,8 @@ def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> T
     return torch.bincount(owner, blocks.weight.flatten() * squared.div_(-scale).exp_(), minlength=len(means))
 
 
-def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, rounds: int) -> Tensor:
-    """Give unlabeled blocks (the wanted ones) the most similar label among their neighbours', growing inwards."""
+def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, rounds: int) -> Tensor:
+    """Give blocks of the foreground without a label the most similar one among their neighbours', growing inwards."""
     padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
     flat = padded.view(-1)
     strides = padded.stride()
@@ -195,7 +190,7 @@ def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, wanted: Tensor, ro
     place = torch.arange(padded.numel(), device=label.device).view(padded.shape)[1:-1, 1:-1, 1:-1]
     label = padded[1:-1, 1:-1, 1:-1]
     for _ in range(rounds):
-        missing = (label == 0) & wanted
+        missing = (label == 0) & blocks.inside
         cells = place[missing]
         if len(cells) == 0:
             break

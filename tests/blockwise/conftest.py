@@ -19,6 +19,7 @@ from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.ome_zarr import label_pyramid_shapes
+from spoco_bundle.networks import Decoder
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 SHAPE = (28, 44, 46)
@@ -70,9 +71,7 @@ def scenes(tmp_path_factory):
 
 def clustering(**options):
     return ClusterEmbeddingsd(
-        coordinate_channels=3,
-        coordinate_scale=SCALE,
-        objectness=True,
+        decoder=Decoder(3, objectness=True, coordinate_scale=SCALE),
         objectness_threshold=0.5,
         **options,
     )

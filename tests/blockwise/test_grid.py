@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from spoco_bundle.blockwise.grid import BlockGrid, per_axis, region_shape, window_for, within
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window, per_axis, region_shape, within
 from spoco_bundle.core.errors import SpocoError
 
 GRIDS = [
@@ -83,7 +83,7 @@ def test_the_window_with_the_least_arithmetic_covers_the_block():
     block = grid.at((3, 2, 2))
     costs = {}
     for most in (1_000_000, 3_000_000, 7_000_000, 10**9):
-        window = window_for(block, grid.halo, grid.multiple, most)
+        window = choose_window(region_shape(block.label), region_shape(block.read), grid.halo, grid.multiple, most)
         assert np.prod(window) <= most and all(w % m == 0 for w, m in zip(window, grid.multiple))
         cores = [w if w >= n else w - 2 * h for w, h, n in zip(window, grid.halo, region_shape(block.read))]
         counts = [-(-n // core) for n, core in zip(region_shape(block.label), cores)]
@@ -92,7 +92,11 @@ def test_the_window_with_the_least_arithmetic_covers_the_block():
     assert costs[10**9] <= 1.1 * np.prod(region_shape(block.read))
     assert costs[7_000_000] <= 7 * np.prod(region_shape(block.write))
     # the smallest that there is, where the limit is below it
-    assert window_for(block, grid.halo, grid.multiple, 1) == (56, 112, 112)
+    assert choose_window(region_shape(block.label), region_shape(block.read), grid.halo, grid.multiple, 1) == (
+        56,
+        112,
+        112,
+    )
 
 
 def test_slices_within_a_region():

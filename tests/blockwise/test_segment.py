@@ -45,10 +45,7 @@ def test_blocks_are_averaged_like_the_whole(scenes, blocks, tmp_path):
     job = blocks.make_job(scene, tmp_path, (8, 16, 16))
     job.clustering = clustering.for_pieces_of(job.grid.shape)
     assert job.clustering.params["pooling"] == (1, 1, 2) and "pooling" not in clustering.params
-    assert job.clustering.params["half_voxels"] == (0, 0, 0)
     np.testing.assert_array_equal(blocks.run_job(job), whole)
-    assert blocks.clustering(max_blocks=10).for_pieces_of((30, 40)).params["pooling"] == (1, 2, 2)
-    assert blocks.clustering(pooling=(1, 1, 1)).for_pieces_of((999, 999, 999)).params["pooling"] == (1, 1, 1)
 
 
 def test_without_overlap_and_links_objects_fall_apart(scenes, blocks, tmp_path):

@@ -9,10 +9,17 @@ from torch.nn.functional import pad
 
 from spoco_bundle.clustering import cluster_embeddings, confidence
 from spoco_bundle.clustering.confidence import border_contrast, object_confidence
-from spoco_bundle.clustering.voxels import Volume
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale
 
 FAR = 50.0
+
+
+def confidence_of(embeddings, labels, objectness=None, teacher=None):
+    """Confidences of objects (z, y, x) in embeddings (E, *spatial)."""
+    shaped = None if objectness is None else objectness.reshape(embeddings.shape[1:])
+    second = None if teacher is None else EmbeddingField(teacher)
+    return object_confidence(EmbeddingField(embeddings, objectness=shaped, second=second), labels)
 
 
 def two_squares(gap: int):
@@ -52,9 +59,9 @@ def contrast_by_voxels(labels, objectness, count: int) -> np.ndarray:
 
 def test_a_lone_object_of_one_embedding_is_certain():
     embeddings, labels = two_squares(gap=6)
-    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([1, 1])
+    assert confidence_of(embeddings, labels).tolist() == pytest.approx([1, 1])
     sure = (labels > 0).float()
-    assert object_confidence(Volume(embeddings), labels, objectness=sure).tolist() == pytest.approx([1, 1])
+    assert confidence_of(embeddings, labels, sure).tolist() == pytest.approx([1, 1])
 
 
 def test_coherence_by_hand():
@@ -62,13 +69,13 @@ def test_coherence_by_hand():
     embeddings[0, 7:13:2, 5:11] += 0.3
     embeddings[0, 8:13:2, 5:11] -= 0.3
     kernel = np.exp(-(0.3**2) / kernel_scale(0.5, 0.5))  # of every voxel
-    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([kernel**0.5, 1])
+    assert confidence_of(embeddings, labels).tolist() == pytest.approx([kernel**0.5, 1])
 
 
 def test_half_an_object_is_less_coherent():
     embeddings, labels = two_squares(gap=6)
     labels[7:13, 0, 8:11] = 0  # its other half lies within the two voxels around it, but for one column of three
-    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([(3 / 5) ** 0.5, 1])
+    assert confidence_of(embeddings, labels).tolist() == pytest.approx([(3 / 5) ** 0.5, 1])
 
 
 def test_coherence_and_contrast_by_hand():
@@ -77,14 +84,14 @@ def test_coherence_and_contrast_by_hand():
     objectness[labels == 2] = 0.5
     # the coherence is the mean objectness, and the border has that of the background
     expected = [((0.9 + 0.8) / 2) ** 0.5, ((0.5 + 0.4) / 2) ** 0.5]
-    assert object_confidence(Volume(embeddings), labels, objectness=objectness).tolist() == pytest.approx(expected)
+    assert confidence_of(embeddings, labels, objectness).tolist() == pytest.approx(expected)
 
 
 def test_an_object_no_likelier_than_its_border_has_no_contrast():
     embeddings, labels = two_squares(gap=6)
     flat = torch.full(labels.shape, 0.6)
     assert border_contrast(labels, flat, 2).tolist() == [0, 0]
-    assert object_confidence(Volume(embeddings), labels, objectness=flat).tolist() == pytest.approx([0.3**0.5] * 2)
+    assert confidence_of(embeddings, labels, flat).tolist() == pytest.approx([0.3**0.5] * 2)
 
 
 def test_objects_that_fill_the_volume_are_told_apart_by_membranes():
@@ -96,7 +103,7 @@ def test_objects_that_fill_the_volume_are_told_apart_by_membranes():
     assert border_contrast(labels, torch.ones(labels.shape), 9).tolist() == [0] * 9
     # one voxel of nine is inside, and none at a border
     assert border_contrast(labels, membranes, 9).tolist() == pytest.approx([1 / 9] * 9)
-    found = object_confidence(Volume(embeddings), labels, objectness=torch.ones(labels.shape))
+    found = confidence_of(embeddings, labels, torch.ones(labels.shape))
     assert found.tolist() == pytest.approx([0.5**0.5] * 9)
 
 
@@ -125,14 +132,14 @@ def test_contrast_against_a_loop_over_voxels(shape, slab, monkeypatch):
 
 def test_the_halves_of_a_false_split_score_below_two_cells():
     embeddings, labels, objectness = two_cells()
-    cells = object_confidence(Volume(embeddings), labels, objectness=objectness)
+    cells = confidence_of(embeddings, labels, objectness)
     # 5 of 6 columns are inside, and every face has background or membrane on one side
     assert border_contrast(labels, objectness, 2).tolist() == pytest.approx([0.75] * 2)
     embeddings, labels, objectness = two_cells(membrane=0.9)
     embeddings[labels[:, 0][None] > 0] = 0  # one cell, cut in halves: 6 of 24 faces of each lie inside of it
     assert border_contrast(labels, objectness, 2).tolist() == pytest.approx([0.9 * 18 / 24] * 2)
-    halves = object_confidence(Volume(embeddings), labels, objectness=objectness)
-    whole = object_confidence(Volume(embeddings), (labels > 0).int(), objectness=objectness)
+    halves = confidence_of(embeddings, labels, objectness)
+    whole = confidence_of(embeddings, (labels > 0).int(), objectness)
     assert halves.max() < cells.min() - 0.03 and halves.max() < whole.min() - 0.1
 
 
@@ -140,8 +147,8 @@ def test_the_halves_of_a_false_split_score_below_two_cells():
 def test_a_merge_across_a_membrane_scores_below_each_of_its_cells(apart):
     embeddings, labels, objectness = two_cells()
     embeddings[0][labels[:, 0] == 1], embeddings[0][labels[:, 0] == 2] = 0, apart
-    cells = object_confidence(Volume(embeddings), labels, objectness=objectness)
-    merge = object_confidence(Volume(embeddings), (labels > 0).int(), objectness=objectness)
+    cells = confidence_of(embeddings, labels, objectness)
+    merge = confidence_of(embeddings, (labels > 0).int(), objectness)
     # the contrast is that of its cells, and every voxel is half of the way to the other cell away from the mean
     kernel = np.exp(-((apart / 2) ** 2) / kernel_scale(0.5, 0.5))
     assert merge.item() == pytest.approx((0.75 * (1 + kernel) / 2) ** 0.5)
@@ -161,7 +168,7 @@ def test_ids_flips_and_background_around_change_nothing(scene):
         """Confidences with the axes flipped, and the ids in another order."""
         ids = labels if order is None else order[labels.long()].int()
         flipped = [part.flip([axis - 3 for axis in sides]) for part in (embeddings, teacher, ids, objectness)]
-        return object_confidence(Volume(flipped[0]), flipped[2], objectness=flipped[3], teacher=Volume(flipped[1]))
+        return confidence_of(flipped[0], flipped[2], flipped[3], flipped[1])
 
     expected = found()
     assert expected.std() > 0.03 and ((0 < expected) & (expected < 1)).all()
@@ -170,11 +177,11 @@ def test_ids_flips_and_background_around_change_nothing(scene):
     order = torch.cat([torch.zeros(1), 1 + torch.randperm(count, generator=torch.Generator().manual_seed(1))]).long()
     torch.testing.assert_close(found(order=order)[order[1:] - 1], expected)
 
-    padded = object_confidence(
-        Volume(pad(embeddings, (3,) * 6, value=FAR)),
+    padded = confidence_of(
+        pad(embeddings, (3,) * 6, value=FAR),
         pad(labels, (3,) * 6),
-        objectness=pad(objectness, (3,) * 6),
-        teacher=Volume(pad(teacher, (3,) * 6, value=FAR)),
+        pad(objectness, (3,) * 6),
+        pad(teacher, (3,) * 6, value=FAR),
     )
     torch.testing.assert_close(padded, expected)
 
@@ -185,11 +192,11 @@ def test_ids_flips_and_background_around_change_nothing(scene):
 def test_confidences_lie_between_0_and_1(shape, with_objectness, with_teacher):
     random = torch.Generator().manual_seed(0)
     embeddings, teacher = (torch.randn(3, *shape, generator=random) for _ in range(2))
-    volume = Volume(embeddings)
-    labels = torch.zeros(volume.shape, dtype=torch.int32)
+    field = EmbeddingField(embeddings)
+    labels = torch.zeros(field.shape, dtype=torch.int32)
     labels[0, :, :3], labels[3, 0, 3], labels[-1, -1, -1], labels[4, 0] = 1, 2, 3, 4  # at borders, and of one voxel
-    objectness = torch.rand(volume.shape, generator=random) if with_objectness else None
-    found = object_confidence(volume, labels, objectness=objectness, teacher=Volume(teacher) if with_teacher else None)
+    objectness = torch.rand(shape, generator=random) if with_objectness else None
+    found = confidence_of(embeddings, labels, objectness, teacher if with_teacher else None)
     assert found.shape == (4,) and found.dtype == torch.float32
     assert ((found >= 0) & (found <= 1)).all()
 
@@ -200,7 +207,7 @@ def test_a_large_object_is_looked_at_in_steps():
     labels[10:120, 10:120, 10:120] = 1
     labels[125:128, 125, 125] = 2  # finer than a step would be
     embeddings[0, 125:128, 125, 125] = -FAR
-    assert object_confidence(Volume(embeddings), labels).tolist() == pytest.approx([1, 1])
+    assert confidence_of(embeddings, labels).tolist() == pytest.approx([1, 1])
 
 
 def test_a_teacher_that_disagrees_lowers_the_confidence(scene):

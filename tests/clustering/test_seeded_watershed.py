@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.clustering import cluster_embeddings
-from spoco_bundle.clustering.seeded_watershed import grow
+from spoco_bundle.clustering.seeded_watershed import seeded_watershed
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -19,7 +19,7 @@ def test_objects_meet_where_the_objectness_is_lowest_not_halfway_between_them():
     objectness = membranes((3, 4, 30), 8)
     labels = np.zeros(objectness.shape, np.int32)
     labels[1, 1, 2], labels[1, 1, 28] = 7, 3
-    grown = grow(labels, objectness, np.ones(labels.shape, bool))
+    grown = seeded_watershed(labels, objectness, np.ones(labels.shape, bool))
     assert (grown[..., :8] == 7).all() and (grown[..., 9:] == 3).all() and set(np.unique(grown[..., 8])) <= {3, 7}
 
 
@@ -29,10 +29,10 @@ def test_only_voxels_within_the_mask_are_taken_and_none_is_changed():
     labels[0, 3:6, 2:20] = 5  # lies over the membrane
     within = objectness > 0.5
     within[0, :, 25:] = False
-    grown = grow(labels, objectness, within)
+    grown = seeded_watershed(labels, objectness, within)
     assert (grown[labels > 0] == 5).all()
     assert np.array_equal(grown > 0, within | (labels > 0))
-    assert not grow(np.zeros_like(labels), objectness, within).any()
+    assert not seeded_watershed(np.zeros_like(labels), objectness, within).any()
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (6, 20, 30)])

@@ -9,7 +9,7 @@ import torch
 
 from spoco_bundle.core.embedding_space import (
     add_coordinates,
-    coordinate_grid,
+    coordinate_lines,
     full_precision,
     kernel_scale,
     soft_mask,
@@ -73,17 +73,11 @@ def test_full_precision_restores_the_setting_after_an_error():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_coordinates_are_physical_and_count_from_the_origin():
-    grid = coordinate_grid((2, 3), (0.5, 2.0), origin=(10, 20))
-    assert grid.dtype == torch.float32
-    assert grid[0].tolist() == [[5.0] * 3, [5.5] * 3]
-    assert grid[1].tolist() == [[40.0, 42.0, 44.0]] * 2
-
-
-def test_blocks_of_a_volume_agree_through_their_origins():
-    whole = add_coordinates(torch.zeros(1, 4, 6, 8, 8), (2.0, 1.0, 1.0), 3.0)
-    block = add_coordinates(torch.zeros(1, 4, 2, 4, 4), (2.0, 1.0, 1.0), 3.0, origin=(4, 2, 3))
-    assert torch.equal(block, whole[..., 4:6, 2:6, 3:7])
+def test_coordinates_are_lengths_over_the_scale_and_count_from_the_origin():
+    rows, columns = coordinate_lines((2, 3), (0.5, 2.0), 4.0, origin=(10, 20))
+    assert rows.dtype == torch.float32
+    assert rows.tolist() == [5.0 / 4, 5.5 / 4]
+    assert columns.tolist() == [10.0, 10.5, 11.0]
 
 
 def test_adding_coordinates_makes_a_new_tensor_and_leaves_other_channels_alone():
@@ -94,7 +88,8 @@ def test_adding_coordinates_makes_a_new_tensor_and_leaves_other_channels_alone()
     assert torch.equal(embeddings.detach(), before)
     assert torch.equal(added[:, 2:], before[:, 2:])
     for item in range(2):
-        grid = coordinate_grid((4, 6), spacing[item].tolist()) / 4
+        lines = coordinate_lines((4, 6), spacing[item].tolist(), 4.0)
+        grid = torch.stack(torch.meshgrid(*lines, indexing="ij"))
         assert torch.allclose(added[item, :2], before[item, :2] + grid)
     added.sum().backward()
     assert torch.equal(embeddings.grad, torch.ones_like(before))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from spoco_bundle.core.embedding_space import coordinate_grid
+from spoco_bundle.core.embedding_space import coordinate_lines
 from spoco_bundle.core.errors import SpocoError, user_error
 from support import training
 
@@ -88,7 +88,8 @@ def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, samp
     for student, teacher, spacing in seen:
         for item, steps in enumerate(spacing):
             assert sorted(steps.tolist()) == pytest.approx([0.8, 0.8, 2.0])
-            expected = coordinate_grid(student.shape[2:], steps.tolist()) / 2.5
+            lines = coordinate_lines(student.shape[2:], steps.tolist(), 2.5)
+            expected = torch.stack(torch.meshgrid(*lines, indexing="ij"))
             torch.testing.assert_close(student[item, :3], expected, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(teacher[item, :3], expected, rtol=1e-4, atol=1e-4)
             assert not student[item, 3:].any() and not teacher[item, 3:].any()
@@ -111,7 +112,7 @@ def test_nonspatial_embeddings_get_no_coordinates(bundle_root, sample, tmp_path,
     output = workflow.trainer.state.output[0]
     assert output["pred"].shape[1] == 6 + objectness
     assert ("objectness" in output["loss_terms"]) is objectness
-    assert workflow.trainer.coordinate_channels == 0
+    assert workflow.trainer.decoder.coordinate_channels == 0
 
 
 def test_a_loss_that_is_not_finite_names_the_images(bundle_root, sample, tmp_path):

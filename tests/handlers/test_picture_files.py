@@ -6,6 +6,7 @@ from ignite.engine import Engine
 from matplotlib.image import imread
 from monai.data import MetaTensor
 
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.handlers.picture_files import PictureFilesHandler
 
 
@@ -16,7 +17,7 @@ def test_one_picture_per_image_up_to_the_limit(tmp_path, shape):
         image = MetaTensor(torch.rand(1, *shape), affine=torch.eye(len(shape) + 1), meta=meta)
         label = torch.zeros(1, *shape, dtype=torch.int32)
         label[..., 2:5, 3:6] = 4
-        return {"image": image, "label": label, "pred": label, "embeddings": torch.rand(5, *shape)}
+        return {"image": image, "label": label, "pred": label, "pred_field": EmbeddingField(torch.rand(5, *shape))}
 
     evaluator = Engine(lambda engine, batch: [sample(name) for name in batch])
     PictureFilesHandler(str(tmp_path / "out"), max_images=2).attach(evaluator)

@@ -6,6 +6,7 @@ import torch
 from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.handlers import tensorboard_pictures as pictures
 
 
@@ -21,7 +22,7 @@ def sample(shape) -> dict:
     return {
         "image": torch.rand(1, *shape),
         "label": label,
-        "embeddings": torch.randn(6, *shape),
+        "pred_field": EmbeddingField(torch.randn(6, *shape)),
         "pred": (label > 0).int(),
     }
 
@@ -42,7 +43,7 @@ def test_pictures_of_the_first_images_of_each_validation(tmp_path, shape):
 
 def test_missing_entries_leave_their_picture_out(tmp_path):
     handler = pictures.PicturesHandler(str(tmp_path))
-    kept = {key: value for key, value in sample((8, 8)).items() if key != "embeddings"}
+    kept = {key: value for key, value in sample((8, 8)).items() if key != "pred_field"}
     handler.write(kept, 0, 1)
     handler.close()
     assert set(written(tmp_path)) == {"validation_0/input", "validation_0/instances_over_truth"}

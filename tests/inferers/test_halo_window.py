@@ -117,12 +117,18 @@ def test_window_shapes_batches_and_arguments():
     assert max(shape[0] for shape in network.shapes) == 2
 
 
-def test_whole_volume_voxels():
+def test_windows_that_are_chosen_are_the_whole_volume_or_few_large_ones():
     network = Recorder((2, 2))
-    HaloWindowInferer(8, 2, whole_volume_voxels=30 * 30)(torch.zeros(1, 1, 30, 29), network)
+    HaloWindowInferer(halo=2, window_voxels=30 * 30)(torch.zeros(1, 1, 30, 29), network)
     assert network.shapes == [(1, 1, 30, 30)]
-    HaloWindowInferer(8, 2, whole_volume_voxels=30 * 30 - 1)(torch.zeros(1, 1, 30, 29), network)
-    assert network.shapes[1] == (1, 1, 8, 8)
+    network = Recorder((2, 2))
+    HaloWindowInferer(halo=2, window_voxels=30 * 20)(torch.zeros(1, 1, 30, 29), network)
+    assert len(network.shapes) == 2 and max(shape[2] * shape[3] for shape in network.shapes) <= 600
+
+
+def test_a_halo_larger_than_half_a_usual_window_needs_no_window_to_be_set():
+    image = torch.randn(1, 1, 70, 40)
+    assert torch.equal(HaloWindowInferer(halo=30, window_voxels=100)(image, Recorder((4, 4)))[:, :1], image)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge"])

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.image import imread
 from skimage.segmentation import find_boundaries
 
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.report.pictures import (
     embedding_colours,
     gray,
@@ -42,9 +43,10 @@ def panels(picture) -> int:
 )
 def test_overview_has_a_panel_for_all_that_is_given(tmp_path, shape, channels, truth, embeddings, columns):
     image, labels = scene(shape, channels)
-    vectors = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32) if embeddings else None
+    vectors = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
+    field = EmbeddingField(vectors) if embeddings else None
     path = tmp_path / "overview.png"
-    overview_picture(path, image, labels, labels if truth else None, vectors, (2.0, 0.5, 0.5)[-len(shape) :], "cells")
+    overview_picture(path, image, labels, labels if truth else None, field, (2.0, 0.5, 0.5)[-len(shape) :], "cells")
     picture = imread(path)
     below_titles = picture[int(0.9 * 110) :]
     assert panels(below_titles) == columns
@@ -54,7 +56,9 @@ def test_overview_has_a_panel_for_all_that_is_given(tmp_path, shape, channels, t
 
 def test_nothing_found_and_a_constant_image(tmp_path):
     nothing = np.zeros((5, 8, 9), np.int32)
-    overview_picture(tmp_path / "a.png", np.full((1, 5, 8, 9), 7.0), nothing, nothing, np.ones((4, 5, 8, 9)))
+    overview_picture(
+        tmp_path / "a.png", np.full((1, 5, 8, 9), 7.0), nothing, nothing, EmbeddingField(np.ones((4, 5, 8, 9)))
+    )
     assert imread(tmp_path / "a.png").ndim == 3
 
 
@@ -94,15 +98,23 @@ def test_overlay_tints_objects_alone():
 def test_embedding_colours_tell_clusters_apart(channels):
     _, labels = scene((20, 30))
     codes = np.random.default_rng(2).normal(size=(9, channels)) + 3 * np.arange(9)[:, None]
-    colours = embedding_colours(np.moveaxis(codes[labels], -1, 0))
+    colours = embedding_colours(EmbeddingField(np.moveaxis(codes[labels], -1, 0)))
     assert colours.shape == (20, 30, 3) and colours.min() >= 0 and colours.max() <= 1
     means = np.stack([colours[labels == number].mean(0) for number in (0, 3, 8)])
     assert min(np.abs(means[i] - means[j]).max() for i in range(3) for j in range(i)) > 0.05
     assert not colours[..., channels:].any()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_has_the_colours_that_it_has_in_the_whole(axis):
+    embeddings = np.random.default_rng(0).normal(size=(5, 4, 6, 7)).astype(np.float32)
+    field = EmbeddingField(embeddings, objectness=np.random.default_rng(1).random((4, 6, 7)))
+    plane = embedding_colours(field, axis, 2)
+    np.testing.assert_allclose(plane, embedding_colours(field).take(2, axis), atol=1e-6)
+
+
 def test_constant_embeddings_and_images_are_black():
-    assert not embedding_colours(np.full((4, 5, 6), 3.0)).any()
+    assert not embedding_colours(EmbeddingField(np.full((4, 5, 6), 3.0))).any()
     assert not gray(np.full((1, 5, 6), 3.0)).any()
 
 

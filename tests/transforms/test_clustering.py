@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.transforms import ClusterEmbeddingsd
+from spoco_bundle.networks import Decoder
+from spoco_bundle.transforms import ClusterEmbeddingsd, clustering
 
 SPACING = (2.0, 1.0, 1.0)
 SCALE = 6.0
@@ -30,8 +33,8 @@ def raw_sample():
 
 
 def transform(**keywords):
-    settings = {"coordinate_channels": 3, "coordinate_scale": SCALE, "objectness": True, **keywords}
-    return ClusterEmbeddingsd(**settings)
+    scale, network = keywords.pop("coordinate_scale", SCALE), keywords.pop("network", None)
+    return ClusterEmbeddingsd(decoder=Decoder(3, True, network, scale), **keywords)
 
 
 def test_labels_confidence_and_metadata():
@@ -86,6 +89,28 @@ def test_without_objectness_and_coordinates():
     result = ClusterEmbeddingsd(confidence=False, background="largest")(sample)
     assert result["pred"].max() == 4
     assert "pred_confidence" not in result
+
+
+def test_what_was_clustered_is_kept_for_pictures_where_asked():
+    sample, label = raw_sample()
+    assert "pred_field" not in transform()(sample)
+    field = transform(keep_field=True)(sample)["pred_field"]
+    assert field.spatial == label.shape and field.source.data_ptr() == sample["pred"].data_ptr()
+
+
+def test_no_confidence_is_computed_where_none_is_asked_for(monkeypatch):
+    sample, _ = raw_sample()
+    monkeypatch.setattr(clustering, "object_confidence", None)
+    assert "pred_confidence" not in transform(confidence=False)(sample)
+    with pytest.raises(SpocoError, match="needs the confidence"):
+        transform(confidence=False, min_confidence=0.5)
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (8, 60, 90)])
+def test_pieces_are_averaged_like_the_whole(shape):
+    pieces = transform(max_blocks=math.prod(shape) // 2).for_pieces_of(shape)
+    assert pieces.params["pooling"] == (1, 1, 2)
+    assert transform(pooling=(1, 1, 1)).for_pieces_of(shape).params["pooling"] == (1, 1, 1)
 
 
 def test_least_size_follows_from_the_scale():
