@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,7 +162,7 @@ class ClusteringTuner:
         given = {name: value for name, value in self.clustering.keywords.items() if value is not None}
         known = {
             **default_parameters(given.get("method", "density_peaks")),
-            **{k: p.default for k, p in inspect.signature(self.clustering.func).parameters.items()},
+            **self.clustering.func.__init__.__kwdefaults__,
             **given,
         }
         if name not in known:

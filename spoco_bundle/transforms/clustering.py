@@ -52,6 +52,7 @@ class ClusterEmbeddingsd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "pred",
+        *,
         decoder: Decoder | None = None,
         method: str = "density_peaks",
         image_key: str = "image",

@@ -12,6 +12,7 @@ from monai.inferers import SimpleInferer
 from spoco_bundle.app.tuner import ClusteringTuner
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import InstanceMetric
+from spoco_bundle.networks import Decoder
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 
@@ -47,9 +48,7 @@ def volume(objectness: float, annotated: int) -> dict:
 def tuner(tmp_path, search, start=None, volumes=5, **arguments):
     keywords = {
         "keys": "pred",
-        "coordinate_channels": 2,
-        "coordinate_scale": 4.0,
-        "objectness": True,
+        "decoder": Decoder(2, objectness=True, coordinate_scale=4.0),
         **(start or {}),
     }
     keywords = {name: value for name, value in keywords.items() if value is not None}
