@@ -125,10 +125,10 @@ class EmbeddingField:
         """Embeddings (E, stop - start, y, x) float32, coordinates added, of planes of the first axis."""
         return self.box((slice(start, stop), slice(None), slice(None)))
 
-    def slabs(self, multiple: int = 1, values: int = SLAB_VALUES) -> Iterator[tuple[int, int]]:
+    def slabs(self, multiple: int = 1, values: int | None = None) -> Iterator[tuple[int, int]]:
         """Ranges (start, stop) that cover the first axis; all but the last are multiples of `multiple` long."""
         row = self.channels * self.shape[1] * self.shape[2]
-        step = max(1, values // (row * multiple)) * multiple
+        step = max(1, (values or SLAB_VALUES) // (row * multiple)) * multiple
         for start in range(0, self.shape[0], step):
             yield start, min(start + step, self.shape[0])
 
