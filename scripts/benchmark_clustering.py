@@ -8,9 +8,9 @@ wrote (without it the weights of the bundle), then after colons names of shipped
 
 `scores` prints AP50 pooled over val/, mean SBD, and objects found, per method.
 
-`speed` tiles the output of the network for the image of most objects to volumes of so many million voxels and clusters them, in
-one run with the network's forward pass over an image of the same size: seconds (best of the repeats), their ratio, and
-the peak memory over that of embeddings and labels. The labels of one and of two threads, and of slabs of another size,
+`speed` tiles the output of the network for the image of most objects to volumes of so many million voxels, and clusters
+them in one run with the network's forward pass over an image of the same size: seconds (best of the repeats), their
+ratio, and the peak memory over that of embeddings and labels. The labels of one and of two threads, and of slabs of another size,
 have to be the same, or the script ends with an error.
 """
 

@@ -47,6 +47,11 @@ def find_config(name: str | Path) -> Path:
     raise SpocoError(f"config {name}: no such file and none of the shipped ones ({known})")
 
 
+def find_overlays(config: str) -> list[Path]:
+    """Configs by their names or paths, with commas between."""
+    return [find_config(name.strip()) for name in config.split(",") if name.strip()]
+
+
 def shipped_weights(spatial_dims: int) -> Path:
     """Folder of the weights that come with the bundle, for volumes or for images."""
     return config_folder().parent / "models" / ("2d" if spatial_dims == 2 else "")

@@ -17,7 +17,7 @@ from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import file_suffix, read_image, write_instances
-from spoco_bundle.formats.geometry import checked_spacing, voxel_spacing
+from spoco_bundle.formats.geometry import Image, checked_spacing, voxel_spacing
 from spoco_bundle.formats.itk_io import LOSSY_SUFFIXES
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
@@ -76,10 +76,13 @@ class LoadVolumed(MapTransform):
             sample[key] = self._load(sample[key], "label" if key in self.label_keys else "image")
         return sample
 
-    def _load(self, path: str | Path, kind: str) -> MetaTensor:
-        volume = read_image(
+    def _read(self, path: str | Path, kind: str) -> Image:
+        return read_image(
             path, kind, self.spatial_dims, self.spacing, self.spacing_unit, self.override_spacing, self.axes
         )
+
+    def _load(self, path: str | Path | Image, kind: str) -> MetaTensor:
+        volume = path if isinstance(path, Image) else self._read(path, kind)
         channels = volume.array.shape[0]
         if kind == "image" and self.in_channels not in (None, channels):
             raise SpocoError(
@@ -92,7 +95,7 @@ class LoadVolumed(MapTransform):
             torch.from_numpy(array),
             affine=affine,
             meta={
-                "filename_or_obj": str(path),
+                "filename_or_obj": volume.path,
                 "spacing_unit": volume.spacing_unit,
                 "spacing_known": int(volume.spacing is not None),
                 "file_format": volume.file_format,

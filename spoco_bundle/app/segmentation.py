@@ -1,0 +1,138 @@
+"""Segmentation of one image from Python: the pipeline of `spoco predict` with an array in place of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spoco_bundle.app.config import config_folder, find_config, find_overlays, model_overlay, read_configs
+from spoco_bundle.core.errors import SpocoError, unwrapped
+from spoco_bundle.formats import Image, read_image
+from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
+from spoco_bundle.formats.objects_table import objects_table
+from spoco_bundle.networks import load_weights
+from spoco_bundle.transforms import RestoreGridd
+
+__all__ = ["Segmentation", "segment"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in an image.
+
+    Attributes:
+        labels: (z, y, x) or (y, x) int32, each object with its own number from 1, 0 = background.
+        objects: one row per object, in the order of numbers: ``id``, ``voxels``, ``volume`` (in 2D the area),
+            ``centroid_z`` ..., ``unit``, the bounding box ``z_min``, ``z_max`` ..., ``confidence``; see
+            ``formats.objects_table``.
+        confidence: (objects,) float32 in [0, 1].
+    """
+
+    labels: np.ndarray
+    objects: list[dict[str, Any]]
+    confidence: np.ndarray
+
+
+def segment(
+    image: np.ndarray | str | Path,
+    spacing: Sequence[float] | None = None,
+    model: str | Path | None = None,
+    *,
+    axes: str | None = None,
+    config: str = "",
+    **overrides: Any,
+) -> Segmentation:
+    """Find every object in one image.
+
+    Args:
+        image: array (y, x) or (z, y, x), or with channels as `axes` says; or the path of an image file.
+        spacing: voxel size along z, y, x (or y, x) in micrometres; for a file it replaces what the file states. None
+            where it is not known, or the file states it.
+        model: folder that `train` or `spoco train` wrote; by default the weights that come with the bundle.
+        axes: letters of the array's axes, such as "YXC" or "CZYX", or of a file whose own are wrong.
+        config: extra settings: names of shipped configs or JSON files with commas between.
+        overrides: any id of ``configs/inference.json``.
+
+    Returns:
+        Labels, a table of the objects, and their confidence.
+
+    Raises:
+        SpocoError: for bad input.
+
+    Example:
+        >>> import numpy as np
+        >>> y, x = np.mgrid[:64, :64]
+        >>> image = 20 + 200 * ((y - 20) ** 2 + (x - 20) ** 2 < 60) + 200 * ((y - 45) ** 2 + (x - 40) ** 2 < 60)
+        >>> segment(image.astype("uint8")).labels.max()
+        np.int32(2)
+    """
+    given = _as_image(image, spacing, axes, overrides.get("spatial_dims"))
+    dims = given.array.ndim - 1
+    ids = json.dumps(overrides, sort_keys=True, default=str)
+    with unwrapped():
+        return _segmented(given, _prepared(str(model or ""), config, dims, ids))
+
+
+def _as_image(image: Any, spacing: Sequence[float] | None, axes: str | None, dims: int | None) -> Image:
+    """The image with its geometry, from an array or a file."""
+    if isinstance(image, (str, Path)):
+        return read_image(image, "image", dims or _dimensions(image, axes), spacing, axes=axes)
+    array = np.asarray(image)
+    letters = axes or "ZYX"[-array.ndim :]
+    if array.ndim not in (2, 3, 4) or len(letters) != array.ndim or not set(letters) <= set("CZYX"):
+        raise SpocoError(f"image has shape {array.shape}, axes {axes!r}: give (y, x) or (z, y, x), or name the axes")
+    spatial = [letter for letter in "ZYX" if letter in letters]
+    order = [letters.index(letter) for letter in (["C"] if "C" in letters else []) + spatial]
+    array = array.transpose(order)
+    array = array if "C" in letters else array[None]
+    steps = None if spacing is None else checked_spacing(spacing, len(spatial))
+    affine = affine_from_spacing(steps or (1.0,) * len(spatial))
+    unit = "unknown" if steps is None else "micrometer"
+    return Image(array, steps, unit, affine, "array", letters, "array")
+
+
+def _dimensions(path: str | Path, axes: str | None) -> int:
+    """2 or 3, whichever the file can be read as."""
+    try:
+        read_image(path, "image", 2, axes=axes)
+    except SpocoError as flat:
+        try:
+            read_image(path, "image", 3, axes=axes)
+        except SpocoError:
+            raise flat from None
+        return 3
+    return 2
+
+
+@lru_cache(maxsize=2)
+def _prepared(model: str, config: str, dims: int, ids: str) -> Any:
+    """The parsed config with its network, weights loaded; kept for the next image."""
+    if model and not (Path(model) / "model.pt").is_file():
+        raise SpocoError(f"model {model}: holds no model.pt; name the output folder of `train`")
+    overlays = [*model_overlay(model), *find_overlays(config)]
+    if not model and dims == 2 and not config:
+        overlays = [find_config("2d")]
+    places = {"ckpt_dir": model} if model else {"bundle_root": str(config_folder().parent)}
+    parser = read_configs([find_config("inference"), *overlays], {**places, **json.loads(ids)})
+    load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("handlers#0#path")).eval()
+    return parser
+
+
+@torch.inference_mode()
+def _segmented(image: Image, parser: Any) -> Segmentation:
+    sample = parser.get_parsed_content("preprocessing")({"image": image})
+    network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
+    inferer = parser.get_parsed_content("inferer")
+    sample["pred"] = inferer(sample["image"].as_tensor()[None].to(device), network)[0]
+    found = RestoreGridd("pred")(parser.get_parsed_content("clustering")(sample))
+    labels = np.asarray(found["pred"].cpu())[0].astype(np.int32, copy=False)
+    confidence = np.asarray(found["pred_confidence"].cpu())
+    rows = objects_table(labels, image.spacing, image.spacing_unit, confidence)
+    return Segmentation(labels, rows, confidence)
