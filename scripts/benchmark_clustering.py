@@ -1,6 +1,7 @@
 """What the clustering finds in what trained networks give for real images, and what it costs.
 
     python scripts/benchmark_clustering.py scores "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018:2d fib25_neuron=neurons
+    python scripts/benchmark_clustering.py confidence "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018:2d
     python scripts/benchmark_clustering.py speed "bbbc050:spacing=[1.75,0.8,0.8]" --millions 8 32 --threads 2
 
 An argument is a folder with val/, of which every object is annotated, then `=MODEL` for a folder that `spoco train`
@@ -10,13 +11,18 @@ wrote (without it the weights of the bundle), then after colons names of shipped
 
 `speed` tiles the output of the network for the image of most objects to volumes of so many million voxels, and clusters
 them in one run with the network's forward pass over an image of the same size: seconds (best of the repeats), their
-ratio, and the peak memory over that of embeddings and labels. The labels of one and of two threads, and of slabs of another size,
-have to be the same, or the script ends with an error.
+ratio, and the peak memory over that of embeddings and labels. The labels of one and of two threads, and of slabs of
+another size, have to be the same, or the script ends with an error.
+
+`confidence` prints how well the confidence ranks true objects (IoU of at least 0.5 with a true one) above false ones:
+the area under the ROC curve over all objects of val/, its 95% interval by drawing the objects anew, the area with the
+agreement of student and teacher in the confidence, and that of ranking by size.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -29,13 +35,15 @@ import numpy as np
 import torch
 from measuring import processor
 from monai.bundle import ConfigParser
+from sklearn.metrics import roc_auc_score
 
 from spoco_bundle.app.config import find_config, model_overlay, read_configs
 from spoco_bundle.clustering import METHODS, cluster_field, default_parameters, object_confidence
 from spoco_bundle.core import embedding_field
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import voxel_spacing
-from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.metrics import contingency_table, instance_scores, pool_scores
+from spoco_bundle.metrics.matching import match
 from spoco_bundle.networks import load_weights
 
 
@@ -54,19 +62,24 @@ def read_argument(text: str) -> tuple[str, ConfigParser]:
     return Path(data).name, read_configs(files, ids)
 
 
-def network_of(parser: ConfigParser) -> torch.nn.Module:
-    """The network with the weights that predict."""
-    weights = parser.get_parsed_content("validate#handlers#0#path")
-    return load_weights(parser.get_parsed_content("network"), weights).eval()
+def network_of(parser: ConfigParser, name: str = "model.pt") -> torch.nn.Module:
+    """The network with the weights of the teacher, or of the student (``model_student.pt``)."""
+    weights = Path(parser.get_parsed_content("validate#handlers#0#path")).with_name(name)
+    return load_weights(copy.deepcopy(parser.get_parsed_content("network")), weights).eval()
 
 
 @torch.inference_mode()
-def raw_outputs(parser: ConfigParser) -> list[dict[str, Any]]:
-    """Samples of val/ with the network's raw output as ``pred``."""
-    network, inferer = network_of(parser), parser.get_parsed_content("validate#inferer")
+def raw_outputs(parser: ConfigParser, student: bool = False) -> list[dict[str, Any]]:
+    """Samples of val/ with the teacher's raw output as ``pred``, where asked for the student's as ``second_pred``."""
+    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("validate#handlers#0#path"))
+    networks = {"pred": network_of(parser)}
+    if student:
+        networks["second_pred"] = network_of(parser, "model_student.pt")
+    inferer = parser.get_parsed_content("validate#inferer")
     samples = []
     for sample in parser.get_parsed_content("validate#dataset"):
-        samples.append({**sample, "pred": inferer(sample["image"].as_tensor()[None], network)[0]})
+        image = sample["image"].as_tensor()[None]
+        samples.append({**sample, **{key: inferer(image, network)[0] for key, network in networks.items()}})
     return samples
 
 
@@ -104,6 +117,46 @@ def print_scores(arguments: list[str], methods: list[str]) -> None:
             columns = [f"{pooled['ap_50']:.3f}", f"{pooled['sbd']:.3f}"]
             columns += [f"{pooled['objects']:.0f}", f"{pooled['true_objects']:.0f}", f"{seconds:.1f}"]
             print(f"| {name} | {method} | {' | '.join(columns)} |", flush=True)
+
+
+def judged(sample: dict[str, Any], clustering: Any) -> tuple[np.ndarray, ...]:
+    """Of each predicted object: whether it is true, its confidence, its voxels."""
+    found = clustering(sample)
+    labels = np.asarray(found["pred"][0])
+    table = contingency_table(np.asarray(sample["label"][0]), labels)
+    true = np.zeros(table.objects, bool)
+    true[match(table, 0.5)[1]] = True
+    return true, np.asarray(found["pred_confidence"]), np.bincount(labels.ravel())[1:]
+
+
+def interval(true: np.ndarray, confidence: np.ndarray, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95% interval of the area when the objects are drawn anew, with replacement."""
+    random = np.random.default_rng(seed)
+    areas = []
+    for _ in range(draws):
+        rows = random.integers(len(true), size=len(true))
+        if 0 < true[rows].sum() < len(rows):
+            areas.append(roc_auc_score(true[rows], confidence[rows]))
+    return tuple(np.quantile(areas, (0.025, 0.975)))
+
+
+def print_confidence(arguments: list[str]) -> None:
+    """Prints the table of `confidence`."""
+    print("| data | true / false | area | interval | median of true | with agreement | size |
+" + "|---" * 7 + "|")
+    for text in arguments:
+        name, parser = read_argument(text)
+        samples, clustering = raw_outputs(parser, student=True), parser.get_parsed_content("clustering")
+        areas = []
+        for key in ("second_pred", None):
+            clustering.teacher_key = key
+            columns = zip(*(judged(sample, clustering) for sample in samples), strict=True)
+            true, confidence, size = (np.concatenate(column) for column in columns)
+            areas.append(roc_auc_score(true, confidence))
+        low, high = interval(true, confidence)
+        cells = [f"{true.sum()} / {(~true).sum()}", f"{areas[1]:.2f}", f"{low:.2f} to {high:.2f}"]
+        cells += [f"{np.median(confidence[true]):.2f}", f"{areas[0]:.2f}", f"{roc_auc_score(true, size):.2f}"]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def resident() -> int:
@@ -217,17 +270,22 @@ def main(arguments: list[str]) -> None:
     part = parts.add_parser("scores")
     part.add_argument("data", nargs="+")
     part.add_argument("--methods", nargs="+", default=["density_peaks"], choices=list(METHODS))
+    part = parts.add_parser("confidence")
+    part.add_argument("data", nargs="+")
     part = parts.add_parser("speed")
     part.add_argument("data")
     part.add_argument("--millions", type=float, nargs="+", default=[8])
     part.add_argument("--threads", type=int, default=2)
     part.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args(arguments)
+    if options.command == "speed":
+        print_speed(options.data, options.millions, options.threads, options.repeats)
+        return
+    torch.set_num_threads(1)
     if options.command == "scores":
-        torch.set_num_threads(1)
         print_scores(options.data, options.methods)
     else:
-        print_speed(options.data, options.millions, options.threads, options.repeats)
+        print_confidence(options.data)
 
 
 if __name__ == "__main__":

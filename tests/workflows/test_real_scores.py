@@ -1,0 +1,22 @@
+"""Scores of the shipped weights on real images, which no change of the clustering may lower unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmark_clustering import raw_outputs, read_argument, scores_of
+
+
+@pytest.mark.parametrize(
+    ("argument", "ap_50", "sbd"),
+    [("bbbc050:spacing=[1.75,0.8,0.8]", 0.769, 0.816), ("dsb2018:2d", 0.814, 0.816)],
+)
+def test_shipped_weights_keep_their_scores(shared_dir, argument, ap_50, sbd):
+    name = argument.split(":")[0]
+    if not (shared_dir / "data" / name).is_dir():
+        pytest.skip(f"{name} is not in {shared_dir / 'data'}")
+    _, parser = read_argument(f"{shared_dir / 'data'}/{argument}")
+    torch.set_num_threads(1)
+    pooled = scores_of(parser, raw_outputs(parser))
+    assert pooled["ap_50"] == pytest.approx(ap_50, abs=0.002)
+    assert pooled["sbd"] == pytest.approx(sbd, abs=0.002)
