@@ -142,8 +142,8 @@ def interval(true: np.ndarray, confidence: np.ndarray, draws: int = 1000, seed: 
 
 def print_confidence(arguments: list[str]) -> None:
     """Prints the table of `confidence`."""
-    print("| data | true / false | area | interval | median of true | with agreement | size |
-" + "|---" * 7 + "|")
+    print("| data | true / false | area | interval | median of true | with agreement | size |")
+    print("|---" * 7 + "|")
     for text in arguments:
         name, parser = read_argument(text)
         samples, clustering = raw_outputs(parser, student=True), parser.get_parsed_content("clustering")
