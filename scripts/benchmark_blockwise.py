@@ -44,7 +44,7 @@ from spoco_bundle.formats.ome_zarr import label_pyramid_shapes
 from spoco_bundle.inferers.halo_window import windows_along_axis
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error
-from spoco_bundle.networks import load_weights
+from spoco_bundle.networks import Decoder, load_weights
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
 PITCH = 32  # voxels between the balls of the stand-in
@@ -108,9 +108,7 @@ def ball_job(source: LazyVolume, work: Path, block: int) -> Job:
     """The job that segments the balls."""
     grid = BlockGrid(source.shape, (block,) * 3, (PITCH // 2,) * 3, (20, 20, 20), (4, 8, 8))
     clustering = ClusterEmbeddingsd(
-        coordinate_channels=3,
-        coordinate_scale=RADIUS / 2,
-        objectness=True,
+        decoder=Decoder(3, objectness=True, coordinate_scale=RADIUS / 2),
         objectness_threshold=0.5,
     )
     return Job(
@@ -163,8 +161,7 @@ def equality(options: argparse.Namespace) -> None:
         overlap = min(options.side, math.ceil(options.diameters * 2 * radius))
         for foreground in (True, False):
             clustering = ClusterEmbeddingsd(
-                coordinate_channels=3 * coordinates,
-                coordinate_scale=radius,
+                decoder=Decoder(3 * coordinates, coordinate_scale=radius),
                 foreground_key="foreground" if foreground else None,
                 merge_distance=MERGE_DISTANCE[coordinates],
             )
@@ -277,7 +274,7 @@ def scaling(options: argparse.Namespace) -> None:
 def network(options: argparse.Namespace) -> None:
     """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
     torch.set_num_threads(1)
-    parser = read_configs([find_config("inference_blockwise")], {})
+    parser = read_configs([find_config("inference"), find_config("inference_blockwise")], {})
     net = parser.get_parsed_content("network_def")
     load_weights(net, shipped_weights(3) / "model.pt").eval().to(memory_format=torch.channels_last_3d)
     inferer = parser.get_parsed_content("inferer")

@@ -62,19 +62,24 @@ def read_argument(text: str) -> tuple[str, ConfigParser]:
     return Path(data).name, read_configs(files, ids)
 
 
-def network_of(parser: ConfigParser, name: str = "model.pt") -> torch.nn.Module:
-    """The network with the weights of the teacher, or of the student (``model_student.pt``)."""
-    weights = Path(parser.get_parsed_content("validate#handlers#0#path")).with_name(name)
-    return load_weights(copy.deepcopy(parser.get_parsed_content("network")), weights).eval()
+def network_of(parser: ConfigParser) -> torch.nn.Module:
+    """The network of the config with the weights that predict, which the decoder reads too."""
+    return load_weights(parser.get_parsed_content("network"), weights_of(parser)).eval()
+
+
+def weights_of(parser: ConfigParser) -> Path:
+    """The file of the weights that predict."""
+    return Path(parser.get_parsed_content("validate#handlers#0#path"))
 
 
 @torch.inference_mode()
 def raw_outputs(parser: ConfigParser, student: bool = False) -> list[dict[str, Any]]:
     """Samples of val/ with the teacher's raw output as ``pred``, where asked for the student's as ``second_pred``."""
-    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("validate#handlers#0#path"))
     networks = {"pred": network_of(parser)}
     if student:
-        networks["second_pred"] = network_of(parser, "model_student.pt")
+        networks["second_pred"] = load_weights(
+            copy.deepcopy(networks["pred"]), weights_of(parser).with_name("model_student.pt")
+        )
     inferer = parser.get_parsed_content("validate#inferer")
     samples = []
     for sample in parser.get_parsed_content("validate#dataset"):

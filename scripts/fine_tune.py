@@ -161,7 +161,7 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, float]]:
             minutes=arguments.minutes,
         )
         scale = float(load_tensors(folder / "model" / "model.pt")["coordinate_scale"])
-        helped = predict(image, folder / "helped", *spacing, *shared, f"--clustering#coordinate_scale={scale}")
+        helped = predict(image, folder / "helped", *spacing, *shared, f"--decoder#coordinate_scale={scale}")
         tuned = predict(image, folder / "results", "--model", folder / "model", *spacing)
         found = {**ways, "helped": helped, "tuned": tuned}
         scores = {way: scores_of_others(truth, labels, chosen) for way, labels in found.items()}

@@ -128,13 +128,15 @@ class Spoco:
         overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
         if output.rstrip("/").endswith(".zarr"):
             overrides |= {"output_dir": str(Path(output).parent), "output": output}
-        ways = plan_predictions(overlays, overrides, blockwise, max_memory or None)
+        plans = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
         problems = []
-        for name, images, extra in ways:
+        for names, images, extra in plans:
             extra = extra | {"skip_finished": True} if resume else extra
             try:
-                run_configs([find_config(name), *overlays], {**overrides, "dataset_dir": images, **extra}, "infer")
+                run_configs(
+                    [*map(find_config, names), *overlays], {**overrides, "dataset_dir": images, **extra}, "infer"
+                )
             except SpocoError as error:
                 problems.append(str(error))
         if problems:

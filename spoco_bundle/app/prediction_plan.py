@@ -20,14 +20,15 @@ from spoco_bundle.formats.lazy import stored_size
 
 __all__ = ["WHOLE", "BLOCKWISE", "plan_predictions"]
 
-WHOLE, BLOCKWISE = "inference", "inference_blockwise"
+#: what is predicted in one piece, and block by block: the configs that do it, base first
+WHOLE, BLOCKWISE = ("inference",), ("inference", "inference_blockwise")
 
 logger = logging.getLogger(__name__)
 
 
 def plan_predictions(
     overlays: Sequence[Path], overrides: dict[str, Any], blockwise: str, max_memory: str | None
-) -> list[tuple[str, list[str], dict[str, Any]]]:
+) -> list[tuple[tuple[str, ...], list[str], dict[str, Any]]]:
     """Sorts the images of a prediction by the config that they need, and says what memory they take.
 
     Args:
@@ -38,7 +39,7 @@ def plan_predictions(
         max_memory: see ``available_memory``.
 
     Returns:
-        Name of the config, paths of its images, and further overrides, for each config that is needed.
+        Names of the configs, paths of their images, and further overrides, for each config that is needed.
 
     Raises:
         SpocoError: for an unknown id, a missing image, or a choice that is none of the three.
@@ -46,28 +47,28 @@ def plan_predictions(
     choice = blockwise.lower()
     if choice not in ("auto", "true", "false"):
         raise SpocoError(f"--blockwise {blockwise}: give auto, True or False")
-    known = read_configs([find_config(WHOLE), *overlays], {}).get()
+    known = read_configs([*map(find_config, WHOLE), *overlays], {}).get()
     only = [key for key in overrides if top_id(key) not in known]
     base = BLOCKWISE if only or choice == "true" else WHOLE
-    parser = read_configs([find_config(base), *overlays], overrides)
+    parser = read_configs([*map(find_config, base), *overlays], overrides)
     left = available_memory(max_memory)
-    ways: dict[str, list[str]] = {}
+    plans: dict[tuple[str, ...], list[str]] = {}
     whole: list[tuple[float, str]] = []
     for item in build_datalist(overrides["dataset_dir"], "predict", parser.get_parsed_content("image_ending")):
         path = item["image"]
-        way = BLOCKWISE if base == BLOCKWISE or is_zarr(path) else WHOLE
+        plan = BLOCKWISE if base == BLOCKWISE or is_zarr(path) else WHOLE
         need = None
-        if way == WHOLE:
+        if plan == WHOLE:
             # a bad image among good ones is named when its turn comes
             with contextlib.suppress(SpocoError):
                 need = _need(parser, path)
         if need is not None:
-            way = BLOCKWISE if choice == "auto" and need > left else WHOLE
-            if way == WHOLE:
+            plan = BLOCKWISE if choice == "auto" and need > left else WHOLE
+            if plan == WHOLE:
                 whole.append((need, path))
             else:
                 logger.info("%s: %s as a whole, goes block by block", path, _share(need, left))
-        ways.setdefault(way, []).append(path)
+        plans.setdefault(plan, []).append(path)
     if whole:
         need, path = max(whole)
         others = ""
@@ -77,7 +78,7 @@ def plan_predictions(
             others += " no larger"
         logger.info("%s: %s as a whole, goes in one piece%s", path, _share(need, left), others)
     extra = {BLOCKWISE: {} if max_memory is None else {"max_memory": max_memory}, WHOLE: {}}
-    return [(way, images, extra[way]) for way, images in ways.items()]
+    return [(plan, images, extra[plan]) for plan, images in plans.items()]
 
 
 def _share(need: float, left: float) -> str:
@@ -86,9 +87,12 @@ def _share(need: float, left: float) -> str:
 
 def _need(parser: Any, path: str) -> float | None:
     """Bytes that an image takes in one piece; None where its header is not read here."""
-    dims, axes, embedding, objectness, channels, window = (
+    dims, axes, embedding, objectness, channels, window, most = (
         parser.get_parsed_content(key)
-        for key in ("spatial_dims", "axes", "embedding_channels", "objectness", "channels", "window_size")
+        for key in (
+            *("spatial_dims", "axes", "embedding_channels", "objectness", "channels"),
+            *("window_size", "window_voxels"),
+        )
     )
     size = stored_size(path, dims, axes)
     if size is None:
@@ -99,5 +103,5 @@ def _need(parser: Any, path: str) -> float | None:
         image_channels,
         embedding + int(objectness),
         channels[0],
-        math.prod(per_axis("window_size", window, dims)),
+        most if window is None else math.prod(per_axis("window_size", window, dims)),
     )

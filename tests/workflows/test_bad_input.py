@@ -95,7 +95,7 @@ def bundle_run(arguments, bundle_root, monkeypatch, capfd):
     output, model = str(options.pop("output")), options.pop("model", None)
     files = {"train": ["train"], "predict": ["inference"], "evaluate": ["train", "evaluate"]}[command]
     files = (
-        ["inference_blockwise"]
+        ["inference", "inference_blockwise"]
         if command == "predict" and os.path.isdir(source) and source.endswith(".zarr")
         else files
     )

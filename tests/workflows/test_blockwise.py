@@ -151,18 +151,9 @@ def test_killed_workers_cost_their_blocks_only(nuclei, whole, tmp_path):
 
 @pytest.mark.slow
 def test_through_monai_on_local_processes(nuclei, whole, bundle_root, tmp_path):
-    arguments = ["-m", "monai.bundle", "run", "--config_file", bundle_root / "configs" / "inference_blockwise.json"]
+    configs = [str(bundle_root / "configs" / f"{name}.json") for name in ("inference", "inference_blockwise")]
+    arguments = ["-m", "monai.bundle", "run", "--config_file", str(configs)]
     arguments += ["--bundle_root", bundle_root, "--dataset_dir", nuclei / "nuclei.ome.zarr", "--output_dir", "out"]
     result = run_python([*arguments, *BLOCKS, "--scheduler", "processes", "--workers", "2"], cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     np.testing.assert_array_equal(labels_of(tmp_path / "out" / "nuclei_instances.ome.zarr"), whole[0])
-
-
-def test_shared_ids_are_the_same_in_one_piece_and_in_blocks(bundle_root):
-    one, many = (
-        json.loads((bundle_root / "configs" / f"{n}.json").read_text()) for n in ("inference", "inference_blockwise")
-    )
-    own = {"window_size", "window_halo", "inferer", "evaluator", "dataset", "announce"}
-    shared = (one.keys() & many.keys()) - own
-    assert {"network_def", "clustering", "normalize", "weights", "initialize"} <= shared
-    assert {key: one[key] for key in shared} == {key: many[key] for key in shared}
