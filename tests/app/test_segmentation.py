@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+import tifffile
+
+import spoco_bundle
+from spoco_bundle import segment
+from spoco_bundle.app import segmentation
+from spoco_bundle.app.config import find_config, run_configs
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import read_image
+
+
+@pytest.fixture(scope="module")
+def cells():
+    y, x = np.mgrid[:96, :128]
+    image = np.random.default_rng(0).normal(12, 2, (96, 128))
+    for row in (24, 70):
+        for column in (24, 64, 104):
+            image += 120 / (1 + np.exp(np.hypot(y - row, x - column) - 9))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def test_the_examples_in_the_docstrings_run():
+    finder = doctest.DocTestFinder(recurse=False)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for thing in (segment, spoco_bundle.train):
+        for example in finder.find(thing, thing.__name__, globs={}, module=segmentation):
+            example.globs[thing.__name__] = thing
+            assert runner.run(example).failed == 0
+    assert runner.summarize().attempted >= 3
+
+
+def test_an_array_gives_what_the_file_of_it_gives_and_spoco_predict_writes(cells, tmp_path):
+    tifffile.imwrite(tmp_path / "cells.tif", cells, photometric="minisblack")
+    from_array, from_file = segment(cells), segment(tmp_path / "cells.tif")
+    assert from_array.labels.max() == len(from_array.objects) == len(from_array.confidence) == 6
+    assert np.array_equal(from_array.labels, from_file.labels)
+    overrides = {
+        "dataset_dir": str(tmp_path / "cells.tif"),
+        "output_dir": str(tmp_path / "out"),
+        "bundle_root": str(find_config("train").parent.parent),
+    }
+    run_configs([find_config("inference"), find_config("2d")], overrides, "infer")
+    written = read_image(tmp_path / "out" / "cells_instances.tif", "label", 2).array[0]
+    assert np.array_equal(written, from_array.labels)
+
+
+def test_axes_say_where_the_channels_are(cells):
+    last = segment(np.stack([cells], -1), axes="YXC")
+    assert np.array_equal(last.labels, segment(cells[None], axes="CYX").labels)
+    assert np.array_equal(last.labels, segment(cells).labels)
+
+
+def test_ids_are_options(cells):
+    assert segment(cells, min_fraction=5).labels.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "words"),
+    [
+        (np.zeros(5), {}, "give \\(y, x\\) or \\(z, y, x\\)"),
+        (np.zeros((4, 5, 3)), {"axes": "YX"}, "axes"),
+        (np.ones((32, 32)), {}, "empty"),
+        (np.eye(32), {"model": "nowhere"}, "holds no model.pt"),
+        (np.eye(32), {"spacing": (1.0, -1.0)}, "spacing"),
+        (np.eye(32), {"objectnes": 1}, "did you mean"),
+    ],
+)
+def test_bad_input_is_named(image, options, words):
+    with pytest.raises(SpocoError, match=words):
+        segment(image, **options)
+
+
+def test_unknown_names_of_the_package_are_refused():
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        spoco_bundle.segmnt  # noqa: B018
+    assert {"segment", "train", "SpocoLoss"} <= set(dir(spoco_bundle))
