@@ -53,6 +53,9 @@ def assemble(target: Path) -> list[Path]:
     for part, patterns in PARTS.items():
         files += [path for pattern in patterns for path in (ROOT / part).glob(pattern) if path.is_file()]
     relative = sorted(path.relative_to(ROOT) for path in files)
+    outside = [str(path) for path in relative if not (ROOT / path).resolve().is_relative_to(ROOT)]
+    if outside:
+        sys.exit(f"{outside[0]}: is a link out of {ROOT}: take it away, or copy the file")
     for path in relative:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target / path)
