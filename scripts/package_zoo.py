@@ -31,7 +31,7 @@ PARTS = {
     "configs": ("*.json", "logging.conf"),
     "docs": ("*.md", "data_license.txt"),
     "models": ("**/*.pt",),
-    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt"),
+    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt", "**/*.json"),
 }
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/train.json", "configs/inference.json", "models/model.pt")
 REQUIRED += ("docs/README.md", "docs/data_license.txt")

@@ -13,7 +13,6 @@ from fire import decorators
 from fire.decorators import SetParseFns
 
 from spoco_bundle.app.config import (
-    PATHS,
     config_folder,
     find_config,
     model_overlay,
@@ -21,6 +20,7 @@ from spoco_bundle.app.config import (
     run_configs,
     write_model_config,
 )
+from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.prediction_plan import plan_predictions
 from spoco_bundle.app.run_record import forget_outdated, write_run_record
 from spoco_bundle.app.run_report import write_report

@@ -12,6 +12,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from spoco_bundle.app.config_checks import (
+    PATHS,
+    PLACES,
     check_components,
     check_ids,
     check_together,
@@ -29,14 +31,8 @@ logger = logging.getLogger(__name__)
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
 
-#: ids of a run that name files and folders
-PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
-
 #: ids that no model decides
 _NOT_A_MODELS = frozenset({*PLACES, "imports", "device", "load", "announce", "initialize", "run"})
-
-#: all ids whose value is a path or a list of paths
-PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "resume", "tuned_file"})
 
 
 def find_config(name: str | Path) -> Path:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import PATHS, PLACES, foreign_code, model_overlay, read_configs
-from spoco_bundle.app.config_checks import config_folder, top_id
+from spoco_bundle.app.config import foreign_code, model_overlay, read_configs
+from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, top_id
 from spoco_bundle.blockwise.work import digest
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
