@@ -23,6 +23,7 @@ from spoco_bundle.app.config_checks import (
     shipped_ids,
     top_id,
 )
+from spoco_bundle.app.config_effect import check_effect
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError, unwrapped
 
@@ -97,6 +98,7 @@ def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> Conf
             raise SpocoError(f"--{key}: no such place in the config; see configs/ for the ids") from error
     check_together(parser.get(), "--")
     check_components(parser.get(), "--")
+    check_effect(parser.get(), overrides, "--")
     return parser
 
 
