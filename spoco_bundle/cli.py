@@ -138,7 +138,7 @@ class Spoco:
         plans = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
         if resume:
-            forget_outdated([image for _, images, _ in ways for image in images], overrides["output_dir"])
+            forget_outdated([image for _, images, _ in plans for image in images], overrides["output_dir"])
         problems = []
         for names, images, extra in plans:
             extra = extra | {"skip_finished": True} if resume else extra
