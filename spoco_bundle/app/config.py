@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 MODEL_CONFIG = "model.json"
 
 #: ids that no model decides
-_NOT_A_MODELS = frozenset({*PLACES, "imports", "device", "load", "announce", "initialize", "run"})
+_NOT_A_MODELS = frozenset(
+    {*PLACES, "imports", "device", "load", "announce", "initialize", "run", "clustering#keep_field"}
+)
 
 
 def find_config(name: str | Path) -> Path:
@@ -205,14 +207,22 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     """
     trained = read_configs(files, overrides).get()
     default = read_configs([find_config("inference")], {}).get()
-    shared = {k: v for k, v in trained.items() if k in default and k not in _NOT_A_MODELS and v != default[k]}
-    left_out = sorted(key for key, value in shared.items() if _foreign_code(value))
+    shared: dict[str, Any] = {}
+    for key in trained.keys() & default.keys() - _NOT_A_MODELS:
+        value, usual = trained[key], default[key]
+        if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
+            # of a component its own arguments alone: prediction has others that training does not know
+            own = {f"{key}#{name}": inner for name, inner in value.items() if inner != usual.get(name)}
+            shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
+        elif value != usual:
+            shared[key] = value
+    left_out = sorted(key for key, value in shared.items() if foreign_code(key, value))
     if left_out:
         logger.warning(
             "%s holds code of your own config and is not kept with the model: give that config to `spoco predict` too",
             ", ".join(left_out),
         )
-    shared = {key: value for key, value in shared.items() if key not in left_out}
+    shared = {key: shared[key] for key in sorted(shared) if key not in left_out}
     target = Path(folder) / MODEL_CONFIG
     with atomic_write(target) as path:
         path.write_text(json.dumps(shared, indent=4) + "\n")
