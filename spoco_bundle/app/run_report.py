@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from spoco_bundle.app.config import RUN_RECORD, read_configs
+from spoco_bundle.app.config import read_configs
+from spoco_bundle.app.run_record import read_run_record
 from spoco_bundle.app.run_summary import announce
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
@@ -56,7 +56,7 @@ def write_report(
         SpocoError: if the folder holds no run of this program, an image is gone, or a truth does not fit.
     """
     folder, output = Path(folder), Path(output)
-    record = _record(folder)
+    record = read_run_record(folder)
     parser = read_configs(record["files"], record["overrides"])
     pairs = _predictions(folder, parser) if record["command"] == "predict" else []
     if pairs and embeddings:
@@ -96,17 +96,6 @@ def write_report(
         with atomic_write(output.parent / f"{image_name(panel.name)}_report.png") as path:
             overview_picture(path, panel.image, panel.labels, panel.truth, None, panel.spacing, panel.name)
     return output
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    file = folder / RUN_RECORD
-    if not file.is_file():
-        raise SpocoError(f"{folder}: holds no {RUN_RECORD}: name a folder that `spoco predict` or `spoco train` filled")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("command", "files", "overrides", "ids")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpocoError(f"{file}: damaged ({type(error).__name__}: {error}); run the command again") from error
 
 
 def _predictions(folder: Path, parser: ConfigParser) -> list[tuple[Path, Path]]:

@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
 from spoco_bundle.blockwise.engine import job_engine
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, per_axis, region_shape
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.memory import (
     PROCESS,
@@ -32,6 +32,7 @@ from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
 from spoco_bundle.dataset.resume import TABLE_ENDING

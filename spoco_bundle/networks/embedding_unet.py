@@ -7,6 +7,7 @@ from monai.networks.blocks import Convolution
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
 
 # TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
 
@@ -64,8 +65,8 @@ class EmbeddingUNet(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
-        step = [_per_axis(s, spatial_dims) for s in strides]
-        kernel = [_per_axis(k, spatial_dims) for k in kernel_sizes]
+        step = [per_axis("strides", s, spatial_dims, 1) for s in strides]
+        kernel = [per_axis("kernel_sizes", k, spatial_dims, 1) for k in kernel_sizes]
         if any(k % 2 == 0 for axes in kernel for k in axes):
             raise SpocoError(f"kernel_sizes must be odd, got {kernel_sizes}: give odd ones")
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
@@ -128,16 +129,6 @@ class EmbeddingUNet(nn.Module):
                 x = x.narrow(axis, 0, skip.size(axis))
             x = fuse(torch.cat([skip, x], dim=1))
         return self.head(x)
-
-
-def _per_axis(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    axes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
-    if len(axes) != spatial_dims:
-        raise SpocoError(
-            f"strides and kernel_sizes have {value} where spatial_dims is {spatial_dims}: "
-            f"give one int or {spatial_dims} ints per level"
-        )
-    return axes
 
 
 def _product(values: Sequence[int]) -> int:

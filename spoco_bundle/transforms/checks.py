@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -11,12 +12,16 @@ from monai.transforms import MapTransform
 
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
 
+logger = logging.getLogger(__name__)
+
 # Formats that place the image in the world; TIFF knows a spacing at most.
 _LOCATED = {"nifti", "itk"}
 
 
 class CheckLabelsd(MapTransform):
     """Stops at annotations that would train nonsense; the message names the file and the remedy.
+
+    What is merely doubtful is warned of, once.
 
     Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, where both files state their
     place in the world (NIfTI and ITK formats, not TIFF), they must agree to half a voxel. Labels that pass lie on the
@@ -28,7 +33,8 @@ class CheckLabelsd(MapTransform):
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
         require_objects: refuse labels without a single object.
-        allow_binary: accept one id in several separate pieces as one object.
+        allow_binary: accept ids in several separate pieces, or that fill the image, as one object each.
+        min_voxels: objects with fewer voxels teach nothing.
         check_affine: compare the affines of image and label.
         allow_missing_keys: whether a sample without labels passes through.
 
@@ -44,6 +50,7 @@ class CheckLabelsd(MapTransform):
         background_label: int | None = None,
         require_objects: bool = True,
         allow_binary: bool = False,
+        min_voxels: int = 8,
         check_affine: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -55,7 +62,9 @@ class CheckLabelsd(MapTransform):
             "background_label": background_label,
             "require_objects": require_objects,
             "allow_binary": allow_binary,
+            "min_voxels": min_voxels,
         }
+        self._said: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample; the labels have the image's affine and spacing."""
@@ -64,7 +73,10 @@ class CheckLabelsd(MapTransform):
         for key in self.key_iterator(sample):
             labels = sample[key]
             paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])
-            check_labels(image.numpy(), labels.numpy(), *paths, **self.options)
+            for doubt in check_labels(image.numpy(), labels.numpy(), *paths, **self.options):
+                if doubt not in self._said:
+                    self._said.add(doubt)
+                    logger.warning("%s", doubt)
             if self.check_affine and {image.meta["file_format"], labels.meta["file_format"]} <= _LOCATED:
                 check_same_grid(image.affine.numpy(), labels.affine.numpy(), labels.shape[1:], *paths)
             geometry = {name: image.meta[name] for name in ("spacing_unit", "spacing_known", "file_spacing")}

@@ -1,0 +1,163 @@
+"""How the results in a folder were made: the command, its settings, and which of the results are of other settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spoco_bundle.app.config import foreign_code, model_overlay, read_configs
+from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, top_id
+from spoco_bundle.blockwise.work import digest
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.datalist import image_name
+from spoco_bundle.dataset.resume import TABLE_ENDING
+
+__all__ = ["RUN_RECORD", "forget_outdated", "read_run_record", "write_run_record"]
+
+#: file in a folder of results that says how they were made
+RUN_RECORD = "run.json"
+
+#: ids that decide where and how fast work is done, not what comes out
+_WITHOUT_EFFECT = PATHS | {
+    *(
+        "imports",
+        "_meta_",
+        "device",
+        "announce",
+        "initialize",
+        "check_ids",
+        "run",
+        "inference",
+        "dataset",
+        "dataloader",
+    ),
+    *("skip_finished", "save_embedding", "workers", "scheduler", "network_threads", "retries", "max_memory"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
+    """Writes how the results in a folder are made: the command, its configs and overrides, and the plain ids in force.
+
+    A prediction is added to the list of those that wrote into the folder before.
+
+    Args:
+        command: "train" or "predict".
+        files: configs, base first.
+        overrides: id to value; those that the configs do not have are left out.
+        folder: folder of the results.
+
+    Returns:
+        The file written.
+    """
+    target = Path(folder) / RUN_RECORD
+    known = read_configs(files, {}).get()
+    others = {key: value for key, value in overrides.items() if top_id(key) not in known}
+    overrides = {key: value for key, value in overrides.items() if key not in others}
+    parser = read_configs(files, overrides)
+    merged = parser.get()
+    plain = {key: value for key, value in merged.items() if not isinstance(value, (dict, list)) or key in overrides}
+    plain |= {key: overrides[key] for key in PATHS & set(overrides)}
+    places = {key: str(Path(overrides[key]).resolve()) for key in PLACES if key in overrides}
+    record = {
+        "command": command,
+        "files": [str(Path(file).resolve()) for file in files],
+        "overrides": overrides | places,
+        "ids": plain,
+    }
+    if command == "predict":
+        settings = {key: _short(value) for key, value in (merged | others).items() if key not in _WITHOUT_EFFECT}
+        settings["weights"] = _short([digest(file) for file in _weights(parser) if file.is_file()])
+        runs = _runs(target)
+        if not runs or runs[-1]["settings"] != settings:
+            runs.append({"began": time.time(), "settings": settings})
+        record["runs"] = runs
+    with atomic_write(target) as path:
+        path.write_text(json.dumps(record, indent=4) + "\n")
+    return target
+
+
+def read_run_record(folder: str | Path) -> dict[str, Any]:
+    """The record of a folder.
+
+    Raises:
+        SpocoError: if there is none, it is damaged, or it would run code that no shipped config runs: results are
+            passed on, and looking at them must not run what their folder says.
+    """
+    file = Path(folder) / RUN_RECORD
+    if not file.is_file():
+        raise SpocoError(f"{folder}: holds no {RUN_RECORD}: name a folder that `spoco predict` or `spoco train` filled")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record = {key: record[key] for key in ("command", "files", "overrides", "ids")}
+        code = {key: foreign_code(key, value) for key, value in record["overrides"].items() if key not in PATHS}
+        for config in map(Path, record["files"]):
+            if config.parent != config_folder():
+                model_overlay(config.parent)
+    except SpocoError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpocoError(f"{file}: damaged ({type(error).__name__}: {error}); run the command again") from error
+    for key, text in code.items():
+        if text:
+            raise SpocoError(f"{file}: {key} would run {text[:80]!r}: if you trust it, write its value in its place")
+    return record
+
+
+def forget_outdated(images: Iterable[str], folder: str | Path) -> None:
+    """Takes away the tables of results that other settings or weights made, so that these count as unfinished.
+
+    To be called after ``write_run_record``. A result is of the last run that began before its table was written.
+
+    Args:
+        images: paths of the images of the run.
+        folder: folder of the results.
+    """
+    runs = _runs(Path(folder) / RUN_RECORD)
+    outdated, differing = [], set()
+    for image in images:
+        table = Path(folder) / f"{image_name(image)}{TABLE_ENDING}.csv"
+        if not table.is_file():
+            continue
+        written = table.stat().st_mtime
+        made = next((run["settings"] for run in reversed(runs) if run["began"] <= written), {})
+        now = runs[-1]["settings"]
+        if made != now:
+            outdated.append(table)
+            differing |= {key for key in made.keys() | now.keys() if made.get(key) != now.get(key)} if made else set()
+    if outdated:
+        other = f"another {', '.join(sorted(differing))}" if differing else "settings that nothing tells of"
+        count = (
+            f"{len(outdated)} results" if len(outdated) > 1 else outdated[0].name.removesuffix(f"{TABLE_ENDING}.csv")
+        )
+        logger.info("%s in %s made with %s: made anew", count, folder, other)
+    for table in outdated:
+        table.unlink()
+
+
+def _runs(file: Path) -> list[dict[str, Any]]:
+    """The predictions that wrote into a folder, oldest first; none where the record cannot be read."""
+    try:
+        runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        return [{"began": float(run["began"]), "settings": dict(run["settings"])} for run in runs]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _weights(parser: Mapping[str, Any]) -> list[Path]:
+    """The files that a prediction reads its networks from."""
+    folder = Path(parser.get_parsed_content("ckpt_dir"))
+    student = parser.get_parsed_content("weights") == "student"
+    names = ["model_student.pt", "model.pt"] if student else ["model.pt", "model_student.pt"]
+    return [folder / name for name in names[: 1 + bool(parser.get_parsed_content("agreement"))]]
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
