@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
 
-#: ids that no model decides
+#: ids that no model decides; the voxel size and the time point are of the images, and the weights carry the training's
 _NOT_A_MODELS = frozenset(
-    {*PLACES, "imports", "device", "load", "announce", "initialize", "run", "clustering#keep_field"}
+    {*PLACES, "imports", "device", "load", "announce", "initialize", "run", "clustering#keep_field", "spacing", "time"}
 )
 
 

@@ -108,9 +108,10 @@ def _predictions(folder: Path, parser: ConfigParser) -> list[tuple[Path, Path]]:
 
 
 def _panel(image: Path, result: Path, parser: ConfigParser, truth: str | Path | None, embeddings: bool) -> ImagePanel:
-    dims, spacing, axes, ending = map(parser.get_parsed_content, ("spatial_dims", "spacing", "axes", "image_ending"))
+    names = ("spatial_dims", "spacing", "axes", "image_ending", "channel", "time")
+    dims, spacing, axes, ending, channel, time = map(parser.get_parsed_content, names)
     labels = read_image(result, "label", dims).array[0]
-    volume = read_image(image, "image", dims, spacing, axes=axes)
+    volume = read_image(image, "image", dims, spacing, axes, channel, time)
     rows = read_objects_table(result.with_name(f"{image_name(image)}{TABLE_ENDING}.csv"))
     facts = {"objects": str(len(rows))}
     true_labels = None

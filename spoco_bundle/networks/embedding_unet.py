@@ -8,6 +8,7 @@ from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
+from spoco_bundle.networks.lengths import with_length_unit
 
 # TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
 
@@ -20,8 +21,9 @@ class EmbeddingUNet(nn.Module):
     the embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
 
     The network is translation-equivariant on the grid of its total stride: coordinates are never added inside it. What
-    has to travel with the weights for that later step are two buffers: ``coordinate_scale`` (physical units; 0 while
-    unset) and ``training_spacing`` (physical units per axis in z, y, x; 0 while unset).
+    has to travel with the weights for that later step are three buffers: ``coordinate_scale`` and ``training_spacing``
+    (per axis in z, y, x), 0 while unset, and ``length_unit``, which says what both are measured in (see
+    ``networks.lengths``).
 
     Args:
         spatial_dims: 2 or 3.
@@ -104,6 +106,10 @@ class EmbeddingUNet(nn.Module):
         self.head = head(channels[0], out_channels, kernel_size=1)
         self.register_buffer("coordinate_scale", torch.zeros(()))
         self.register_buffer("training_spacing", torch.zeros(spatial_dims))
+        self.register_buffer("length_unit", torch.zeros((), dtype=torch.long))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # noqa: ANN001, ANN002, ANN202 (torch's own hook)
+        super()._load_from_state_dict(with_length_unit(state_dict, prefix), prefix, *args)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Embeds an image.

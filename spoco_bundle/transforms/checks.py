@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from spoco_bundle.core.lengths import parse_unit
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
 
 logger = logging.getLogger(__name__)
@@ -78,8 +80,20 @@ class CheckLabelsd(MapTransform):
                     self._said.add(doubt)
                     logger.warning("%s", doubt)
             if self.check_affine and {image.meta["file_format"], labels.meta["file_format"]} <= _LOCATED:
-                check_same_grid(image.affine.numpy(), labels.affine.numpy(), labels.shape[1:], *paths)
-            geometry = {name: image.meta[name] for name in ("spacing_unit", "spacing_known", "file_spacing")}
+                check_same_grid(*_comparable(image, labels), labels.shape[1:], *paths)
+            geometry = {name: image.meta[name] for name in ("file_unit", "length_unit", "stated_size", "file_affine")}
             geometry["affine"] = image.affine.clone()
             sample[key] = MetaTensor(labels.as_tensor(), meta=labels.meta | geometry)
         return sample
+
+
+def _comparable(image: MetaTensor, labels: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both affines in one unit; where one file leaves it out, as many do, in the numbers of the files."""
+    affines = image.affine.numpy(), labels.affine.numpy()
+    if image.meta["length_unit"] == labels.meta["length_unit"]:
+        return affines
+    in_numbers = []
+    for affine, volume in zip(affines, (image, labels), strict=True):
+        unit = parse_unit(str(volume.meta["file_unit"]))
+        in_numbers.append(affine / np.array([*[unit.micrometers if unit else 1.0] * (len(affine) - 1), 1.0])[:, None])
+    return in_numbers[0], in_numbers[1]

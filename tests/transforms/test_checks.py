@@ -42,7 +42,7 @@ def test_labels_take_over_the_grid_of_the_image(tmp_path):
     sample = CheckLabelsd()(save(tmp_path, two_objects(), affine=np.eye(4)))
     assert voxel_spacing(sample["label"], 3) == voxel_spacing(sample["image"], 3) == (3, 2, 2)
     np.testing.assert_array_equal(sample["label"].affine, sample["image"].affine)
-    assert sample["label"].meta["file_spacing"].tolist() == [3, 2, 2]
+    assert sample["label"].meta["file_affine"].tolist() == sample["image"].meta["file_affine"].tolist()
 
 
 def test_tiff_does_not_say_where_it_lies(tmp_path):
