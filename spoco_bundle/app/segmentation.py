@@ -15,6 +15,7 @@ import torch
 from spoco_bundle.app.config import config_folder, find_config, find_overlays, model_overlay, read_configs
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, read_image
+from spoco_bundle.formats.files import check_intensities
 from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
@@ -97,6 +98,8 @@ def _as_image(
     order = [letters.index(letter) for letter in (["C"] if "C" in letters else []) + spatial]
     array = array.transpose(order)
     array = array if "C" in letters else array[None]
+    if array.size:
+        check_intensities(array, "image")
     steps = None if spacing is None else checked_spacing(spacing, len(spatial))
     affine = affine_from_spacing(steps or (1.0,) * len(spatial))
     unit = "unknown" if steps is None else "micrometer"

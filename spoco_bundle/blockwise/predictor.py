@@ -42,7 +42,6 @@ from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
 from spoco_bundle.networks.lengths import spacing_for
-from spoco_bundle.transforms.intensity import middle
 
 __all__ = ["BlockwisePredictor"]
 
@@ -415,7 +414,7 @@ class BlockwisePredictor:
             sample = torch.from_numpy(sample_voxels(source, self.sample_voxels))
             if sample.numel() and bool((sample == sample.flatten()[0]).all()):
                 raise SpocoError(f"{source.path}: every voxel seen is {float(sample.flatten()[0]):g}: check the file")
-            ranges = self.normalize.fit(sample, source.path, source.read(middle(source.shape)))
+            ranges = self.normalize.fit(sample, source.path, source.read(self.normalize.noise_region(source.shape)))
             fitted: dict[str, Any] = {"ranges": ranges.tolist(), "bright": None}
             if intensity:
                 fitted["bright"] = float(threshold_otsu(self.normalize.apply(sample, ranges).mean(0).numpy()))

@@ -22,6 +22,7 @@ from spoco_bundle.formats.names import family, file_suffix, is_zarr, result_suff
 __all__ = [
     "Image",
     "batch_spacing",
+    "check_intensities",
     "check_result",
     "file_suffix",
     "is_zarr",
@@ -94,7 +95,7 @@ def read_image(
             )
         volume.array = as_label_ids(volume.array, str(path))
     else:
-        _check_intensities(volume.array, path)
+        check_intensities(volume.array, path)
     return volume
 
 
@@ -262,8 +263,12 @@ def _existing_file(path: str | Path) -> Path:
     return path
 
 
-def _check_intensities(array: np.ndarray, path: Path) -> None:
-    """Refuses images that no network can make sense of."""
+def check_intensities(array: np.ndarray, path: str | Path) -> None:
+    """Refuses images that no network can make sense of.
+
+    Raises:
+        SpocoError: for voxels of one value only, NaN, infinite or no real numbers.
+    """
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
         raise SpocoError(f"{path}: voxels are of type {array.dtype}: save real numbers, such as uint16 or float32")
     if np.issubdtype(array.dtype, np.floating):

@@ -95,6 +95,10 @@ class NormalizePercentiled(MapTransform):
             )
         return ranges.flip(1) if self.invert else ranges
 
+    def noise_region(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """The part of a large volume of this shape that ``fit`` wants for its noise."""
+        return middle(shape)
+
     def apply(self, image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
         """Maps the ranges to 0 and 1; see ``normalize``."""
         return normalize(image, ranges)
