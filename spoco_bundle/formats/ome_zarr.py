@@ -160,9 +160,8 @@ def _no_image(path: Path, group: zarr.Group, described: dict[str, Any]) -> str:
     if "plate" in described:
         wells = [str(well.get("path")) for well in described["plate"].get("wells", [])]
         first = f"{path}/{wells[0]}/0" if wells else f"{path}/ROW/COLUMN/0"
-        return (
-            f"{path}: is a plate with {len(wells)} wells ({', '.join(wells[:4])}): name one of its images, as {first}"
-        )
+        count = f"{len(wells)} well{'s' * (len(wells) != 1)}"
+        return f"{path}: is a plate of {count} ({', '.join(wells[:4])}): name one of its images, such as {first}"
     if "well" in described:
         fields = [str(field.get("path")) for field in described["well"].get("images", [])] or ["0"]
         return f"{path}: is a well of a plate with the images {', '.join(fields[:8])}: name one, as {path}/{fields[0]}"

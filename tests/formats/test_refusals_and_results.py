@@ -288,7 +288,7 @@ def test_a_plate_and_a_well_name_an_image_inside(tmp_path, voxels):
     well = plate.require_group("A/1")
     well.attrs["well"] = {"images": [{"path": "0"}], "version": "0.4"}
     well.create_array("0", data=voxels, chunks=SHAPE)
-    with pytest.raises(SpocoError, match=r"is a plate.*p\.zarr/A/1/0"):
+    with pytest.raises(SpocoError, match=r"is a plate of 1 well .*p\.zarr/A/1/0"):
         read_image(tmp_path / "p.zarr")
     with pytest.raises(SpocoError, match=r"is a well.*p\.zarr/A/1/0"):
         read_image(tmp_path / "p.zarr" / "A" / "1")
