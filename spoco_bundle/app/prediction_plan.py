@@ -11,7 +11,7 @@ from typing import Any
 
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import top_id
-from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory
+from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory, window_voxels
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import build_datalist
@@ -61,7 +61,7 @@ def plan_predictions(
         if plan == WHOLE:
             # a bad image among good ones is named when its turn comes
             with contextlib.suppress(SpocoError):
-                need = _need(parser, path)
+                need = _need(parser, path, left)
         if need is not None:
             plan = BLOCKWISE if choice == "auto" and need > left else WHOLE
             if plan == WHOLE:
@@ -85,8 +85,8 @@ def _share(need: float, left: float) -> str:
     return f"about {readable(need)} of {readable(left)} free memory"
 
 
-def _need(parser: Any, path: str) -> float | None:
-    """Bytes that an image takes in one piece; None where its header is not read here."""
+def _need(parser: Any, path: str, memory: float) -> float | None:
+    """Bytes that an image takes in one piece with so much free memory; None where its header is not read here."""
     dims, axes, embedding, objectness, channels, window, most = (
         parser.get_parsed_content(key)
         for key in (
@@ -103,5 +103,7 @@ def _need(parser: Any, path: str) -> float | None:
         image_channels,
         embedding + int(objectness),
         channels[0],
-        most if window is None else math.prod(per_axis("window_size", window, dims)),
+        window_voxels(most, memory, channels[0])
+        if window is None
+        else math.prod(per_axis("window_size", window, dims)),
     )

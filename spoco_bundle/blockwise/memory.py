@@ -13,7 +13,7 @@ import psutil
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["available_memory", "block_memory", "readable", "release_freed", "whole_memory"]
+__all__ = ["available_memory", "block_memory", "readable", "release_freed", "whole_memory", "window_voxels"]
 
 GIB = 2**30
 # Measured with scripts/benchmark_blockwise.py; see docs/blockwise.md.
@@ -44,6 +44,17 @@ def available_memory(max_memory: str | float | None = None) -> float:
     if max_memory is not None:
         limits.append(_size(max_memory))
     return float(max(0, min(limits)))
+
+
+def window_voxels(most: float, memory: float, features: int) -> float:
+    """Voxels of a window of the network: at most `most`, and no more than half of the memory (bytes) allows.
+
+    Args:
+        most: voxels.
+        memory: that is free.
+        features: feature channels of the network at full resolution.
+    """
+    return min(most, memory / 2 / (WINDOW_FEATURE_BYTES * features))
 
 
 def whole_memory(voxels: int, channels: int, outputs: int, features: int, window: int) -> float:

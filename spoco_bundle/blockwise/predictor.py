@@ -23,10 +23,10 @@ from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.memory import (
     PROCESS,
-    WINDOW_FEATURE_BYTES,
     available_memory,
     block_memory,
     readable,
+    window_voxels,
 )
 from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
@@ -349,14 +349,14 @@ class BlockwisePredictor:
         if self.inferer.roi_size is not None:
             return per_axis("window_size", self.inferer.roi_size, self.dims)
         features = self.networks["pred"].head.in_channels
-        most = self.memory_left() / self.threads_here() / 2 / (WINDOW_FEATURE_BYTES * features)
+        memory = self.memory_left() / self.threads_here()
         largest = grid.largest()
         return choose_window(
             region_shape(largest.label),
             region_shape(largest.read),
             grid.halo,
             grid.multiple,
-            min(self.inferer.window_voxels, most),
+            window_voxels(self.inferer.window_voxels, memory, features),
         )
 
     def threads_here(self) -> int:

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from spoco_bundle.blockwise.grid import choose_window
+from spoco_bundle.blockwise.memory import available_memory, window_voxels
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.core.plain_tensors import plain
@@ -76,7 +77,7 @@ class HaloWindowInferer(Inferer):
             ``network.receptive_radius``.
         stride_multiple: total stride of the network per axis, or one int; None reads ``network.total_stride``.
         sw_batch_size: windows per call of the network.
-        window_voxels: of a window that is chosen, at most.
+        window_voxels: of a window that is chosen, at most; fewer where half of the free memory is used up before.
         padding_mode: of the padding to the stride: "reflect", "symmetric" or "edge".
         sw_device: where the network runs; None leaves windows on the device of the input.
         device: where the stitched output is kept; None takes the device of the input.
@@ -93,7 +94,7 @@ class HaloWindowInferer(Inferer):
         halo: int | Sequence[int] | None = None,
         stride_multiple: int | Sequence[int] | None = None,
         sw_batch_size: int = 1,
-        window_voxels: float = 7_000_000,
+        window_voxels: float = 32_000_000,
         padding_mode: str = "reflect",
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
@@ -154,9 +155,9 @@ class HaloWindowInferer(Inferer):
         padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
         sizes = padded.shape[2:]
         if self.roi_size is None:
-            roi_size = choose_window(
-                [part.stop - part.start for part in keep], sizes, halo, multiples, self.window_voxels
-            )
+            kept = [part.stop - part.start for part in keep]
+            most = self._affordable_voxels(network, torch.device(self.sw_device or inputs.device))
+            roi_size = choose_window(kept, sizes, halo, multiples, most)
         else:
             roi_size = per_axis("roi_size", self.roi_size, len(shape), least=1)
         axes = [
@@ -183,6 +184,14 @@ class HaloWindowInferer(Inferer):
                     output[(item, slice(None), *target)] = values[(slice(None), *source)].to(output.device)
                 progress.update(len(chunk))
         return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]
+
+    def _affordable_voxels(self, network: Callable[..., torch.Tensor], device: torch.device) -> float:
+        """Voxels of a window that is chosen; of a network that does not tell its width, as many as are allowed."""
+        head = getattr(getattr(network, "module", network), "head", None)
+        if head is None:
+            return self.window_voxels
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        return window_voxels(self.window_voxels, free, head.in_channels)
 
     def halo_of(self, network: Callable[..., torch.Tensor], dims: int) -> tuple[int, ...]:
         """Voxels per axis cut off on every inner face of a window."""

@@ -7,7 +7,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.inferers import HaloWindowInferer
+from spoco_bundle.inferers import HaloWindowInferer, halo_window
 from spoco_bundle.inferers.halo_window import windows_along_axis
 from spoco_bundle.networks import EmbeddingUNet
 
@@ -124,6 +124,14 @@ def test_windows_that_are_chosen_are_the_whole_volume_or_few_large_ones():
     network = Recorder((2, 2))
     HaloWindowInferer(halo=2, window_voxels=30 * 20)(torch.zeros(1, 1, 30, 29), network)
     assert len(network.shapes) == 2 and max(shape[2] * shape[3] for shape in network.shapes) <= 600
+
+
+def test_windows_that_are_chosen_leave_half_of_the_memory(monkeypatch):
+    network = Recorder((2, 2))
+    network.head = torch.nn.Conv2d(4, 1, 1)
+    monkeypatch.setattr(halo_window, "available_memory", lambda: 2 * 52 * 4 * 600.0)
+    HaloWindowInferer(halo=2)(torch.zeros(1, 1, 30, 29), network)
+    assert len(network.shapes) == 2
 
 
 def test_a_halo_larger_than_half_a_usual_window_needs_no_window_to_be_set():
