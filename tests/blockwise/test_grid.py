@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, per_axis, region_shape, within
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape, within
 
 GRIDS = [
     BlockGrid((23, 40, 17), (8, 16, 8), (3, 5, 2), (4, 6, 5), (2, 4, 4)),
@@ -102,13 +101,3 @@ def test_the_window_with_the_least_arithmetic_covers_the_block():
 def test_slices_within_a_region():
     assert within((slice(5, 9),), (slice(3, 20),)) == (slice(2, 6),)
     assert region_shape((slice(5, 9), slice(0, 2))) == (4, 2)
-
-
-def test_wrong_numbers_of_axes_are_refused():
-    with pytest.raises(SpocoError, match="block_size is .*3D"):
-        per_axis("block_size", [8, 8], 3)
-    assert per_axis("block_size", 8, 3) == (8, 8, 8)
-    with pytest.raises(SpocoError, match="overlap"):
-        BlockGrid((8, 8), (4, 4), (-1, 2), (0, 0), (1, 1))
-    with pytest.raises(IndexError):
-        GRIDS[0][len(GRIDS[0])]
