@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,15 @@ from skimage.filters import threshold_otsu
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
 from spoco_bundle.blockwise.engine import job_engine
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape
+from spoco_bundle.blockwise.estimate import duration, estimate_seconds
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.memory import (
     PROCESS,
-    available_memory,
-    block_memory,
     readable,
-    window_voxels,
 )
 from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
+from spoco_bundle.blockwise.sizing import BlockSizing
 from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
@@ -46,10 +42,6 @@ from spoco_bundle.networks.lengths import spacing_for
 __all__ = ["BlockwisePredictor"]
 
 logger = logging.getLogger(__name__)
-
-# measured on one thread, see docs/blockwise.md; only the estimate before a run uses it
-CLUSTER_SECONDS = 1.5e-6  # per clustered voxel
-TRIAL_VOXELS = 2**19  # that the network is timed on
 
 
 class BlockwisePredictor:
@@ -164,20 +156,29 @@ class BlockwisePredictor:
         self.reading = {"axes": axes, "spacing": spacing, "channel": channel, "time": time}
         self.foreground_ending = foreground_ending
         self.image_ending = image_ending
-        self.block_size = None if block_size is None else per_axis("block_size", block_size, spatial_dims)
-        self.largest_block = per_axis("largest_block", largest_block, spatial_dims)
-        self.chunk_size = per_axis("chunk_size", chunk_size, spatial_dims)
-        self.overlap = None if overlap is None else per_axis("overlap", overlap, spatial_dims)
-        self.overlap_diameters = overlap_diameters
+        self.block_size = None if block_size is None else per_axis("block_size", block_size, spatial_dims, 1)
+        self.chunk_size = per_axis("chunk_size", chunk_size, spatial_dims, 1)
+        self.sizing = BlockSizing(
+            self.networks,
+            inferer,
+            clustering,
+            largest_block=per_axis("largest_block", largest_block, spatial_dims, 1),
+            chunk_size=self.chunk_size,
+            overlap=None if overlap is None else per_axis("overlap", overlap, spatial_dims),
+            overlap_diameters=overlap_diameters,
+            in_channels=in_channels,
+            scheduler=scheduler,
+            workers=workers,
+            network_threads=network_threads,
+            max_memory=max_memory,
+        )
         self.stitching = {"least_share": stitch_share, "agreement_distance": stitch_distance}
         self.stitch_voxels = stitch_voxels
         self.coarsest_level = coarsest_level
         self.sample_voxels = sample_voxels
         self.scheduler = scheduler
         self.workers = workers
-        self.network_threads = network_threads
         self.retries = retries
-        self.max_memory = max_memory
         self.progress = progress
 
     def run(self) -> None:
@@ -276,20 +277,10 @@ class BlockwisePredictor:
         """The job for an image; starts its work folder, or goes on with it."""
         found = work.plan()
         blocks = self.block_size or (None if found is None else tuple(found["block_size"]))
-        grid = self.grid_for(source, affine, blocks)
-        if blocks is None:
-            while self.block_bytes(grid) * self.threads_here() > self.memory_left():
-                smaller = self.halved(grid.block)
-                if smaller == grid.block:
-                    raise SpocoError(
-                        f"{path}: even a block of {grid.block} voxels takes {readable(self.block_bytes(grid))} and "
-                        f"{readable(self.memory_left())} are free: give smaller window_size and chunk_size, or more "
-                        "memory"
-                    )
-                grid = self.grid_for(source, affine, smaller)
+        grid = self.sizing.grid_for(path, source.shape, affine, blocks)
         clustering = self.clustering.for_pieces_of(source.shape)
         inferer = copy.copy(self.inferer)
-        inferer.roi_size = self.window(grid)
+        inferer.roi_size = self.sizing.window(grid)
         embedder = NetworkEmbedder(source, self.networks, inferer, self.normalize, torch.zeros(1, 2))
         job = Job(
             grid=grid,
@@ -300,78 +291,13 @@ class BlockwisePredictor:
             levels=label_pyramid_shapes(source.shape, source.spacing or (1.0,) * self.dims, self.coarsest_level),
             thin_voxels=0,
             foreground=self.open_foreground(path, source),
-            threads=self.torch_threads(),
+            threads=self.sizing.torch_threads(),
             **self.stitching,
         )
         least = clustering.smallest_object(job.spacing)
         job.thin_voxels = least if self.stitch_voxels is None else self.stitch_voxels
         work.open(self.fingerprint(path, source, job))
         return job
-
-    def grid_for(self, source: LazyVolume, affine: np.ndarray, block: tuple[int, ...] | None) -> BlockGrid:
-        """The grid of an image; blocks are whole chunks, so that no two of them write into one."""
-        network = self.networks["pred"]
-        size = tuple(-(-b // c) * c for b, c in zip(block or self.largest_block, self.chunk_size))
-        overlap = self.overlap
-        if overlap is None:
-            if not self.clustering.decoder.coordinate_channels:
-                raise SpocoError("overlap: without coordinates an object's size is unknown: set overlap in voxels")
-            reach = self.overlap_diameters * 4 * self.clustering.decoder.scale
-            steps = np.linalg.norm(affine[: self.dims, : self.dims], axis=0)
-            overlap = tuple(math.ceil(reach / step) for step in steps)
-        halo = self.inferer.halo_of(network, self.dims)
-        return BlockGrid(source.shape, size, overlap, halo, self.inferer.multiples_of(network, self.dims))
-
-    def halved(self, block: tuple[int, ...]) -> tuple[int, ...]:
-        """A block of half the size along the axis of most chunks."""
-        counts = [size // chunk for size, chunk in zip(block, self.chunk_size)]
-        axis = max(range(self.dims), key=lambda index: (counts[index], block[index]))
-        return tuple(
-            max(1, counts[index] // 2) * self.chunk_size[index] if index == axis else size
-            for index, size in enumerate(block)
-        )
-
-    def block_bytes(self, grid: BlockGrid) -> float:
-        """Bytes of the largest block."""
-        largest = grid.largest()
-        network = self.networks["pred"]
-        return block_memory(
-            region_shape(largest.read),
-            region_shape(largest.label),
-            self.in_channels,
-            getattr(network, "out_channels", 1) * len(self.networks),
-            network.head.in_channels,
-            math.prod(self.window(grid)),
-        )
-
-    def window(self, grid: BlockGrid) -> tuple[int, ...]:
-        """Voxels of a window per axis: those given, or the best for a block that half of the free memory allows."""
-        if self.inferer.roi_size is not None:
-            return per_axis("window_size", self.inferer.roi_size, self.dims)
-        features = self.networks["pred"].head.in_channels
-        memory = self.memory_left() / self.threads_here()
-        largest = grid.largest()
-        return choose_window(
-            region_shape(largest.label),
-            region_shape(largest.read),
-            grid.halo,
-            grid.multiple,
-            window_voxels(self.inferer.window_voxels, memory, features),
-        )
-
-    def threads_here(self) -> int:
-        """Blocks at work at a time on this machine."""
-        return self.workers if self.scheduler in ("threads", "processes") else 1
-
-    def memory_left(self) -> float:
-        """Bytes for the blocks; the processes themselves are taken off a limit of the user's."""
-        return available_memory(self.max_memory) - PROCESS * (self.max_memory is not None)
-
-    def torch_threads(self) -> int | None:
-        """Threads of torch in each worker."""
-        if self.network_threads is not None or self.scheduler not in ("threads", "processes") or self.workers == 1:
-            return self.network_threads
-        return max(1, torch.get_num_threads() // self.workers)
 
     def open_foreground(self, path: Path, source: LazyVolume) -> LazyVolume | None:
         """The mask beside an image, where there are to be masks."""
@@ -431,8 +357,8 @@ class BlockwisePredictor:
         """Says what is going to happen: blocks, memory and time."""
         grid = job.grid
         done = len(job.work.finished("label"))
-        memory = self.block_bytes(grid) * self.threads_here() + PROCESS
-        seconds = self.estimate_seconds(job, len(grid) - done)
+        memory = self.sizing.block_bytes(grid) * self.sizing.threads_here() + PROCESS
+        seconds = estimate_seconds(job, len(grid) - done, self.device) / self.sizing.threads_here()
         logger.info(
             "%s: %s voxels in %d blocks of %s%s; about %s of memory, about %s",
             path,
@@ -441,39 +367,9 @@ class BlockwisePredictor:
             " x ".join(map(str, grid.block)),
             f" ({done} already finished)" if done else "",
             readable(memory),
-            _duration(seconds),
+            duration(seconds),
         )
-
-    @torch.inference_mode()
-    def estimate_seconds(self, job: Job, blocks: int) -> float:
-        """Seconds that so many blocks take, from a timed trial of the network on noise."""
-        network = self.networks["pred"]
-        window = job.embedder.inferer.roi_size
-        multiples = job.grid.multiple
-        share = min(1.0, (TRIAL_VOXELS / math.prod(window)) ** (1 / self.dims))
-        trial = [max(m, int(share * size) // m * m) for size, m in zip(window, multiples)]
-        image = torch.rand(1, self.in_channels, *trial, device=self.device)
-        network(image)
-        began = time.perf_counter()
-        network(image).sum().item()
-        per_voxel = (time.perf_counter() - began) / math.prod(trial) * len(self.networks)
-        largest = job.grid.largest()
-        seen = math.prod(region_shape(largest.label))
-        waste = 1.0
-        for size, part, halo in zip(window, region_shape(largest.read), job.grid.halo):
-            waste *= size / max(1, size - 2 * halo) if part > size else 1.0
-        # volumes of less than a block are no larger than their own voxels
-        voxels = min(seen, math.prod(job.grid.shape))
-        return blocks * (voxels * waste * per_voxel + voxels * CLUSTER_SECONDS) / self.threads_here()
 
 
 def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, dict, tuple))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from spoco_bundle.core.sampling import SAMPLED_VOXELS, sampled_places
 from spoco_bundle.formats.lazy import LazyVolume
-from spoco_bundle.transforms.intensity import SAMPLED_VOXELS, sampled_places
 
 __all__ = ["sample_voxels"]
 

@@ -11,8 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
-
-SAMPLED_VOXELS = 2**22
+from spoco_bundle.core.sampling import SAMPLED_VOXELS, sampled_places
 
 #: Gaussian noise alone spans 5 standard deviations between its percentiles 1 and 99.8, the least of the 469 channels of
 #: 13 real data sets 8.5 (see ``noise_level``)
@@ -155,13 +154,6 @@ def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The middle of a volume, of at most about 4 million voxels: the region from which its noise is estimated."""
     side = int(SAMPLED_VOXELS ** (1 / max(1, len(shape))))
     return tuple(slice((size - min(size, side)) // 2, (size + min(size, side)) // 2) for size in shape)
-
-
-def sampled_places(voxels: int) -> np.ndarray | None:
-    """Flat indices of the voxels that percentiles of so many are computed from; None for all of them."""
-    if voxels <= SAMPLED_VOXELS:
-        return None
-    return np.random.default_rng(0).integers(voxels, size=SAMPLED_VOXELS)
 
 
 def normalize(image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:

@@ -101,3 +101,10 @@ def test_the_window_with_the_least_arithmetic_covers_the_block():
 def test_slices_within_a_region():
     assert within((slice(5, 9),), (slice(3, 20),)) == (slice(2, 6),)
     assert region_shape((slice(5, 9), slice(0, 2))) == (4, 2)
+
+
+def test_what_is_no_grid_is_refused():
+    with pytest.raises(SpocoError, match="overlap"):
+        BlockGrid((8, 8), (4, 4), (-1, 2), (0, 0), (1, 1))
+    with pytest.raises(IndexError):
+        GRIDS[0][len(GRIDS[0])]

@@ -10,9 +10,9 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
+from spoco_bundle.core import sampling
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import NormalizePercentiled
-from spoco_bundle.transforms import intensity as module
 from spoco_bundle.transforms.intensity import intensity_range, normalize
 
 
@@ -66,7 +66,7 @@ def test_a_part_takes_the_range_of_the_whole():
 
 def test_large_images_are_sampled(monkeypatch):
     exact = intensity_range(image((1, 64, 64, 64)))
-    monkeypatch.setattr(module, "SAMPLED_VOXELS", 50_000)
+    monkeypatch.setattr(sampling, "SAMPLED_VOXELS", 50_000)
     sampled = intensity_range(image((1, 64, 64, 64)))
     assert torch.allclose(sampled, exact, atol=0.01) and not torch.equal(sampled, exact)
     assert torch.equal(sampled, intensity_range(image((1, 64, 64, 64))))
