@@ -14,12 +14,7 @@ from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any, NamedTuple
 
-import torch
-from monai.bundle import ConfigParser
-from monai.networks.layers.factories import Norm
-
 from spoco_bundle.core.errors import SpocoError, report_last_on_stderr
-from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS
 
 _REFERENCE = re.compile(r"[@%](\w+)")
 
@@ -100,7 +95,7 @@ RULES: dict[str, Rule] = {
     "coordinate_radii": _POSITIVE,
     "objectness_unlabeled_weight": number("a number of at least 0", lambda value: value >= 0),
     "objectness_shell": whole(0),
-    "objectness_target": choice(*OBJECTNESS_TARGETS),
+    "objectness_target": choice("binary", "interior", "distance"),
     "channels": numbers("a list of whole numbers of at least 1, one per level", whole(1)),
     "strides": numbers("a list with one whole number or one list of them per step down", Rule("", lambda v: _steps(v))),
     "kernel_sizes": numbers("a list with one odd number or one list of them per level", Rule("", lambda v: _odd(v))),
@@ -254,6 +249,8 @@ def check_running_config() -> None:
     Raises:
         SpocoError: as ``check_ids``.
     """
+    from monai.bundle import ConfigParser
+
     report_last_on_stderr()
     frame = inspect.currentframe()
     while frame is not None:
@@ -356,11 +353,15 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_norm(value: Any) -> bool:
+    from monai.networks.layers.factories import Norm
+
     name = value[0] if _is_list(value) and value else value
     return isinstance(name, str) and name.upper() in Norm.names
 
 
 def _is_device(value: Any) -> bool:
+    import torch
+
     try:
         torch.empty(0, device=value)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):

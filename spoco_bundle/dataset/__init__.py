@@ -1,18 +1,16 @@
 """Training and prediction sets: lists of files, checks on annotations, and the crops that training draws."""
 
-from spoco_bundle.dataset.batch_dataset import BatchDataset
-from spoco_bundle.dataset.crop_dataset import SparseCropDataset
-from spoco_bundle.dataset.datalist import build_datalist, image_name
-from spoco_bundle.dataset.epoch_sampler import EpochSampler
-from spoco_bundle.dataset.label_checks import check_labels
-from spoco_bundle.dataset.resume import unfinished
+import lazy_loader
 
-__all__ = [
-    "BatchDataset",
-    "EpochSampler",
-    "SparseCropDataset",
-    "build_datalist",
-    "check_labels",
-    "image_name",
-    "unfinished",
-]
+# loaded on use: lists of files are checked before torch and MONAI are there
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "batch_dataset": ["BatchDataset"],
+        "crop_dataset": ["SparseCropDataset"],
+        "datalist": ["build_datalist", "image_name"],
+        "epoch_sampler": ["EpochSampler"],
+        "label_checks": ["check_labels"],
+        "resume": ["unfinished"],
+    },
+)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from spoco_bundle.core.errors import SpocoError
+
+if TYPE_CHECKING:
+    import torch
 
 UNKNOWN_UNIT = "unknown"
 
@@ -176,6 +179,8 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     Raises:
         TypeError: if the tensor carries no affine.
     """
+    import torch
+
     affine = getattr(images, "affine", None)
     if affine is None:
         raise TypeError("batch_spacing takes a MetaTensor")
