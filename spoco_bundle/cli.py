@@ -285,9 +285,9 @@ def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Seque
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:
-    """The command line as fire is to read it: what is no option is taken letter by letter, and only where it belongs.
+    """The command line as fire is to read it: names are taken letter by letter, and no more than the command takes.
 
-    fire would read a file named ``001`` as the number 1, and hand a second name to the command's result.
+    fire would read an image named ``001`` as the number 1, and hand a name too many to what the command returns.
 
     Raises:
         SpocoError: if a command that works on one folder is given several.
@@ -307,7 +307,7 @@ def _spelled_out(arguments: list[str]) -> list[str]:
             value_of = ""
         else:
             names.append(argument)
-            argument = repr(argument)
+            argument = repr(argument) if command == "predict" else argument
         spelled.append(argument)
     if len(names) > 1 and command != "predict":
         raise SpocoError(
