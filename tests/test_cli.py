@@ -11,7 +11,20 @@ from spoco_bundle.core.errors import SpocoError
 from support import run_python
 
 #: each takes a second or more to load, or is loaded by what does
-HEAVY = ("torch", "monai", "ignite", "scipy", "sklearn", "matplotlib", "skimage", "dask", "itk", "zarr", "IPython")
+HEAVY = (
+    "torch",
+    "monai",
+    "ignite",
+    "scipy.ndimage",
+    "scipy.stats",
+    "sklearn",
+    "matplotlib",
+    "skimage",
+    "dask",
+    "itk",
+    "zarr",
+    "IPython",
+)
 
 REFUSED = {
     "help": (["--help"], 0, "train"),

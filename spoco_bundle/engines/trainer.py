@@ -117,8 +117,8 @@ class SpocoTrainer(SupervisedTrainer):
         output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
         if not torch.isfinite(loss):
             raise SpocoError(
-                f"loss: {float(loss.detach())} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at "
-                "these images, lower the learning rate, or set precision to float32"
+                f"loss: {float(loss.detach())} at iteration {self.state.iteration} on {_file_names(batchdata)}; look "
+                "at these images, lower the learning rate, or set precision to float32"
             )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 
