@@ -1,16 +1,43 @@
-"""Training and prediction sets: lists of files, checks on annotations, and the crops that training draws."""
+"""Training and prediction sets: lists of files, checks on annotations, and the crops that training draws.
 
-import lazy_loader
+Imported when they are first used: lists of files are checked before torch and MONAI are loaded.
+"""
 
-# loaded on use: lists of files are checked before torch and MONAI are there
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "batch_dataset": ["BatchDataset"],
-        "crop_dataset": ["SparseCropDataset"],
-        "datalist": ["build_datalist", "image_name"],
-        "epoch_sampler": ["EpochSampler"],
-        "label_checks": ["check_labels"],
-        "resume": ["unfinished"],
-    },
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spoco_bundle.dataset.batch_dataset import BatchDataset
+    from spoco_bundle.dataset.crop_dataset import SparseCropDataset
+    from spoco_bundle.dataset.datalist import build_datalist, image_name
+    from spoco_bundle.dataset.epoch_sampler import EpochSampler
+    from spoco_bundle.dataset.label_checks import check_labels
+    from spoco_bundle.dataset.resume import unfinished
+
+__all__ = [
+    "BatchDataset",
+    "EpochSampler",
+    "SparseCropDataset",
+    "build_datalist",
+    "check_labels",
+    "image_name",
+    "unfinished",
+]
+
+_PLACES = {
+    "BatchDataset": "batch_dataset",
+    "EpochSampler": "epoch_sampler",
+    "SparseCropDataset": "crop_dataset",
+    "build_datalist": "datalist",
+    "check_labels": "label_checks",
+    "image_name": "datalist",
+    "unfinished": "resume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
