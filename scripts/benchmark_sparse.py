@@ -492,7 +492,8 @@ def draw_trainings(rows: Iterable[dict[str, Any]], path: Path) -> None:
             name = f"{row['objects']} objects, seed {row['seed']}"
             axis.plot(minutes, scores, "o-", markersize=4, label=name)
         axis.set(ylim=(0, 1), xlabel="CPU minutes", ylabel="AP50 in validation", title=dataset)
-        axis.legend(frameon=False)
+        if axis.has_data():
+            axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)

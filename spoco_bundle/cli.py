@@ -1,10 +1,16 @@
-"""The user's door: every command runs a config."""
+"""The user's door: every command runs a config.
+
+What can be refused is refused before torch and MONAI are loaded, which takes seconds: they are imported where a command
+needs them.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +19,21 @@ from fire import decorators
 from fire.decorators import SetParseFns
 
 from spoco_bundle.app.config import (
+    check_settings,
     config_folder,
     find_config,
+    find_overlays,
     model_overlay,
     path_or_word,
     run_configs,
-    write_model_config,
 )
 from spoco_bundle.app.config_checks import PATHS
-from spoco_bundle.app.prediction_plan import plan_predictions
-from spoco_bundle.app.run_record import forget_outdated, write_run_record
-from spoco_bundle.app.run_report import write_report
-from spoco_bundle.app.tissue_choice import tissue_overlays
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
+from spoco_bundle.core.threads import prepare_threads
 from spoco_bundle.dataset import build_datalist
-from spoco_bundle.dataset.synthetic import make_synthetic_sample
-from spoco_bundle.formats import read_image
-from spoco_bundle.label.server import run_server
-from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.report.classical import otsu_watershed
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
-
 
 PATHS_AS_TYPED = SetParseFns(**dict.fromkeys(PATHS, path_or_word))
 
@@ -55,6 +53,9 @@ class Spoco:
             output: folder for the sample, the model and the results.
             seed: another number makes another sample.
         """
+        from spoco_bundle.dataset.synthetic import make_synthetic_sample
+        from spoco_bundle.metrics import pool_scores
+
         folder = Path(output)
         data = folder / "data"
         print(f"1/4 making an artificial sample of crowded nuclei in {data}", flush=True)
@@ -74,6 +75,7 @@ class Spoco:
     def train(
         self,
         dataset_dir: str,
+        *,
         output: str = "model",
         config: str = "",
         resume: bool | str = False,
@@ -94,20 +96,19 @@ class Spoco:
                 them; auto finds out by comparing the annotated objects with what lies around them.
             overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
-        overrides = {"dataset_dir": dataset_dir, "ckpt_dir": output, "output_dir": output, **overrides}
-        if resume:
-            overrides["resume"] = "last" if resume is True else str(resume)
-        files = [find_config("train"), *tissue_overlays(_overlays(config), overrides, tissue, output)]
-        write_model_config(files, overrides, output)
-        write_run_record("train", files, overrides, output)
-        run_configs(files, overrides, "train")
+        _check_early(
+            [find_config("train"), *find_overlays(config)], {"dataset_dir": dataset_dir, **overrides}, ("train", "val")
+        )
+        from spoco_bundle.app.training import train
+
+        train(dataset_dir, output, config, resume, tissue, **overrides)
         print(f"model in {Path(output) / 'model.pt'}")
 
     @PATHS_AS_TYPED
-    @SetParseFns(input=str, output=str, model=str, config=str, blockwise=str, max_memory=str)
+    @SetParseFns(output=str, model=str, config=str, blockwise=str, max_memory=str)
     def predict(
         self,
-        input: str,
+        *input: str,
         output: str = "results",
         model: str = "",
         config: str = "",
@@ -116,10 +117,11 @@ class Spoco:
         max_memory: str = "",
         **overrides: Any,
     ) -> None:
-        """Segment one image or a folder of images, of any size.
+        """Segment images, one, several or a folder of them, of any size.
 
         Args:
-            input: an image, a folder, or a pattern such as "scans/*.tif"; an OME-Zarr image is a folder NAME.zarr.
+            input: an image, a folder, or a pattern such as "scans/*.tif", or several of them; an OME-Zarr image is a
+                folder NAME.zarr.
             output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes); or,
                 for one image, NAME.ome.zarr.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
@@ -131,20 +133,27 @@ class Spoco:
             overrides: any id of configs/inference.json or configs/inference_blockwise.json, such as --workers 4,
                 --scheduler tcp://host:8786, --block_size "[128,256,256]".
         """
-        overlays = [*model_overlay(model), *_overlays(config)]
-        overrides = {"dataset_dir": input, "output_dir": output, **_weights(model), **overrides}
+        if not input:
+            raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
+        images = input[0] if len(input) == 1 else list(input)
+        overlays = [*model_overlay(model), *find_overlays(config)]
+        overrides = {"dataset_dir": images, "output_dir": output, **_weights(model), **overrides}
+        _check_early([*map(find_config, ("inference", "inference_blockwise")), *overlays], overrides, ("predict",))
+        from spoco_bundle.app.prediction_plan import plan_predictions
+        from spoco_bundle.app.run_record import forget_outdated, write_run_record
+
         if output.rstrip("/").endswith(".zarr"):
             overrides |= {"output_dir": str(Path(output).parent), "output": output}
         plans = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
         if resume:
-            forget_outdated([image for _, images, _ in plans for image in images], overrides["output_dir"])
+            forget_outdated([image for _, paths, _ in plans for image in paths], overrides["output_dir"])
         problems = []
-        for names, images, extra in plans:
+        for names, paths, extra in plans:
             extra = extra | {"skip_finished": True} if resume else extra
             try:
                 run_configs(
-                    [*map(find_config, names), *overlays], {**overrides, "dataset_dir": images, **extra}, "infer"
+                    [*map(find_config, names), *overlays], {**overrides, "dataset_dir": paths, **extra}, "infer"
                 )
             except SpocoError as error:
                 problems.append(str(error))
@@ -155,7 +164,7 @@ class Spoco:
     @PATHS_AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, model=str, config=str)
     def evaluate(
-        self, dataset_dir: str, output: str = "results", model: str = "", config: str = "", **overrides: Any
+        self, dataset_dir: str, *, output: str = "results", model: str = "", config: str = "", **overrides: Any
     ) -> None:
         """Score a model on the images of a folder's val/ part.
 
@@ -167,14 +176,15 @@ class Spoco:
             overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
                 itself holds only some of the objects.
         """
-        files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *_overlays(config)]
+        files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *find_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
+        _check_early(files, overrides, ("val",))
         run_configs(files, overrides, "train")
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
     @PATHS_AS_TYPED
     @SetParseFns(dataset_dir=str, model=str, output=str, config=str)
-    def tune(self, dataset_dir: str, model: str = "", output: str = "", config: str = "", **overrides: Any) -> None:
+    def tune(self, dataset_dir: str, *, model: str = "", output: str = "", config: str = "", **overrides: Any) -> None:
         """Choose the clustering parameters that fit your annotated objects best; a few of them suffice.
 
         Args:
@@ -187,8 +197,9 @@ class Spoco:
                 every object.
         """
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
-        files = [find_config("train"), *model_overlay(model), find_config("tune"), *_overlays(config)]
+        files = [find_config("train"), *model_overlay(model), find_config("tune"), *find_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model), **overrides}
+        _check_early(files, overrides)
         run_configs(files, overrides, "train")
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
@@ -196,6 +207,7 @@ class Spoco:
     def report(
         self,
         folder: str = "results",
+        *,
         output: str = "",
         truth: str = "",
         embeddings: bool = True,
@@ -212,6 +224,8 @@ class Spoco:
             max_images: images shown.
             max_megabytes: size that the page stays below; more slices fit into more.
         """
+        from spoco_bundle.app.run_report import write_report
+
         page = Path(output) if output else Path(folder) / "report.html"
         write_report(folder, page, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
@@ -221,6 +235,7 @@ class Spoco:
     def label(
         self,
         studies: str,
+        *,
         output: str = "label_server",
         model: str = "",
         config: str = "",
@@ -241,17 +256,21 @@ class Spoco:
             environment: folder of a server environment that another output folder has built.
             overrides: any id of configs/train.json, such as --spacing "[2.0,0.5,0.5]" or --iterations_per_epoch 100.
         """
+        from spoco_bundle.label.server import run_server
+
         home = Path(environment) if environment else Path(output) / "environment"
-        run_server(Path(studies), Path(output), home, port, model, random_weights, tuple(_overlays(config)), overrides)
+        run_server(
+            Path(studies), Path(output), home, port, model, random_weights, tuple(find_overlays(config)), overrides
+        )
 
 
 def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
+    from spoco_bundle.formats import read_image
+    from spoco_bundle.metrics import instance_scores
+    from spoco_bundle.report.classical import otsu_watershed
+
     image, label = read_image(pair["image"]), read_image(pair["label"], "label")
     return instance_scores(label.array[0], otsu_watershed(image.array[0], image.spacing))
-
-
-def _overlays(config: str) -> list[Path]:
-    return [find_config(name.strip()) for name in config.split(",") if name.strip()]
 
 
 def _weights(model: str) -> dict[str, str]:
@@ -262,14 +281,56 @@ def _weights(model: str) -> dict[str, str]:
     return {"ckpt_dir": model}
 
 
+def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str] = ()) -> None:
+    """Refuses wrong ids and missing files, the images of the splits too where the ids about them are plain."""
+    merged = check_settings(files, overrides)
+    source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
+    if not any(str(value).startswith(("$", "@", "%")) for value in (source, *endings)):
+        for split in splits:
+            build_datalist(source, split, *endings)
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """The command line as fire is to read it: names are taken letter by letter, and no more than the command takes.
+
+    fire would read an image named ``001`` as the number 1, and hand a name too many to what the command returns.
+
+    Raises:
+        SpocoError: if a command that works on one folder is given several.
+    """
+    command, *rest = arguments or ["--help"]
+    if {"-h", "--help"} & {command, *rest}:
+        # fire would load it to say what docstrings say
+        sys.modules.setdefault("IPython", None)
+        return [*([command] if hasattr(Spoco, command) else []), "--", "--help"]
+    if not hasattr(Spoco, command):
+        return arguments
+    spelled, names, value_of = [], [], ""
+    for argument in rest:
+        if re.match("--|-[a-zA-Z]", argument):
+            value_of = "" if "=" in argument else argument
+        elif value_of:
+            value_of = ""
+        else:
+            names.append(argument)
+            argument = repr(argument) if command == "predict" else argument
+        spelled.append(argument)
+    if len(names) > 1 and command != "predict":
+        raise SpocoError(
+            f"{names[1]}: spoco {command} takes one name, {names[0]} here; name a folder to write to with --output"
+        )
+    return [command, *spelled]
+
+
 def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
+    prepare_threads()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for noisy in ("ignite", "matplotlib", "monai", "monai.bundle.workflows"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        fire.Fire(Spoco(), name="spoco")
+        fire.Fire(Spoco(), command=_spelled_out(sys.argv[1:]), name="spoco")
     except Exception as error:
         mendable = user_error(error)
         if mendable is None:

@@ -507,7 +507,8 @@ CHECKPOINTS = [
         ("model.pt", "another network"),
     ),
 ]
-CASES = [*READING, *PATHS, *LABELS, *CONFIGS, *CHECKPOINTS]
+FAMILIES = (READING, PATHS, LABELS, CONFIGS, CHECKPOINTS)
+CASES = [case for family in FAMILIES for case in family]
 
 
 def rgb(w: Workshop) -> Path:

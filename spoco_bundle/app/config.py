@@ -7,9 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from monai.bundle import ConfigParser, ConfigWorkflow
+from typing import TYPE_CHECKING, Any
 
 from spoco_bundle.app.config_checks import (
     PATHS,
@@ -18,7 +16,6 @@ from spoco_bundle.app.config_checks import (
     check_ids,
     check_together,
     config_folder,
-    nearest,
     referred_ids,
     shipped_ids,
     top_id,
@@ -26,6 +23,9 @@ from spoco_bundle.app.config_checks import (
 from spoco_bundle.app.config_effect import check_effect
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError, unwrapped
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser, ConfigWorkflow
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,29 @@ def shipped_weights(spatial_dims: int) -> Path:
     return config_folder().parent / "models" / ("2d" if spatial_dims == 2 else "")
 
 
+def check_settings(files: Sequence[str | Path], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Refuses unknown ids and plain values out of range, before torch and MONAI are loaded.
+
+    Args:
+        files: base config first, overlays after it.
+        overrides: id to value; ``#`` in an id goes one level down.
+
+    Returns:
+        Value by id at the top level, as the last file or override that names it says.
+
+    Raises:
+        SpocoError: if a file is no JSON, or an id is in no file (the nearest id is named).
+    """
+    contents = {str(file): _checked_content(file) for file in files}
+    merged = {key.lstrip("+"): value for content in contents.values() for key, value in content.items()}
+    known = {top_id(key) for key in merged}
+    for file, content in contents.items():
+        if Path(file).parent != config_folder():
+            check_ids(content, shipped_ids() | referred_ids(merged), f"{file}: ")
+    check_ids(overrides, known, "--")
+    return merged | overrides
+
+
 def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> ConfigParser:
     """Merges config files and overrides as ``monai.bundle run`` does, but refuses unknown ids.
 
@@ -73,26 +96,22 @@ def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> Conf
     Raises:
         SpocoError: if a file is no JSON, or an override names an id that no file defines (the nearest id is named).
     """
+    from monai.bundle import ConfigParser
+
+    check_settings(files, overrides)
     parser = ConfigParser()
     merged = []
     for file in files:
-        merged.append(str(_checked_json(file)))
+        merged.append(str(file))
         try:
             parser.read_config(merged)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise SpocoError(f"{file}: an id lies below one that does not exist ({error}); correct the file") from error
-    known = set(parser.get())
-    for file in files:
-        if Path(file).parent != config_folder():
-            check_ids(_content(file), shipped_ids() | referred_ids(parser.get()), f"{file}: ")
     for key in overrides:
         top, *rest = key.replace("::", "#").split("#")
-        if top not in known:
-            raise SpocoError(f"--{key}: no such id{nearest(top, known)}")
         # arguments of a component may be added, since its defaults need not stand in the config
         if rest and not isinstance(parser.get(top), (dict, list)):
             raise SpocoError(f"--{key}: {top} is a single value; set --{top}")
-    check_ids({key: value for key, value in overrides.items() if key in known}, known, "--")
     for key, value in _literal_paths(overrides).items():
         try:
             parser[key] = value
@@ -139,6 +158,8 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
     Raises:
         SpocoError: for bad input anywhere on the way, taken out of MONAI's wrapping.
     """
+    from monai.bundle import ConfigWorkflow
+
     read_configs(files, overrides)
     workflow = ConfigWorkflow(
         config_file=[str(file) for file in files],
@@ -189,7 +210,7 @@ def _shipped_code() -> frozenset[str]:
             yield value
 
     files = [file for file in config_folder().glob("*.json") if file.stem != "metadata"]
-    return frozenset(text for file in files for text in texts(_content(file)))
+    return frozenset(text for file in files for text in texts(_checked_content(file)))
 
 
 def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
@@ -239,8 +260,10 @@ def model_overlay(model: str | Path) -> list[Path]:
     file = Path(model) / MODEL_CONFIG
     if not model or not file.is_file():
         return []
-    known = _content(find_config("inference")).keys() | _content(find_config("inference_blockwise")).keys()
-    for key, value in _content(_checked_json(file)).items():
+    known = (
+        _checked_content(find_config("inference")).keys() | _checked_content(find_config("inference_blockwise")).keys()
+    )
+    for key, value in _checked_content(file).items():
         if key in _NOT_A_MODELS or top_id(key) not in known:
             raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")
         code = foreign_code(key, value)
@@ -255,15 +278,11 @@ def _literal_paths(overrides: dict[str, Any]) -> dict[str, Any]:
     return {key: literal(value) if key in PATHS else value for key, value in overrides.items()}
 
 
-def _checked_json(file: str | Path) -> str | Path:
+def _checked_content(file: str | Path) -> dict[str, Any]:
     try:
-        content = _content(file)
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SpocoError(f"{file}: not a JSON config ({error}); correct the file") from error
     if not isinstance(content, dict):
         raise SpocoError(f"{file}: holds {type(content).__name__} where ids with values are expected; correct the file")
-    return file
-
-
-def _content(file: str | Path) -> Any:
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    return content

@@ -14,12 +14,9 @@ from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
-import torch
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
-from monai.bundle import ConfigParser
-from monai.networks.layers.factories import Norm
 
 from spoco_bundle.core.errors import SpocoError, report_last_on_stderr
 
@@ -147,6 +144,8 @@ def check_running_config() -> None:
     Raises:
         SpocoError: as ``check_ids``; or for a path in which MONAI has turned ``#`` into ``::``.
     """
+    from monai.bundle import ConfigParser
+
     report_last_on_stderr()
     # MONAI hands its config to nothing that it runs: references give single ids, macros a copy that is run once more
     callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
@@ -220,11 +219,15 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_norm(value: Any) -> bool:
+    from monai.networks.layers.factories import Norm
+
     name = value[0] if _is_list(value) and value else value
     return value is None or isinstance(name, str) and name.upper() in Norm.names
 
 
 def _is_device(value: Any) -> bool:
+    import torch
+
     try:
         torch.empty(0, device=value)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):

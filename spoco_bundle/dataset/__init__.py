@@ -1,11 +1,20 @@
-"""Training and prediction sets: lists of files, checks on annotations, and the crops that training draws."""
+"""Training and prediction sets: lists of files, checks on annotations, and the crops that training draws.
 
-from spoco_bundle.dataset.batch_dataset import BatchDataset
-from spoco_bundle.dataset.crop_dataset import SparseCropDataset
-from spoco_bundle.dataset.datalist import build_datalist, image_name
-from spoco_bundle.dataset.epoch_sampler import EpochSampler
-from spoco_bundle.dataset.label_checks import check_labels
-from spoco_bundle.dataset.resume import unfinished
+Imported when they are first used: lists of files are checked before torch and MONAI are loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spoco_bundle.dataset.batch_dataset import BatchDataset
+    from spoco_bundle.dataset.crop_dataset import SparseCropDataset
+    from spoco_bundle.dataset.datalist import build_datalist, image_name
+    from spoco_bundle.dataset.epoch_sampler import EpochSampler
+    from spoco_bundle.dataset.label_checks import check_labels
+    from spoco_bundle.dataset.resume import unfinished
 
 __all__ = [
     "BatchDataset",
@@ -16,3 +25,19 @@ __all__ = [
     "image_name",
     "unfinished",
 ]
+
+_PLACES = {
+    "BatchDataset": "batch_dataset",
+    "EpochSampler": "epoch_sampler",
+    "SparseCropDataset": "crop_dataset",
+    "build_datalist": "datalist",
+    "check_labels": "label_checks",
+    "image_name": "datalist",
+    "unfinished": "resume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, PIXEL, UNITLESS, in_words, parse_unit
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -164,6 +167,8 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     Raises:
         TypeError: if the tensor carries no affine.
     """
+    import torch
+
     affine = getattr(images, "affine", None)
     if affine is None:
         raise TypeError("batch_spacing takes a MetaTensor")

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 import zarr
 
+from door import run_warm
 from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
 from support import run_python
 
@@ -22,7 +23,7 @@ BLOCKS = ["--block_size", "[16,32,32]", "--chunk_size", "[16,32,32]"]
 
 
 def spoco(*arguments, cwd, **environment):
-    result = run_python(["-m", "spoco_bundle.cli", *arguments], cwd=cwd, **environment)
+    result = run_warm(["-m", "spoco_bundle.cli", *arguments], cwd=cwd, **environment)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout + result.stderr
 
@@ -130,7 +131,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_labels(nuclei, whole, tmp_path)
     assert not (tmp_path / "out.ome.zarr").exists()
     records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out.ome.zarr.partial/label/*/[0-9]*.npz")}
     command = ["predict", nuclei / "nuclei.ome.zarr", "--output", "out.ome.zarr"]
-    other = run_python(["-m", "spoco_bundle.cli", *command, *BLOCKS, "--stitch_share", "0.4"], cwd=tmp_path)
+    other = run_warm(["-m", "spoco_bundle.cli", *command, *BLOCKS, "--stitch_share", "0.4"], cwd=tmp_path)
     assert other.returncode == 2 and "unfinished run with another stitching" in other.stderr
     assert records == {path: path.stat().st_mtime_ns for path in records}
     said = spoco(*command, "--chunk_size", "[16,32,32]", cwd=tmp_path)

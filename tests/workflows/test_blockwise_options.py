@@ -12,8 +12,8 @@ import pytest
 import tifffile
 import torch
 
+from door import run_warm
 from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
-from support import run_python
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ BLOCKS = {
 
 
 def predict(image: Path, output: Path, *options) -> str:
-    result = run_python(["-m", "spoco_bundle.cli", "predict", image, "--output", output, *options], cwd=output.parent)
+    result = run_warm(["-m", "spoco_bundle.cli", "predict", image, "--output", output, *options], cwd=output.parent)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout + result.stderr
 
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_is_finished(stack, small_disk, 
     predict(stack, whole, "--blockwise", "False")
     options = ["--blockwise", "True", *BLOCKS[3]]
     command = ["-m", "spoco_bundle.cli", "predict", stack, "--output", disk / "out", *options]
-    full = run_python(command, cwd=tmp_path)
+    full = run_warm(command, cwd=tmp_path)
     assert full.returncode == 2, full.stdout[-2000:] + full.stderr[-2000:]
     assert "disk" in full.stderr and "full" in full.stderr and "Traceback" not in full.stderr
     assert not list(disk.glob("out/*_instances*.tif"))

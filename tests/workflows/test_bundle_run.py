@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from door import run_warm
 from support import TINY, run_python
 
 WITHOUT_THE_PACKAGE = """
@@ -62,7 +63,7 @@ def test_inference_writes_instances_and_objects(run_id, sample, trained, bundle_
     network = {key: TINY[key] for key in ("channels", "strides", "kernel_sizes", "convolutions", "embedding_channels")}
     values = {"dataset_dir": sample / "val", "ckpt_dir": trained, "output_dir": tmp_path, "device": "cpu", **network}
     arguments += [part for key, value in values.items() for part in (f"--{key}", str(value))]
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     source = nibabel.load(sample / "val" / "field_a_raw.nii.gz")
     instances = nibabel.load(tmp_path / "field_a_raw_instances.nii.gz")
@@ -78,7 +79,7 @@ def test_inference_writes_instances_and_objects(run_id, sample, trained, bundle_
 def test_evaluation_overlay_writes_scores(sample, trained, bundle_root, tmp_path):
     arguments = ["-m", "monai.bundle", "run", "--config_file", config(bundle_root, "train", "evaluate")]
     arguments += overrides(sample, tmp_path, ckpt_dir=trained, partly_labelled=False)
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["images"] == 2 and 0 <= scores["ap_50"] <= 1
@@ -123,7 +124,7 @@ def test_metadata_fits_the_schema(bundle_root, shared_dir):
     assert metadata["version"] in metadata["changelog"]
     arguments = ["-m", "monai.bundle", "verify_metadata", "--meta_file", bundle_root / "configs" / "metadata.json"]
     arguments += ["--filepath", shared_dir / "contracts" / "meta_schema_20240725.json"]
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0 and "verified with no error" in result.stdout + result.stderr
 
 
@@ -131,7 +132,7 @@ def test_metadata_fits_the_schema(bundle_root, shared_dir):
 def test_network_fits_the_metadata(name, bundle_root):
     arguments = ["-m", "monai.bundle", "verify_net_in_out", "network_def", "--p", 1, "--n", 2]
     arguments += ["--meta_file", bundle_root / "configs" / "metadata.json", "--config_file", config(bundle_root, name)]
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -139,7 +140,7 @@ def test_exports_torchscript(trained, bundle_root, tmp_path):
     arguments = ["-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts"]
     arguments += ["--ckpt_file", trained / "model.pt", "--meta_file", bundle_root / "configs" / "metadata.json"]
     arguments += ["--config_file", str([str(bundle_root / "configs" / "inference.json"), str(trained / "model.json")])]
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stderr[-3000:]
     scripted = torch.jit.load(tmp_path / "model.ts")
     assert scripted(torch.rand(1, 1, 5, 9, 11)).shape == (1, TINY["embedding_channels"] + 1, 5, 9, 11)

@@ -8,12 +8,12 @@ import sys
 import pytest
 import tifffile
 
+from door import run_warm
 from spoco_bundle.cli import main
-from support import run_python
 
 
 def spoco(*arguments, cwd):
-    return run_python(["-m", "spoco_bundle.cli", *arguments], cwd=cwd)
+    return run_warm(["-m", "spoco_bundle.cli", *arguments], cwd=cwd)
 
 
 def refused(code, stderr, *words):

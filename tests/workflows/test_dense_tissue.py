@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from support import dense_tissue, run_python
+from door import run_warm
+from support import dense_tissue
 
 SIDE, CELLS = 128, 40
 
@@ -34,7 +35,7 @@ def test_cells_are_told_apart_by_membranes_and_fill_the_image(tmp_path):
         ["evaluate", "data", "--model", "model", "--output", "scores", "--partly_labelled", "False"],
         ["predict", "data/val/tissue2_raw.tif", "--model", "model", "--output", "found"],
     ):
-        result = run_python(["-m", "spoco_bundle.cli", *call], cwd=tmp_path)
+        result = run_warm(["-m", "spoco_bundle.cli", *call], cwd=tmp_path)
         assert result.returncode == 0, result.stdout + result.stderr
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert scores["ap_50"] > 0.35 and scores["sbd"] > 0.65

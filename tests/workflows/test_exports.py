@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from support import run_python
+from door import run_warm
 
 #: no multiple of the network's stride, larger and smaller than it, and one that is
 SIZES = {
@@ -43,7 +43,7 @@ def export(command, model, target, bundle_root, *options):
     _, configs, _, weights = model
     arguments = ["-m", "monai.bundle", command, "network_def", "--filepath", target, "--ckpt_file", weights]
     arguments += ["--meta_file", bundle_root / "configs" / "metadata.json", "--config_file", str(configs), *options]
-    result = run_python(arguments, cwd=bundle_root)
+    result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,22 @@ from door import Door
 from spoco_bundle.formats import read_image
 from spoco_bundle.handlers.checkpoint import load_checkpoint
 
+#: another one every day, the same all day
+SEED = date.today().toordinal()
+
 SETTINGS = {"dropout": 0.1, "iterations_per_epoch": 6, "max_epochs": 4, "val_interval": 1}
+
+
+KILLS = pytest.mark.parametrize(
+    "wanted", [pytest.param(9, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.endurance)]
+)
 
 
 @pytest.fixture
 def door(tmp_path):
     (tmp_path / "door").mkdir()
     door = Door(tmp_path / "door")
-    assert door.run("predict", tmp_path / "no.tif") == 2  # which imports everything
+    assert door.run("predict", tmp_path / "no.tif") == 2  # the fork server is warm from here on
     return door
 
 
@@ -106,16 +115,17 @@ def results(folder) -> dict:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_killed_at_random_moments_loses_nothing(door, train, tmp_path):
+@KILLS
+def test_a_training_killed_at_random_moments_loses_nothing(wanted, door, train, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "model"
     began = time.monotonic()
     assert door.run(*train(whole)) == 0, door.said()
     lasts = time.monotonic() - began
-    random = np.random.default_rng(0)
+    print(f"seed {SEED}")
+    random = np.random.default_rng(SEED)
     kills, before = 0, 0
-    while kills < 30:
+    while kills < wanted:
         # every other time in the midst of writing
         watched = folder if kills % 2 else None
         killed = door.kill(random.uniform(0.1, 0.7) * lasts, *train(folder), *resumed(folder), watched=watched)
@@ -131,17 +141,18 @@ def test_a_training_killed_at_random_moments_loses_nothing(door, train, tmp_path
     assert_same_weights(folder, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_prediction_killed_at_random_moments_leaves_whole_results_and_goes_on(door, predict, tmp_path):
+@KILLS
+def test_a_prediction_killed_at_random_moments_leaves_whole_results_and_goes_on(wanted, door, predict, tmp_path):
     began = time.monotonic()
     assert door.run(*predict(tmp_path / "whole")) == 0, door.said()
     lasts = time.monotonic() - began
     expected = results(tmp_path / "whole")
     assert len(expected) == 8
-    random = np.random.default_rng(1)
+    print(f"seed {SEED}")
+    random = np.random.default_rng(SEED + 1)
     folder, kills = tmp_path / "out", 0
-    while kills < 24:
+    while kills < wanted:
         watched = folder if kills % 2 else None
         kills += door.kill(random.uniform(0.3, 0.95) * lasts, *predict(folder), "--resume", watched=watched)
         found = results(folder)
@@ -287,7 +298,8 @@ def test_a_volume_that_vanishes_during_prediction_is_named_and_the_others_are_do
 
 def test_results_never_leave_the_output_folder(trained, tmp_path, door):
     image = tmp_path / "a.tif"
-    tifffile.imwrite(image, np.random.default_rng(0).integers(0, 9, (4, 12, 12)).astype(np.uint8))
+    voxels = np.random.default_rng(0).integers(0, 9, (4, 12, 12)).astype(np.uint8)
+    tifffile.imwrite(image, voxels, photometric="minisblack")
     options = ["--model", trained, "--output", tmp_path / "out", "--device", "cpu"]
     for ending in ("/../../gone", "/deeper/x", "\0"):
         code = door.run("predict", image, *options, "--postprocessing#transforms#2#instances_ending", ending)

@@ -1,4 +1,4 @@
-"""Trainings that are killed, as processes: what they leave, and that a resumed one ends as if nothing had happened."""
+"""Trainings that are killed: what they leave, and that a resumed one ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from door import run_warm, start
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers.checkpoint import load_checkpoint
-from support import run_python
 
 # dropout and two epochs: draws of layers, the order of crops and the schedule all have to go on where they stopped
 SETTINGS = {"precision": "float32", "dropout": 0.1, "iterations_per_epoch": 12, "max_epochs": 2, "val_interval": 100}
@@ -35,27 +34,23 @@ class Training:
 
     def run(self, *more: str) -> subprocess.CompletedProcess:
         """Runs until the process ends by itself."""
-        return run_python([*self.arguments, *more], cwd=self.folder.parent)
+        return run_warm([*self.arguments, *more], cwd=self.folder.parent)
 
     def interrupt(self, number: signal.Signals, iteration: int, delay: float = 0.0, *more: str) -> tuple[int, int]:
         """Sends a signal once a checkpoint of an iteration lies there; returns the exit code and that iteration."""
-        with subprocess.Popen(
-            [sys.executable, *self.arguments, *more],
-            cwd=self.folder.parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            deadline = time.monotonic() + 200
-            while self.saved() < iteration:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    process.kill()
-                    pytest.fail(f"the training did not reach iteration {iteration}: exit code {process.returncode}")
-                time.sleep(0.002)
-            time.sleep(delay)
-            reached = self.saved()
-            process.send_signal(number)
-            return process.wait(60), reached
+        log = self.folder.with_name("interrupted.txt")
+        process = start([*self.arguments, *more], self.folder.parent, (log, log))
+        deadline = time.monotonic() + 200
+        while self.saved() < iteration:
+            if not process.is_alive() or time.monotonic() > deadline:
+                process.kill()
+                pytest.fail(f"the training did not reach iteration {iteration}: {log.read_text()[-2000:]}")
+            time.sleep(0.002)
+        time.sleep(delay)
+        reached = self.saved()
+        os.kill(process.pid, number)
+        process.join(60)
+        return process.exitcode, reached
 
     def saved(self) -> int:
         """Iteration of the newest checkpoint, 0 for none."""

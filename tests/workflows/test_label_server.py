@@ -33,7 +33,7 @@ from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.server import build_environment, find_config, prepare_app, server_command
 from support import TINY
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(900)]
 
 SHIM = Path(__file__).with_name("cpu_torchvision")
 SPACING = (1.75, 0.8, 0.8)

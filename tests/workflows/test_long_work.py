@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from support import run_python
+from door import run_warm
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def folder(sample, trained, tmp_path_factory):
 
 def spoco(folder, *arguments) -> list[str]:
     """Lines of the standard output; the error stream is no terminal here and gets no bar."""
-    result = run_python(["-m", "spoco_bundle.cli", *arguments], cwd=folder)
+    result = run_warm(["-m", "spoco_bundle.cli", *arguments], cwd=folder)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "\r" not in result.stderr + result.stdout and "it/s" not in result.stderr
     return result.stdout.splitlines()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from door import run_warm
 from spoco_bundle.networks import EmbeddingUNet
 from support import TINY, run_python
 
@@ -54,7 +55,7 @@ def model(request, tmp_path):
 @pytest.mark.skipif(not importlib.util.find_spec("bioimageio"), reason="needs the extra 'bioimageio'")
 def test_validator_accepts_the_package(model, bundle_root, tmp_path):
     script = bundle_root / "scripts" / "package_bioimageio.py"
-    made = run_python([script, tmp_path / "package.zip", *model], cwd=tmp_path)
+    made = run_warm([script, tmp_path / "package.zip", *model], cwd=tmp_path)
     assert made.returncode == 0, made.stdout + made.stderr[-3000:]
     checked = run_python(["-c", VALIDATE, tmp_path / "package.zip"], cwd=tmp_path)
     summary = re.search("^SUMMARY (.*)$", checked.stdout, re.MULTILINE)
@@ -73,7 +74,7 @@ def test_validator_accepts_the_package(model, bundle_root, tmp_path):
     # the way from embeddings to objects that the documentation of the package shows
     code = re.search("```python\n(.*?)```", (tmp_path / "package" / "README.md").read_text(), re.DOTALL)[1]
     code += "np.save('labels.npy', np.asarray(labels))\n"
-    clustered = run_python(["-c", code], cwd=tmp_path / "package")
+    clustered = run_warm(["-c", code], cwd=tmp_path / "package")
     assert clustered.returncode == 0, clustered.stderr[-2000:]
     labels = np.load(tmp_path / "package" / "labels.npy")
     assert labels.shape == np.load(tmp_path / "package" / "test_input.npy").shape[2:]
@@ -91,6 +92,6 @@ def test_what_the_format_cannot_say_is_refused(config, words, bundle_root, tmp_p
     network.coordinate_scale.fill_(4.0)
     torch.save(network.state_dict(), tmp_path / "model.pt")
     script = bundle_root / "scripts" / "package_bioimageio.py"
-    result = run_python([script, tmp_path / "package.zip", "--model", tmp_path], cwd=tmp_path)
+    result = run_warm([script, tmp_path / "package.zip", "--model", tmp_path], cwd=tmp_path)
     assert result.returncode == 2 and words in result.stderr
     assert not (tmp_path / "package.zip").exists()

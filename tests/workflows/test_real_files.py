@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from door import run_warm
 from spoco_bundle.formats import read_image
-from support import run_python
 
 
 def predict(source, model, output, *options):
-    result = run_python(
+    result = run_warm(
         ["-m", "spoco_bundle.cli", "predict", source, "--model", model, "--output", output, *options], cwd=output.parent
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]

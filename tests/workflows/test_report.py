@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
+from door import run_warm
 from spoco_bundle.app import run_report
 from spoco_bundle.cli import main
-from support import run_python
 
 PICTURE = b"the picture of an evaluation"
 
@@ -20,14 +20,14 @@ def predicted(sample, trained, tmp_path_factory):
     """Folder of a prediction by the student, with a picture that an evaluation left there."""
     folder = tmp_path_factory.mktemp("predicted")
     options = ["--model", trained, "--output", "out", "--weights", "student"]
-    result = run_python(["-m", "spoco_bundle.cli", "predict", sample / "val", *options], cwd=folder)
+    result = run_warm(["-m", "spoco_bundle.cli", "predict", sample / "val", *options], cwd=folder)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder / "out" / "field_a_raw_overview.png").write_bytes(PICTURE)
     return folder / "out"
 
 
 def test_report_of_a_prediction_shows_images_objects_scores_and_training(sample, predicted):
-    result = run_python(["-m", "spoco_bundle.cli", "report", predicted, "--truth", sample / "val"], cwd=predicted)
+    result = run_warm(["-m", "spoco_bundle.cli", "report", predicted, "--truth", sample / "val"], cwd=predicted)
     assert result.returncode == 0, result.stdout + result.stderr
     page = (predicted / "report.html").read_text()
     assert len(re.findall(r"<section data-panel", page)) == 2

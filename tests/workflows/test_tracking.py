@@ -8,7 +8,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from support import TINY, run_python
+from door import run_warm
+from support import TINY
 
 EPOCHS = 2
 ITERATIONS = 6 * EPOCHS  # TensorBoard gets every tenth
@@ -20,7 +21,7 @@ def tracked_run(bundle_root, folder, names, **values):
     values |= {"output_dir": f"$'{folder / 'out'}'", "run_name": names[-1]}
     arguments = ["-m", "monai.bundle", "run", "--config_file", configs, "--tracking", "mlflow"]
     arguments += [part for key, value in values.items() for part in (f"--{key}", str(value))]
-    result = run_python(arguments, cwd=bundle_root, MLFLOW_DISABLE_TELEMETRY="true")
+    result = run_warm(arguments, cwd=bundle_root, MLFLOW_DISABLE_TELEMETRY="true")
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
 
 

@@ -1,0 +1,75 @@
+"""How many threads compute, and how they wait for each other: set before torch loads, where the user has not.
+
+OpenMP threads wait by spinning. Where other processes want the same cores, one thread of a team is put off while the
+others spin on cores that it needs, and a step takes many times as long. A short spin keeps most of the speed of a
+machine of one's own (``scripts/benchmark_threads.py`` measures both).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+#: rounds of spinning before a waiting thread sleeps; libgomp's own default is 300 000
+SPIN_COUNT = "1000"
+#: variables by which a user says how threads wait
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def usable_cores(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those it is bound to, no more than its control group's share of time.
+
+    Args:
+        proc: file that names the control groups of this process, as Linux writes it.
+        root: where control groups are mounted.
+
+    Returns:
+        At least 1; a share of time is rounded to whole cores.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *(round(share) for share in _shares(proc, root))]))
+
+
+def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what OpenMP reads when torch loads; whatever the user has set stays.
+
+    The number of threads is set only where a control group gives fewer cores than there are, which OpenMP cannot see.
+
+    Args:
+        environment: variables of this process, or of one that is to be started.
+    """
+    if not any(name in environment for name in _WAITING):
+        environment["GOMP_SPINCOUNT"] = SPIN_COUNT
+    cores = usable_cores()
+    if cores < (os.cpu_count() or 1):
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def _shares(proc: Path, root: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group above this process allows; both versions of the interface."""
+    try:
+        groups = [line.split(":", 2) for line in proc.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in groups:
+        version_1 = "cpu" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        mounted = root / "cpu" if version_1 else root
+        inside = mounted / path.strip("/")
+        for folder in (inside, *inside.parents):
+            if folder.is_relative_to(mounted):
+                yield from _share(folder)
+
+
+def _share(folder: Path) -> Iterator[float]:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if quota != "max" and int(quota) > 0:
+            yield int(quota) / int(period)
+    except (OSError, ValueError):
+        return

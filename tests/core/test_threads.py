@@ -1,0 +1,58 @@
+import os
+
+import pytest
+
+from spoco_bundle.core.threads import SPIN_COUNT, prepare_threads, usable_cores
+
+BOUND = len(os.sched_getaffinity(0))
+
+
+def mounted(tmp_path, groups, **files):
+    """A file naming control groups, and their mount."""
+    (tmp_path / "groups").write_text(groups)
+    for name, content in files.items():
+        path = tmp_path / "mount" / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path / "groups", tmp_path / "mount"
+
+
+@pytest.mark.parametrize("quota, cores", [("100000 100000", 1), ("20000 100000", 1), ("max 100000", BOUND)])
+@pytest.mark.parametrize("place", ["cpu_dot_max", "job__cpu_dot_max", "job__step__cpu_dot_max"])
+def test_the_least_share_of_the_groups_above_counts(quota, cores, place, tmp_path):
+    assert usable_cores(*mounted(tmp_path, "0::/job/step\n", **{place: f"{quota}\n"})) == cores
+
+
+@pytest.mark.parametrize("quota, cores", [("100000", 1), ("-1", BOUND)])
+def test_the_older_interface_is_read_too(quota, cores, tmp_path):
+    files = {"cpu__job__cpu_dot_cfs_quota_us": quota, "cpu__job__cpu_dot_cfs_period_us": "100000"}
+    groups = "3:memory:/job\n2:cpu,cpuacct:/job\n"
+    assert usable_cores(*mounted(tmp_path, groups, **files)) == cores
+
+
+def test_without_control_groups_the_bound_cores_count(tmp_path):
+    assert usable_cores(tmp_path / "none", tmp_path) == BOUND
+    assert usable_cores(*mounted(tmp_path, "0::/job\n", cpu_dot_max="broken")) == BOUND
+
+
+def test_a_share_never_adds_cores(tmp_path):
+    assert usable_cores(*mounted(tmp_path, "0::/\n", cpu_dot_max=f"{(BOUND + 5) * 100000} 100000")) == BOUND
+
+
+def test_what_the_user_set_stays():
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        environment = {name: "mine", "OMP_NUM_THREADS": "7"}
+        prepare_threads(environment)
+        assert environment == {name: "mine", "OMP_NUM_THREADS": "7"}
+
+
+def test_waiting_threads_spin_briefly_and_take_no_more_than_the_quota(monkeypatch):
+    environment = {}
+    monkeypatch.setattr("spoco_bundle.core.threads.usable_cores", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    prepare_threads(environment)
+    assert environment == {"GOMP_SPINCOUNT": SPIN_COUNT, "OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    environment = {}
+    prepare_threads(environment)
+    assert "OMP_NUM_THREADS" not in environment

@@ -1,0 +1,118 @@
+"""What the console script refuses, before anything heavy is loaded, and how it takes names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spoco_bundle import cli
+from spoco_bundle.core.errors import SpocoError
+from support import run_python
+
+#: each takes a second or more to load, or is loaded by what does
+HEAVY = (
+    "torch",
+    "monai",
+    "ignite",
+    "scipy.ndimage",
+    "scipy.stats",
+    "sklearn",
+    "matplotlib",
+    "skimage",
+    "dask",
+    "itk",
+    "zarr",
+    "IPython",
+)
+
+REFUSED = {
+    "help": (["--help"], 0, "train"),
+    "help of a command": (["predict", "--help"], 0, "OME-Zarr"),
+    "no command": ([], 0, "train"),
+    "unknown command": (["segment", "a.tif"], 2, "segment"),
+    "missing argument": (["train"], 2, "dataset_dir"),
+    "missing image": (["predict", "no.tif"], 2, "no.tif: no file, folder or match of this name"),
+    "one of several images missing": (["predict", "here.tif", "no.tif"], 2, "no.tif: no file"),
+    "no image": (["predict", "--output", "out"], 2, "no image: name"),
+    "missing folder": (["train", "nowhere"], 2, "nowhere: no such folder"),
+    "folder without validation": (["train", "data"], 2, "data: has no val/"),
+    "missing folder to evaluate": (["evaluate", "nowhere"], 2, "nowhere: no such folder"),
+    "missing model": (["predict", "here.tif", "--model", "nowhere"], 2, "nowhere: holds no model.pt"),
+    "unknown id": (["train", "data", "--max_epoch", "3"], 2, "did you mean --max_epochs?"),
+    "unknown id of prediction": (["predict", "here.tif", "--window_sise", "3"], 2, "did you mean --window_size?"),
+    "value out of range": (["tune", "data", "--objectness_threshold", "2"], 2, "between 0 and 1"),
+    "unknown config": (["evaluate", "data", "--config", "3d"], 2, "config 3d: no such file"),
+    "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
+}
+
+RUN_ALL = """
+import contextlib, io, json, sys
+from spoco_bundle.cli import main
+
+ended = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["spoco", *arguments]
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    ended.append([code, said.getvalue()])
+print(json.dumps([ended, [name for name, module in sys.modules.items() if module is not None]]))
+"""
+
+
+def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy_is_loaded(tmp_path):
+    (tmp_path / "here.tif").touch()
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    for name in ("a_raw.tif", "a_label.tif"):
+        (tmp_path / "data" / "train" / name).touch()
+    commands = json.dumps([arguments for arguments, _, _ in REFUSED.values()])
+    result = run_python(["-c", RUN_ALL, commands], cwd=tmp_path, PAGER="cat")
+    assert result.returncode == 0, result.stderr
+    ended, modules = json.loads(result.stdout)
+    for name, (_, code, words), (found, said) in zip(REFUSED, REFUSED.values(), ended):
+        assert found == code and words in said, f"{name}: {found}\n{said}"
+    assert set(HEAVY) & set(modules) == set()
+    assert len(modules) < 1000
+
+
+def test_the_package_itself_loads_nothing(tmp_path):
+    result = run_python(["-c", "import sys, spoco_bundle; print(len(sys.modules), 'numpy' in sys.modules)"], tmp_path)
+    count, numpy = result.stdout.split()
+    assert int(count) < 200 and numpy == "False"
+
+
+@pytest.mark.parametrize(
+    "arguments, spelled",
+    [
+        (["predict", "001", "1e5", "a,b"], ["predict", "'001'", "'1e5'", "'a,b'"]),
+        (["predict", "a.tif", "--seed", "-1", "b.tif"], ["predict", "'a.tif'", "--seed", "-1", "'b.tif'"]),
+        (["predict", "--output=out", "a.tif"], ["predict", "--output=out", "'a.tif'"]),
+        (["train", "data", "--resume"], ["train", "data", "--resume"]),
+        (["train", "data", "--output", "-h"], ["train", "--", "--help"]),
+        (["nosuch", "a.tif"], ["nosuch", "a.tif"]),
+        ([], ["--", "--help"]),
+    ],
+)
+def test_names_are_taken_letter_by_letter(arguments, spelled):
+    assert cli._spelled_out(arguments) == spelled
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "tune", "report", "label"])
+def test_a_second_name_is_refused_where_one_is_taken(command):
+    with pytest.raises(SpocoError, match="b: .* takes one name, a here.*--output"):
+        cli._spelled_out([command, "a", "--model", "m", "b"])
+
+
+@pytest.mark.parametrize("images, source", [(["a.tif"], "a.tif"), (["a.tif", "1e5"], ["a.tif", "1e5"])])
+def test_prediction_takes_several_images(images, source, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_check_early", lambda files, overrides, splits: asked.append(overrides["dataset_dir"]))
+    monkeypatch.setattr("spoco_bundle.app.prediction_plan.plan_predictions", lambda *_: [])
+    monkeypatch.setattr(cli, "write_run_record", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["spoco", "predict", *images])
+    cli.main()
+    assert asked == [source]
