@@ -27,7 +27,7 @@ from spoco_bundle.core.errors import SpocoError, one_line, user_error
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.formats import read_image
-from spoco_bundle.label.server import run_server
+from spoco_bundle.label.server import Door, run_server
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.report.classical import otsu_watershed
 
@@ -205,7 +205,9 @@ class Spoco:
         write_report(folder, page, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
-    @SetParseFns(studies=str, output=str, model=str, config=str, environment=str)
+    @SetParseFns(
+        studies=str, output=str, model=str, config=str, environment=str, host=str, names=str, origins=str, token=str
+    )
     def label(
         self,
         studies: str,
@@ -215,6 +217,10 @@ class Spoco:
         port: int = 8000,
         random_weights: bool = False,
         environment: str = "",
+        host: str = "127.0.0.1",
+        names: str = "",
+        origins: str = "",
+        token: str = "",
         **overrides: Any,
     ) -> None:
         """Annotate in 3D Slicer or QuPath, train on what you annotated, predict, correct: starts a MONAI Label server.
@@ -224,13 +230,18 @@ class Spoco:
             output: folder for the server's app, its weights and, once, its environment of some 4 GB.
             model: folder that `spoco train` wrote, to start from; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            port: of the server, on this machine's own address 127.0.0.1.
+            port: of the server.
             random_weights: start from nothing, not from a model.
             environment: folder of a server environment that another output folder has built.
+            host: address to listen on; by default only this machine reaches the server. 0.0.0.0 is every address.
+            names: further names by which the server is reached, such as lab-pc.example.org, with commas between.
+            origins: web pages of other servers that may ask, such as http://viewer.example.org, with commas between.
+            token: what clients have to send; SPOCO_LABEL_TOKEN in the environment does the same, out of others' sight.
             overrides: any id of configs/train.json, such as --spacing "[2.0,0.5,0.5]" or --iterations_per_epoch 100.
         """
         home = Path(environment) if environment else Path(output) / "environment"
-        run_server(Path(studies), Path(output), home, port, model, random_weights, tuple(_overlays(config)), overrides)
+        door = Door(port, host, _separated(names), _separated(origins), token)
+        run_server(Path(studies), Path(output), home, door, model, random_weights, tuple(_overlays(config)), overrides)
 
 
 def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
@@ -239,7 +250,11 @@ def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
 
 
 def _overlays(config: str) -> list[Path]:
-    return [find_config(name.strip()) for name in config.split(",") if name.strip()]
+    return [find_config(name) for name in _separated(config)]
+
+
+def _separated(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _weights(model: str) -> dict[str, str]:

@@ -131,6 +131,7 @@ RULES: dict[str, Rule] = {
         "whole numbers of at least 0, one per axis or one for all", whole(0), single=True, optional=True
     ),
     "pretrained": _PATH._replace(optional=True),
+    "pretrained_student": _PATH._replace(optional=True),
     "resume": Rule(
         "true or false, or for training also last, previous or the path of a checkpoint",
         lambda value: isinstance(value, (bool, str)),
@@ -206,6 +207,10 @@ def check_together(config: Mapping[str, Any], where: str) -> None:
             raise SpocoError(
                 f"{where}{name}: refers to @{missing[0]}, which is no id{nearest(missing[0], config, '@')}"
             )
+    if config.get("pretrained_student") is not None and config.get("pretrained") is None:
+        raise SpocoError(
+            f"{where}pretrained_student: is for a teacher that goes on too; give {where}pretrained as well"
+        )
     axes = config.get("spatial_dims")
     if _is_left_to_monai(axes):
         return

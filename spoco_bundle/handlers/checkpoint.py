@@ -335,6 +335,11 @@ class BestWeights:
         path: file to write, such as ``models/model.pt``.
         metric: name in ``engine.state.metrics``; None takes the evaluator's key metric.
 
+    Attributes:
+        best_score: the best so far.
+        best_epoch: its epoch; 0 for none yet, and for weights from before the training.
+        saving: whether better weights are saved; switched off where those that are validated lie there already.
+
     Raises:
         SpocoError: when a validation ends, if there is no such metric.
     """
@@ -345,6 +350,12 @@ class BestWeights:
         self.metric = metric
         self.best_score = -float("inf")
         self.best_epoch = 0
+        self.saving = True
+
+    @property
+    def won(self) -> bool:
+        """Whether a validation of this training was the best; not so where weights from before it still are."""
+        return self.best_epoch > 0
 
     def attach(self, engine: Engine) -> None:
         """Registers the comparison at the end of each validation."""
@@ -375,6 +386,8 @@ class BestWeights:
             return
         self.best_score = score
         self.best_epoch = int(engine.state.epoch)
+        if not self.saving:
+            return
         if idist.get_rank() == 0:
             self.save()
         logger.info("best validation score so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.formats.geometry import alike_spacings
+from spoco_bundle.handlers.checkpoint import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
 
 logger = logging.getLogger(__name__)
@@ -28,15 +30,19 @@ class LoadWeights:
         path: flat state dict, see :func:`spoco_bundle.networks.load_weights`.
         network: the network to fill.
         teacher: momentum teacher that shall start from the same weights.
+        student_path: weights of the network, where it shall start from others than the teacher.
 
     Raises:
-        SpocoError: when the engine starts, if the file is missing, damaged or made for another network.
+        SpocoError: when the engine starts, if a file is missing, damaged or made for another network.
     """
 
-    def __init__(self, path: str, network: nn.Module, teacher: MomentumTeacher | None = None):
+    def __init__(
+        self, path: str, network: nn.Module, teacher: MomentumTeacher | None = None, student_path: str | None = None
+    ):
         self.path = path
         self.network = network
         self.teacher = teacher
+        self.student_path = student_path
 
     def attach(self, engine: Engine) -> None:
         """Registers the loading at the start of the engine."""
@@ -47,7 +53,9 @@ class LoadWeights:
         load_weights(self.network, self.path)
         if self.teacher is not None:
             self.teacher.copy_from(self.network)
-        logger.info("weights from %s", self.path)
+        if self.student_path is not None:
+            load_weights(self.network, self.student_path)
+        logger.info("weights from %s", " and ".join(filter(None, (self.path, self.student_path))))
 
 
 class CoordinateScale:
@@ -130,22 +138,49 @@ class CoordinateScale:
 class ScoreBefore:
     """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
 
-    Put it behind the handlers that load weights and set the coordinate scale.
+    At the end it says so where none was better. Put it behind the handlers that load weights and set the coordinate
+    scale.
 
     Args:
-        evaluator: the validation, whose handlers keep the best score.
+        evaluator: the validation.
+        best: what keeps the best weights there.
+        start: file of the weights that the training starts from. Where it is the very file that better weights would
+            replace, nothing is written unless there are some.
+        top: score from which on a better one could not be told from it.
     """
 
-    def __init__(self, evaluator: Evaluator):
+    def __init__(
+        self, evaluator: Evaluator, best: Sequence[BestWeights] = (), start: str | None = None, top: float = 0.999
+    ):
         self.evaluator = evaluator
+        self.best = best
+        self.start = start
+        self.top = top
 
     def attach(self, engine: Engine) -> None:
-        """Registers the validation at the start of the engine."""
+        """Registers the validation at the start of the engine, and the word at its end."""
         engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def __call__(self, engine: Engine) -> None:
         """Validates once."""
+        in_place = self.start is not None and any(one.path.resolve() == Path(self.start).resolve() for one in self.best)
+        for one in self.best:
+            one.saving = not in_place
         self.evaluator.run(1)
         state = self.evaluator.state
         score = state.metrics.get(state.key_metric_name, float("nan"))
+        for one in self.best:
+            one.saving, one.best_epoch = True, 0
         logger.info("the weights before this training score %.4f", score)
+
+    def _completed(self, engine: Engine) -> None:
+        if not self.best or self.best[0].won:
+            return
+        score = self.best[0].best_score
+        if score == -float("inf"):
+            logger.info("kept the old weights: no object was held out that could tell which are better")
+            return
+        logger.info("kept the old weights: none was better (%.4f)", score)
+        if score >= self.top:
+            logger.info("that score can hardly be beaten, so it cannot tell which are better: annotate more objects")
