@@ -372,10 +372,29 @@ class BestWeights:
 
     def save(self) -> None:
         """Writes the weights as they are now."""
+        save_atomically(plain(self._weights()), self.path)
+
+    def is_saved(self) -> bool:
+        """Whether the file holds the weights as they are now."""
+        try:
+            saved = load_tensors(self.path, "cpu")
+        except DamagedFile:
+            return False
+        mine = self._weights()
+        return (
+            isinstance(saved, Mapping)
+            and saved.keys() == mine.keys()
+            and all(
+                isinstance(saved[name], torch.Tensor) and torch.equal(saved[name], value.cpu())
+                for name, value in mine.items()
+            )
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
         network = self.network
         if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
-        save_atomically(plain(network.state_dict()), self.path)
+        return network.state_dict()
 
     def _epoch_completed(self, engine: Engine) -> None:
         name = self.metric or getattr(engine.state, "key_metric_name", None)

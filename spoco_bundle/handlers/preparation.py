@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,23 +137,19 @@ class CoordinateScale:
 class ScoreBefore:
     """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
 
-    At the end it says so where none was better. Put it behind the handlers that load weights and set the coordinate
+    Files that hold the very weights that a training starts from are not written anew. At the end it says so where none
+    was better. Put it behind the handlers that load weights and set the coordinate
     scale.
 
     Args:
         evaluator: the validation.
         best: what keeps the best weights there.
-        start: file of the weights that the training starts from. Where it is the very file that better weights would
-            replace, nothing is written unless there are some.
         top: score from which on a better one could not be told from it.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, best: Sequence[BestWeights] = (), start: str | None = None, top: float = 0.999
-    ):
+    def __init__(self, evaluator: Evaluator, best: Sequence[BestWeights] = (), top: float = 0.999):
         self.evaluator = evaluator
         self.best = best
-        self.start = start
         self.top = top
 
     def attach(self, engine: Engine) -> None:
@@ -164,9 +159,8 @@ class ScoreBefore:
 
     def __call__(self, engine: Engine) -> None:
         """Validates once."""
-        in_place = self.start is not None and any(one.path.resolve() == Path(self.start).resolve() for one in self.best)
         for one in self.best:
-            one.saving = not in_place
+            one.saving = not one.is_saved()
         self.evaluator.run(1)
         state = self.evaluator.state
         score = state.metrics.get(state.key_metric_name, float("nan"))

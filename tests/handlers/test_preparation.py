@@ -98,12 +98,14 @@ def test_student_and_teacher_start_from_their_own_files(tmp_path):
     assert all(torch.equal(value, theirs.state_dict()[key] + 1) for key, value in student.state_dict().items())
 
 
-def scored_training(folder, before, after, start):
+def scored_training(folder, before, after, keep=False):
     """A training of one epoch whose weights are 0 before and 1 after it, with the scores given."""
     student = network()
     _, bias = next(student.named_parameters())
     torch.nn.init.constant_(bias, 0)
     weights = BestWeights(student, str(folder / "model.pt"), metric="score")
+    if keep:
+        weights.save()
 
     class Validation(Engine):
         def run(self, global_epoch):
@@ -114,7 +116,7 @@ def scored_training(folder, before, after, start):
     validation = Validation(lambda engine, batch: None)
     weights.attach(validation)
     trainer = Engine(lambda engine, batch: torch.nn.init.constant_(bias, 1))
-    ScoreBefore(validation, [weights], start).attach(trainer)
+    ScoreBefore(validation, [weights]).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validation.run(engine.state.epoch))
     trainer.run([0], max_epochs=1)
     return weights
@@ -122,7 +124,7 @@ def scored_training(folder, before, after, start):
 
 @pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, "before"), (0.5, 0.6, "after"), (0.5, 0.5, "before")])
 def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path):
-    weights = scored_training(tmp_path, before, after, start=None)
+    weights = scored_training(tmp_path, before, after)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     name, _ = next(weights.network.named_parameters())
     assert bool(saved[name].any()) == (kept == "after") == weights.won
@@ -137,10 +139,12 @@ def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path)
         (0.5, 0.6, ""),
     ],
 )
-def test_weights_in_use_are_not_touched_where_none_is_better_and_it_is_said(before, after, words, tmp_path, caplog):
+def test_weights_in_use_are_not_touched_where_none_is_better_and_it_is_said(
+    before, after, words, tmp_path, caplog, monkeypatch
+):
     caplog.set_level("INFO")
-    file = tmp_path / "model.pt"
-    file.write_bytes(b"the weights in use")
-    scored_training(tmp_path, before, after, start=str(tmp_path / "." / "model.pt"))
-    assert (file.read_bytes() == b"the weights in use") == bool(words)
+    saves = []
+    monkeypatch.setattr(BestWeights, "save", lambda self, save=BestWeights.save: saves.append(save(self)))
+    scored_training(tmp_path, before, after, keep=True)
+    assert (len(saves) == 1) == bool(words), "saved once, before the training"
     assert ("kept the old weights" in caplog.text) == bool(words) and words in caplog.text
