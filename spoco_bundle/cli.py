@@ -18,9 +18,9 @@ from spoco_bundle.app.config import (
     model_overlay,
     run_configs,
     write_model_config,
-    write_run_record,
 )
 from spoco_bundle.app.prediction_plan import plan_predictions
+from spoco_bundle.app.run_record import write_run_record
 from spoco_bundle.app.run_report import write_report
 from spoco_bundle.app.tissue_choice import tissue_overlays
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
@@ -194,15 +194,14 @@ class Spoco:
         """Make one page to look at and to pass on: slices with outlines, objects, sizes, training curves, settings.
 
         Args:
-            folder: what `spoco predict` or `spoco train` wrote.
+            folder: what `spoco predict` or `spoco train` wrote: a folder, or a Zarr result.
             output: the HTML file, by default report.html in the folder; PNG copies of the pictures go beside it.
             truth: folder of label images NAME_label or NAME with every object annotated, to compare with.
             embeddings: also show the embedding in colours; runs the network on a few slices.
             max_images: images shown.
             max_megabytes: size that the page stays below; more slices fit into more.
         """
-        page = Path(output) if output else Path(folder) / "report.html"
-        write_report(folder, page, truth or None, embeddings, max_images, max_megabytes)
+        page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
     @SetParseFns(

@@ -17,7 +17,6 @@ from spoco_bundle.app.config_checks import (
     nearest,
     referred_ids,
     shipped_ids,
-    top_id,
 )
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError, unwrapped
@@ -26,7 +25,6 @@ from spoco_bundle.core.errors import SpocoError, unwrapped
 MODEL_CONFIG = "model.json"
 
 #: file in a folder of results that says how they were made
-RUN_RECORD = "run.json"
 
 #: ids that name files and folders
 PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
@@ -141,7 +139,7 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     """
     trained = read_configs(files, overrides).get()
     default = read_configs([find_config("inference")], {}).get()
-    own = {*PLACES, "imports", "device", "load", "announce", "initialize", "run"}
+    own = {*PLACES, "imports", "device", "load", "announce", "record", "initialize", "run"}
     shared = {k: v for k, v in trained.items() if k in default and k not in own and v != default[k]}
     target = Path(folder) / MODEL_CONFIG
     with atomic_write(target) as path:
@@ -153,35 +151,6 @@ def model_overlay(model: str | Path) -> list[Path]:
     """The config beside a trained model; none for the bundle's own model, or where there is none."""
     file = Path(model) / MODEL_CONFIG
     return [file] if model and file.is_file() else []
-
-
-def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
-    """Writes how the results in a folder are made: the command, its configs and overrides, and the plain ids in force.
-
-    Args:
-        command: "train" or "predict".
-        files: configs, base first.
-        overrides: id to value; those that the configs do not have are left out.
-        folder: folder of the results.
-
-    Returns:
-        The file written.
-    """
-    known = read_configs(files, {}).get()
-    overrides = {key: value for key, value in overrides.items() if top_id(key) in known}
-    merged = read_configs(files, overrides).get()
-    plain = {key: value for key, value in merged.items() if not isinstance(value, (dict, list)) or key in overrides}
-    places = {key: str(Path(overrides[key]).resolve()) for key in PLACES if key in overrides}
-    record = {
-        "command": command,
-        "files": [str(Path(file).resolve()) for file in files],
-        "overrides": overrides | places,
-        "ids": plain,
-    }
-    target = Path(folder) / RUN_RECORD
-    with atomic_write(target) as path:
-        path.write_text(json.dumps(record, indent=4) + "\n")
-    return target
 
 
 def _checked_json(file: str | Path) -> str | Path:

@@ -260,16 +260,23 @@ def check_running_config() -> None:
         SpocoError: as ``check_ids``.
     """
     report_last_on_stderr()
+    parser = running_parser()
+    if parser is not None:
+        config = parser.get()
+        check_ids(config, shipped_ids() | referred_ids(config), "--")
+        check_together(config, "--")
+        check_components(config, "--")
+
+
+def running_parser() -> ConfigParser | None:
+    """The parser up the stack, where MONAI runs a config that this is called from."""
     frame = inspect.currentframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            config = parser.get()
-            check_ids(config, shipped_ids() | referred_ids(config), "--")
-            check_together(config, "--")
-            check_components(config, "--")
-            return
+            return parser
         frame = frame.f_back
+    return None
 
 
 def nearest(name: str, known: Iterable[str], where: str = "--") -> str:

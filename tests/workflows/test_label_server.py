@@ -488,12 +488,14 @@ def test_a_round_that_is_not_better_changes_nothing_and_says_so(python, truth, t
     image, labels = truth
     shutil.copy(image, tmp_path / "studies" / "cells.nii.gz")
     settings = {"crop_size": [8, 32, 32], "iterations_per_epoch": 2, "max_epochs": 1, "learning_rate": 1e-9}
-    models = prepare_app(tmp_path / "app", random_weights=True, coordinate_scale=4.0, **settings) / "models"
-    teacher = torch.load(models / "model.pt", weights_only=True)
-    torch.save({key: value * 1.01 for key, value in teacher.items()}, models / "model_student.pt")
-    before = {file.name: file.read_bytes() for file in models.iterdir()}
+    models = prepare_app(tmp_path / "app", random_weights=True, **settings) / "models"
     with serve(python, tmp_path) as client:
         submit(client, tmp_path, labels)
+        assert trained(client)[0] == "DONE"
+        student = torch.load(models / "model_student.pt", weights_only=True)
+        scale = {name: student[name] for name in ("coordinate_scale", "training_spacing")}
+        torch.save({name: value * 1.01 for name, value in student.items()} | scale, models / "model_student.pt")
+        before = {file.name: file.read_bytes() for file in models.iterdir()}
         status, lines = trained(client)
         assert status == "DONE" and "kept the old weights: none was better" in lines, lines
         assert "in use from now on" not in lines
