@@ -13,7 +13,7 @@ import pytest
 from spoco_bundle.core import progress
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.napari import jobs
-from spoco_bundle.napari.jobs import CancelledError, Job, Progress, read_progress
+from spoco_bundle.napari.jobs import CancelledError, Job, JobProgress, read_progress
 
 
 def test_progress_is_read_as_the_commands_write_it(monkeypatch):
@@ -23,8 +23,10 @@ def test_progress_is_read_as_the_commands_write_it(monkeypatch):
     now[0] = 60.0
     shown.update(10)
     line = shown.line(epoch="1 of 4", loss="0.250")
-    assert read_progress(line) == Progress("iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180))
-    assert read_progress("weights from model.pt") == Progress("weights from model.pt")
+    assert read_progress(line) == JobProgress(
+        "iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180)
+    )
+    assert read_progress("weights from model.pt") == JobProgress("weights from model.pt")
     assert read_progress("windows: 3, 0.1 minutes gone").fraction is None
 
 
