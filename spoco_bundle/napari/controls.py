@@ -97,8 +97,11 @@ class Controls(QWidget):
         self.setLayout(QVBoxLayout())
         self.layout().setContentsMargins(0, 0, 0, 0)
         self.layout().addWidget(scroll, 1)
+        below = QVBoxLayout()
+        below.setContentsMargins(8, 0, 8, 4)
         for part in (row(self.bar, self.cancel_button), self.status_label):
-            self.layout().addWidget(part)
+            below.addWidget(part)
+        self.layout().addLayout(below)
         self.setMinimumWidth(inside.minimumSizeHint().width() + 20)
 
 

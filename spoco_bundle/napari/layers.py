@@ -7,28 +7,34 @@ from typing import Any
 
 import fastremap
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from napari.layers import Labels
 from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 CHOSEN = "chosen object"
-# annotations are warm, predictions cool, so that nobody takes one for the other
-_WARM = [[1.0, 0.85, 0.1, 1], [1.0, 0.55, 0.0, 1], [1.0, 0.3, 0.3, 1], [0.95, 0.45, 0.75, 1], [0.8, 0.65, 0.2, 1]]
-_COOL = [[0.2, 0.6, 1.0, 1], [0.1, 0.8, 0.75, 1], [0.45, 0.45, 1.0, 1], [0.35, 0.85, 0.45, 1], [0.65, 0.5, 0.95, 1]]
+# annotations are warm, predictions cool, so that nobody takes one for the other; hues as shares of the circle
+_WARM, _COOL = (-0.1, 0.17), (0.3, 0.8)
+SHADES = 13
 
 
 def annotation_colours() -> CyclicLabelColormap:
-    """Yellow to pink."""
+    """Pink to yellow."""
     return _colours(_WARM)
 
 
 def prediction_colours() -> CyclicLabelColormap:
-    """Blue to green and violet."""
+    """Green to violet."""
     return _colours(_COOL)
 
 
-def _colours(shades: list[list[float]]) -> CyclicLabelColormap:
+def _colours(hues: tuple[float, float]) -> CyclicLabelColormap:
+    # neighbouring numbers get hues far apart, and the brighter and darker ones take turns
+    places = np.arange(SHADES) * 5 % SHADES / (SHADES - 1)
+    hue = (hues[0] + places * (hues[1] - hues[0])) % 1
+    colours = hsv_to_rgb(np.stack([hue, np.full(SHADES, 0.75), 0.75 + 0.25 * (np.arange(SHADES) % 2)], axis=1))
+    shades = np.column_stack([colours, np.ones(SHADES)])
     # the colour at place 0 is that of the background
-    return CyclicLabelColormap(colors=np.array([[0, 0, 0, 0], *shades], dtype=np.float32), background_value=0)
+    return CyclicLabelColormap(colors=np.vstack([np.zeros(4), shades]).astype(np.float32), background_value=0)
 
 
 def chosen_layer(instances: Labels, rows: Sequence[dict[str, Any]]) -> Labels:
@@ -55,6 +61,6 @@ def chosen_layer(instances: Labels, rows: Sequence[dict[str, Any]]) -> Labels:
         colormap=white,
         opacity=1.0,
     )
-    layer.contour = 2
+    layer.contour = 1
     layer.editable = False
     return layer
