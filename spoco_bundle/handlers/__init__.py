@@ -1,6 +1,7 @@
 """Event handlers: what happens around the iterations of training and evaluation."""
 
-from spoco_bundle.handlers.checkpoint import BestWeights, TrainingCheckpoint
+from spoco_bundle.handlers.best_weights import BestWeights
+from spoco_bundle.handlers.checkpoint import TrainingCheckpoint
 from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
 from spoco_bundle.handlers.embedding_colours import EmbeddingColours

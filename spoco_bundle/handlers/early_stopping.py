@@ -6,7 +6,7 @@ import logging
 
 from ignite.engine import Engine, Events
 
-from spoco_bundle.handlers.checkpoint import BestWeights
+from spoco_bundle.handlers.best_weights import BestWeights
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.formats.geometry import alike_spacings
-from spoco_bundle.handlers.checkpoint import BestWeights
+from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
 
 logger = logging.getLogger(__name__)

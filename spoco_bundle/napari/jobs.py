@@ -49,7 +49,7 @@ class JobProgress:
     seconds_left: float | None = None
 
 
-class Job:
+class CommandRun:
     """One run of a command of ``spoco``; ``cancel`` may be called from any thread, also before the run."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
 from spoco_bundle.napari.files import copy_folder, write_datalist, write_label_image, write_part
-from spoco_bundle.napari.jobs import Job, JobProgress
+from spoco_bundle.napari.jobs import CommandRun, JobProgress
 from spoco_bundle.napari.labels import as_ids, count_objects, together
 from spoco_bundle.napari.reader import OpenedImage
 
@@ -105,7 +105,7 @@ class Session:
         self.trained_here = False
         self.confidence: dict[int, float] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="spoco-napari-"))
-        self._job = Job()
+        self._job = CommandRun()
 
     def use_model(self, folder: str | Path) -> None:
         """Takes another model into use, which ``spoco train`` wrote.
@@ -119,7 +119,7 @@ class Session:
 
     def begin(self) -> None:
         """Forgets an earlier ``cancel``; to be called where work is asked for, before it is handed to a thread."""
-        self._job = Job()
+        self._job = CommandRun()
 
     def cancel(self) -> None:
         """Ends the training or prediction within seconds; its files are removed, the model stays as it was."""

@@ -16,8 +16,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.handlers.checkpoint import (
-    BestWeights,
     TrainingCheckpoint,
     load_checkpoint,
     plain,

@@ -1,0 +1,108 @@
+"""The best weights of a training, by the score of its validations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.handlers.checkpoint import plain, save_atomically
+from spoco_bundle.networks.weights import DamagedFile, load_tensors
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Saves the weights of a network whenever the validation score rises above every score before.
+
+    Attach it to the evaluator, behind its metrics. The file is a flat state dict, as MONAI's readers want it, written
+    atomically by rank 0. Its own ``state_dict`` keeps the best score, so that a resumed run does not overwrite better
+    weights; put it among the objects of ``TrainingCheckpoint``.
+
+    Args:
+        network: module whose weights are saved; the inner one of a data-parallel wrapper.
+        path: file to write, such as ``models/model.pt``.
+        metric: name in ``engine.state.metrics``; None takes the evaluator's key metric.
+
+    Attributes:
+        best_score: the best so far.
+        best_epoch: its epoch; 0 for none yet, and for weights from before the training.
+        saving: whether better weights are saved; switched off where those that are validated lie there already.
+
+    Raises:
+        SpocoError: when a validation ends, if there is no such metric.
+    """
+
+    def __init__(self, network: nn.Module, path: str, metric: str | None = None):
+        self.network = network
+        self.path = Path(path)
+        self.metric = metric
+        self.best_score = -float("inf")
+        self.best_epoch = 0
+        self.saving = True
+
+    @property
+    def won(self) -> bool:
+        """Whether a validation of this training was the best; not so where weights from before it still are."""
+        return self.best_epoch > 0
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the comparison at the end of each validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score so far and its epoch."""
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the best score so far from ``state_dict``."""
+        self.best_score = float(state["best_score"])
+        self.best_epoch = int(state["best_epoch"])
+
+    def save(self) -> None:
+        """Writes the weights as they are now."""
+        save_atomically(plain(self._weights()), self.path)
+
+    def is_saved(self) -> bool:
+        """Whether the file holds the weights as they are now."""
+        try:
+            saved = load_tensors(self.path, "cpu")
+        except DamagedFile:
+            return False
+        mine = self._weights()
+        return (
+            isinstance(saved, Mapping)
+            and saved.keys() == mine.keys()
+            and all(
+                isinstance(saved[name], torch.Tensor) and torch.equal(saved[name], value.cpu())
+                for name, value in mine.items()
+            )
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        network = self.network
+        if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            network = network.module
+        return network.state_dict()
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        name = self.metric or getattr(engine.state, "key_metric_name", None)
+        if name not in engine.state.metrics:
+            raise SpocoError(f"metric: validation gives no {name!r}; choose among {sorted(engine.state.metrics)}")
+        score = float(engine.state.metrics[name])
+        if not score > self.best_score:  # NaN is no improvement either
+            return
+        self.best_score = score
+        self.best_epoch = int(engine.state.epoch)
+        if not self.saving:
+            return
+        if idist.get_rank() == 0:
+            self.save()
+        logger.info("best validation score so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)
