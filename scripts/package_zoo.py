@@ -31,7 +31,7 @@ PARTS = {
     "configs": ("*.json", "logging.conf"),
     "docs": ("*.md", "data_license.txt"),
     "models": ("**/*.pt",),
-    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt"),
+    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt", "**/*.json"),
 }
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/train.json", "configs/inference.json", "models/model.pt")
 REQUIRED += ("docs/README.md", "docs/data_license.txt")
@@ -53,6 +53,9 @@ def assemble(target: Path) -> list[Path]:
     for part, patterns in PARTS.items():
         files += [path for pattern in patterns for path in (ROOT / part).glob(pattern) if path.is_file()]
     relative = sorted(path.relative_to(ROOT) for path in files)
+    outside = [str(path) for path in relative if not (ROOT / path).resolve().is_relative_to(ROOT)]
+    if outside:
+        sys.exit(f"{outside[0]}: is a link out of {ROOT}: take it away, or copy the file")
     for path in relative:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target / path)

@@ -34,7 +34,7 @@ from spoco_bundle.dataset import check_labels
 from spoco_bundle.formats import read_image, write_instances
 from spoco_bundle.formats.geometry import checked_spacing
 from spoco_bundle.formats.label_ids import as_label_ids
-from spoco_bundle.formats.tiff import write_image
+from spoco_bundle.formats.tiff_writing import write_image
 
 # ids of the Cityscapes classes that have instances
 CITYSCAPES = {
@@ -332,7 +332,7 @@ def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
     def examples() -> Iterator[Example]:
         for part, file in files:
             label = source / "GroundTruth" / part / "GroundTruth_QCANet" / file.name
-            image = read_image(file, spacing=BBBC050_SPACING[part], override_spacing=True)
+            image = read_image(file, spacing=BBBC050_SPACING[part])
             split = "val" if part == "train" and file.stem.split("_")[0] in val_embryos else part
             labels = read_image(label, "label").array[0]
             yield Example(

@@ -191,9 +191,8 @@ def _write(path: Path, array: np.ndarray, like: Image) -> None:
     axes = "ZYX"[1 - array.ndim :]
     metadata = {"axes": "C" + axes if len(array) > 1 else axes}
     if like.spacing is not None:
-        symbol = {"micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}[like.spacing_unit]
         for axis, step in zip(axes, like.spacing, strict=True):
-            metadata |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": symbol}
+            metadata |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
     stored = array if len(array) > 1 else array[0]
     tifffile.imwrite(path, np.ascontiguousarray(stored), ome=True, photometric="minisblack", metadata=metadata)
 

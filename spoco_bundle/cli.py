@@ -16,11 +16,13 @@ from spoco_bundle.app.config import (
     config_folder,
     find_config,
     model_overlay,
+    path_or_word,
     run_configs,
     write_model_config,
 )
+from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.prediction_plan import plan_predictions
-from spoco_bundle.app.run_record import write_run_record
+from spoco_bundle.app.run_record import forget_outdated, write_run_record
 from spoco_bundle.app.run_report import write_report
 from spoco_bundle.app.tissue_choice import tissue_overlays
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
@@ -33,6 +35,9 @@ from spoco_bundle.report.classical import otsu_watershed
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
+
+
+PATHS_AS_TYPED = SetParseFns(**dict.fromkeys(PATHS, path_or_word))
 
 
 class Spoco:
@@ -64,6 +69,7 @@ class Spoco:
         classical = pool_scores([_classical_scores(pair) for pair in build_datalist(data, "val")])
         print(f"for comparison, Otsu threshold and watershed: AP at IoU 0.5 {classical['ap_50']:.2f}")
 
+    @PATHS_AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, config=str, tissue=str)
     def train(
         self,
@@ -97,6 +103,7 @@ class Spoco:
         run_configs(files, overrides, "train")
         print(f"model in {Path(output) / 'model.pt'}")
 
+    @PATHS_AS_TYPED
     @SetParseFns(input=str, output=str, model=str, config=str, blockwise=str, max_memory=str)
     def predict(
         self,
@@ -117,7 +124,7 @@ class Spoco:
                 for one image, NAME.ome.zarr.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            resume: leave out the images whose results lie in the output folder, as after an interruption.
+            resume: leave out the images whose results, made by the same model and settings, lie in the output folder.
             blockwise: auto works block by block where an image does not fit into memory, and for OME-Zarr; True or
                 False decides for all images. What was interrupted goes on when the same command is given again.
             max_memory: memory to stay below, such as 4GiB; by default what is free.
@@ -130,6 +137,8 @@ class Spoco:
             overrides |= {"output_dir": str(Path(output).parent), "output": output}
         plans = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
+        if resume:
+            forget_outdated([image for _, images, _ in plans for image in images], overrides["output_dir"])
         problems = []
         for names, images, extra in plans:
             extra = extra | {"skip_finished": True} if resume else extra
@@ -143,6 +152,7 @@ class Spoco:
             raise SpocoError("; ".join(problems))
         print(f"results in {Path(output)}")
 
+    @PATHS_AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, model=str, config=str)
     def evaluate(
         self, dataset_dir: str, output: str = "results", model: str = "", config: str = "", **overrides: Any
@@ -162,6 +172,7 @@ class Spoco:
         run_configs(files, overrides, "train")
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
+    @PATHS_AS_TYPED
     @SetParseFns(dataset_dir=str, model=str, output=str, config=str)
     def tune(self, dataset_dir: str, model: str = "", output: str = "", config: str = "", **overrides: Any) -> None:
         """Choose the clustering parameters that fit your annotated objects best; a few of them suffice.
@@ -204,6 +215,7 @@ class Spoco:
         page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
+    @PATHS_AS_TYPED
     @SetParseFns(
         studies=str, output=str, model=str, config=str, environment=str, host=str, names=str, origins=str, token=str
     )

@@ -264,7 +264,7 @@ READING = [
     Case("stack in 2D", lambda w: train(w.data(), "--config", w.flat()), ("a_raw.tif", "stack")),
     Case("RGB where gray is expected", lambda w: predict(rgb(w)), ("rgb.tif", "3 channels", "in_channels")),
     Case("gray where RGB is expected", lambda w: train(w.data(), "--in_channels", "3"), ("a_raw.tif", "1 channels")),
-    Case("time series", lambda w: predict(series(w)), ("time.tif", "T", "axes")),
+    Case("time series", lambda w: predict(series(w)), ("time.tif", "3 time points", "--time")),
     Case("several images in one tif", lambda w: predict(several(w)), ("many.tif", "2 separate images")),
     Case("singular affine", lambda w: predict(singular(w)), ("a.nii", "affine", "singular")),
     Case("axes that do not fit", lambda w: predict(good(w), "--axes", "TCZYX"), ("good.tif", "TCZYX")),

@@ -104,7 +104,7 @@ def test_files_keep_spacing_and_labels_turn_with_images(script, tmp_path):
             before = read_image(pair[key], key)
             after = read_image(tmp_path / "changed" / "val" / f"{name}_{ending}.ome.tif", key)
             np.testing.assert_array_equal(after.array, before.array[..., ::-1])
-            assert after.spacing == pytest.approx((2.0, 0.5, 0.8)) and after.spacing_unit == "micrometer"
+            assert after.spacing == pytest.approx((2.0, 0.5, 0.8)) and after.file_unit == "micrometer"
 
 
 def test_a_row_is_kept_only_where_both_scores_are(script):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from spoco_bundle.app.config_checks import (
+    PATHS,
+    PLACES,
     check_components,
     check_ids,
     check_together,
@@ -17,17 +21,33 @@ from spoco_bundle.app.config_checks import (
     nearest,
     referred_ids,
     shipped_ids,
+    top_id,
 )
+from spoco_bundle.app.config_effect import check_effect
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError, unwrapped
+
+logger = logging.getLogger(__name__)
 
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
 
-#: file in a folder of results that says how they were made
-
-#: ids that name files and folders
-PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
+#: ids that no model decides; the voxel size and the time point are of the images, and the weights carry the training's
+_NOT_A_MODELS = frozenset(
+    {
+        *PLACES,
+        "imports",
+        "device",
+        "load",
+        "announce",
+        "record",
+        "initialize",
+        "run",
+        "clustering#keep_field",
+        "spacing",
+        "time",
+    }
+)
 
 
 def find_config(name: str | Path) -> Path:
@@ -85,14 +105,36 @@ def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> Conf
         if rest and not isinstance(parser.get(top), (dict, list)):
             raise SpocoError(f"--{key}: {top} is a single value; set --{top}")
     check_ids({key: value for key, value in overrides.items() if key in known}, known, "--")
-    for key, value in overrides.items():
+    for key, value in _literal_paths(overrides).items():
         try:
             parser[key] = value
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise SpocoError(f"--{key}: no such place in the config; see configs/ for the ids") from error
     check_together(parser.get(), "--")
     check_components(parser.get(), "--")
+    check_effect(parser.get(), overrides, "--")
     return parser
+
+
+def literal(value: Any) -> Any:
+    """A path, or a list of paths, in a form that MONAI's config language leaves as it is.
+
+    In plain text that language turns ``#`` into ``::`` and evaluates what begins with ``$``, ``@`` or ``%``.
+    """
+    if isinstance(value, (list, tuple)):
+        return [literal(item) for item in value]
+    if not isinstance(value, (str, Path)) or not (set("#@%$") & set(str(value)) or "::" in str(value)):
+        return value
+    # written as a Python expression in which none of these characters stands
+    text = repr(str(value))
+    for character in "#@%$:":
+        text = text.replace(character, f"\\x{ord(character):02x}")
+    return f"${text}"
+
+
+def path_or_word(text: str) -> str | bool | None:
+    """A path as it was typed; Fire takes what follows a ``#`` for a comment. True, False and None are such values."""
+    return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow_type: str) -> ConfigWorkflow:
@@ -115,13 +157,51 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
         meta_file=str(config_folder() / "metadata.json"),
         logging_file=False,
         workflow_type=workflow_type,
-        **overrides,
+        **_literal_paths(overrides),
     )
     with unwrapped():
         workflow.initialize()
         workflow.run()
         workflow.finalize()
     return workflow
+
+
+def foreign_code(key: str, value: Any) -> str:
+    """The first thing in a config id that would run code which no shipped config runs; an empty text if none does."""
+    # the last level of a key may name a component's target
+    return _foreign_code({key.replace("::", "#").split("#")[-1]: value})
+
+
+def _foreign_code(value: Any) -> str:
+    """As ``foreign_code``, of a value.
+
+    Expressions, references and components are all that runs anything.
+    """
+    if isinstance(value, dict):
+        target = value.get("_target_", "")
+        found = "" if not target or isinstance(target, str) and target in _shipped_code() else str(target)
+        return found or next(filter(None, map(_foreign_code, value.values())), "")
+    if isinstance(value, list):
+        return next(filter(None, map(_foreign_code, value)), "")
+    runs = isinstance(value, str) and value[:1] in ("$", "@", "%") and value not in _shipped_code()
+    return value if runs else ""
+
+
+@cache
+def _shipped_code() -> frozenset[str]:
+    """Expressions, references and targets of components in the shipped configs."""
+
+    def texts(value: Any) -> Iterator[str]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for item in inner:
+            yield from texts(item)
+        if isinstance(value, dict) and isinstance(value.get("_target_"), str):
+            yield value["_target_"]
+        if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+            yield value
+
+    files = [file for file in config_folder().glob("*.json") if file.stem != "metadata"]
+    return frozenset(text for file in files for text in texts(_content(file)))
 
 
 def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
@@ -139,8 +219,22 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     """
     trained = read_configs(files, overrides).get()
     default = read_configs([find_config("inference")], {}).get()
-    own = {*PLACES, "imports", "device", "load", "announce", "record", "initialize", "run"}
-    shared = {k: v for k, v in trained.items() if k in default and k not in own and v != default[k]}
+    shared: dict[str, Any] = {}
+    for key in trained.keys() & default.keys() - _NOT_A_MODELS:
+        value, usual = trained[key], default[key]
+        if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
+            # of a component its own arguments alone: prediction has others that training does not know
+            own = {f"{key}#{name}": inner for name, inner in value.items() if inner != usual.get(name)}
+            shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
+        elif value != usual:
+            shared[key] = value
+    left_out = sorted(key for key, value in shared.items() if foreign_code(key, value))
+    if left_out:
+        logger.warning(
+            "%s holds code of your own config and is not kept with the model: give that config to `spoco predict` too",
+            ", ".join(left_out),
+        )
+    shared = {key: shared[key] for key in sorted(shared) if key not in left_out}
     target = Path(folder) / MODEL_CONFIG
     with atomic_write(target) as path:
         path.write_text(json.dumps(shared, indent=4) + "\n")
@@ -148,9 +242,29 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
 
 
 def model_overlay(model: str | Path) -> list[Path]:
-    """The config beside a trained model; none for the bundle's own model, or where there is none."""
+    """The config beside a trained model; none for the bundle's own model, or where there is none.
+
+    Raises:
+        SpocoError: if it is no JSON, or holds what this program does not write there, such as code of its own: models
+            are passed on, and using one must not run what its folder says.
+    """
     file = Path(model) / MODEL_CONFIG
-    return [file] if model and file.is_file() else []
+    if not model or not file.is_file():
+        return []
+    known = _content(find_config("inference")).keys() | _content(find_config("inference_blockwise")).keys()
+    for key, value in _content(_checked_json(file)).items():
+        if key in _NOT_A_MODELS or top_id(key) not in known:
+            raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")
+        code = foreign_code(key, value)
+        if code:
+            raise SpocoError(
+                f"{file}: {key} would run {code[:80]!r}: take it out, or, if you trust it, give it with --config"
+            )
+    return [file]
+
+
+def _literal_paths(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {key: literal(value) if key in PATHS else value for key, value in overrides.items()}
 
 
 def _checked_json(file: str | Path) -> str | Path:

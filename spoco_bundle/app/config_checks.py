@@ -1,4 +1,4 @@
-"""Checks of config ids before anything runs: names that exist, values of the right type and in range."""
+"""Checks of config ids before anything runs: names that exist, values that ``schema.json`` allows."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend
 from monai.bundle import ConfigParser
 from monai.networks.layers.factories import Norm
 
 from spoco_bundle.core.errors import SpocoError, report_last_on_stderr
-from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS
+
+#: ids of a run that name files and folders
+PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
+
+#: all ids whose value is a path or a list of paths
+PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "resume", "tuned_file"})
 
 _REFERENCE = re.compile(r"[@%](\w+)")
-
-
-class Rule(NamedTuple):
-    """What a value has to be, in words and as a test; ``optional`` allows null."""
-
-    words: str
-    holds: Callable[[Any], bool]
-    optional: bool = False
 
 
 def config_folder() -> Path:
@@ -37,129 +37,6 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     beside = package.parent / "configs"
     return beside if (beside / "train.json").is_file() else package / "configs"
-
-
-def whole(low: int, high: float = math.inf, optional: bool = False) -> Rule:
-    """A whole number from ``low`` to ``high``."""
-    words = f"a whole number of at least {low}" if high == math.inf else f"a whole number from {low} to {high}"
-    return Rule(words, lambda value: _is_whole(value) and low <= value <= high, optional)
-
-
-def number(words: str, holds: Callable[[float], bool], optional: bool = False) -> Rule:
-    """A finite number for which something holds."""
-    return Rule(words, lambda value: _is_number(value) and holds(value), optional)
-
-
-def choice(*names: str) -> Rule:
-    """One of a few names."""
-    return Rule("one of " + ", ".join(names), lambda value: value in names)
-
-
-def numbers(words: str, one: Rule, single: bool = False, optional: bool = False) -> Rule:
-    """A list of numbers for each of which a rule holds; ``single`` allows one number in place of the list."""
-
-    def holds(value: Any) -> bool:
-        return single and one.holds(value) or _is_list(value) and all(one.holds(item) for item in value)
-
-    return Rule(words, holds, optional)
-
-
-_SIZES = numbers("a list of whole numbers of at least 1, one per axis", whole(1))
-_LENGTHS = numbers("a list of positive numbers in the order z, y, x", number("", lambda v: v > 0), optional=True)
-_BLOCKS = numbers("whole numbers of at least 1, one per axis or one for all", whole(1), single=True)
-_POSITIVE = number("a number above 0", lambda value: value > 0)
-_TEXT = Rule("a text", lambda value: isinstance(value, str))
-_PATH = Rule("a path", lambda value: _is_path(value) and bool(str(value)))
-
-#: rules of the ids whose range cannot be told from their default
-RULES: dict[str, Rule] = {
-    "dataset_dir": Rule(
-        "a path, or a list of paths for prediction", lambda v: bool(v) and (_is_list(v) or _is_text(v))
-    ),
-    "ckpt_dir": _PATH,
-    "checkpoint_dir": _PATH,
-    "output_dir": _PATH,
-    "image_ending": _TEXT,
-    "label_ending": _TEXT,
-    "foreground_ending": _TEXT._replace(optional=True),
-    "seed": whole(0, 2**31 - 1),
-    "spatial_dims": Rule("2 or 3", lambda value: _is_whole(value) and value in (2, 3)),
-    "in_channels": whole(1),
-    "axes": _TEXT._replace(words="letters such as ZYX", optional=True),
-    "spacing": _LENGTHS,
-    "target_spacing": _LENGTHS,
-    "supervision": choice("sparse", "dense"),
-    "background_label": Rule("a whole number", lambda value: _is_whole(value), optional=True),
-    "ignore_label": Rule("a whole number", lambda value: _is_whole(value), optional=True),
-    "keep_fraction": number("a number above 0, at most 1", lambda value: 0 < value <= 1),
-    "keep_seed": whole(0, 2**31 - 1),
-    "holdout_fraction": number("a number between 0 and 1", lambda value: 0 < value < 1, optional=True),
-    "embedding_channels": whole(1),
-    "coordinate_channels": Rule("0 or the number of spatial dimensions", lambda v: _is_whole(v) and v in (0, 2, 3)),
-    "coordinate_scale": _POSITIVE._replace(optional=True),
-    "coordinate_radii": _POSITIVE,
-    "objectness_unlabeled_weight": number("a number of at least 0", lambda value: value >= 0),
-    "objectness_shell": whole(0),
-    "objectness_target": choice(*OBJECTNESS_TARGETS),
-    "channels": numbers("a list of whole numbers of at least 1, one per level", whole(1)),
-    "strides": numbers("a list with one whole number or one list of them per step down", Rule("", lambda v: _steps(v))),
-    "kernel_sizes": numbers("a list with one odd number or one list of them per level", Rule("", lambda v: _odd(v))),
-    "convolutions": numbers("a whole number of at least 1, or a list of them", whole(1), single=True),
-    "norm": Rule("the name of a normalization such as batch or instance", lambda v: _is_norm(v), True),
-    "device": Rule("a device that this machine has, such as cpu or cuda:0", lambda v: _is_device(v)),
-    "dropout": number("a number of at least 0, below 1", lambda value: 0 <= value < 1),
-    "crop_size": _SIZES,
-    "batch_size": whole(1),
-    "num_workers": whole(0),
-    "cache_rate": number("a number from 0 to 1", lambda value: 0 <= value <= 1),
-    "iterations_per_epoch": whole(1),
-    "max_epochs": whole(1),
-    "learning_rate": _POSITIVE,
-    "weight_decay": number("a number of at least 0", lambda value: value >= 0),
-    "momentum": number("a number of at least 0, below 1", lambda value: 0 <= value < 1),
-    "max_grad_norm": _POSITIVE._replace(optional=True),
-    "precision": choice("auto", "float32", "bfloat16"),
-    "val_interval": whole(1),
-    "validate_with": choice("teacher", "student"),
-    "partly_labelled": Rule("true or false", lambda value: isinstance(value, bool)),
-    "early_stopping_epochs": whole(1, optional=True),
-    "objectness_threshold": number("a number between 0 and 1", lambda value: 0 < value < 1),
-    "extent_threshold": number("a number from 0 to 1", lambda value: 0 <= value <= 1, optional=True),
-    "min_fraction": number("a number of at least 0", lambda value: value >= 0, optional=True),
-    "window_size": _BLOCKS._replace(optional=True),
-    "window_halo": numbers(
-        "whole numbers of at least 0, one per axis or one for all", whole(0), single=True, optional=True
-    ),
-    "pretrained": _PATH._replace(optional=True),
-    "pretrained_student": _PATH._replace(optional=True),
-    "resume": Rule(
-        "true or false, or for training also last, previous or the path of a checkpoint",
-        lambda value: isinstance(value, (bool, str)),
-    ),
-    "checkpoint_interval": whole(0),
-    "weights": choice("teacher", "student"),
-    "output": _PATH._replace(optional=True),
-    "channel": whole(0, optional=True),
-    "time": whole(0, optional=True),
-    "block_size": _BLOCKS._replace(optional=True),
-    "largest_block": _BLOCKS,
-    "chunk_size": _BLOCKS,
-    "overlap": numbers(
-        "whole numbers of at least 0, one per axis or one for all", whole(0), single=True, optional=True
-    ),
-    "overlap_diameters": number("a number of at least 0", lambda value: value >= 0),
-    "stitch_share": number("a number above 0, at most 1", lambda value: 0 < value <= 1),
-    "stitch_voxels": whole(0, optional=True),
-    "stitch_distance": number("a number of at least 0", lambda value: value >= 0),
-    "window_voxels": whole(1),
-    "coarsest_level": whole(1),
-    "sample_voxels": whole(1),
-    "scheduler": Rule("threads, processes, or the address of a Dask scheduler", lambda v: bool(v) and _is_text(v)),
-    "workers": whole(1),
-    "network_threads": whole(1, optional=True),
-    "retries": whole(0),
-    "max_memory": Rule("a size such as 4GiB", lambda v: _is_text(v) or _is_number(v) and v > 0, optional=True),
-}
 
 
 def top_id(key: str) -> str:
@@ -180,15 +57,11 @@ def check_ids(config: Mapping[str, Any], known: Collection[str], where: str) -> 
     Raises:
         SpocoError: at the first wrong id; the message names the nearest one, or what the value should be.
     """
-    for name, value in config.items():
+    for name in config:
         top = top_id(name)
         if top not in known:
             raise SpocoError(f"{where}{name}: no such id{nearest(top, known, where)}")
-        rule = RULES.get(name) or _rule_of(_defaults().get(name))
-        if rule is None or _is_left_to_monai(value) or value is None and rule.optional:
-            continue
-        if not rule.holds(value):
-            raise SpocoError(f"{where}{name}: {value!r} does not fit; give {rule.words}")
+    _check_values(config, where)
 
 
 def check_together(config: Mapping[str, Any], where: str) -> None:
@@ -211,18 +84,37 @@ def check_together(config: Mapping[str, Any], where: str) -> None:
         raise SpocoError(
             f"{where}pretrained_student: is for a teacher that goes on too; give {where}pretrained as well"
         )
-    axes = config.get("spatial_dims")
-    if _is_left_to_monai(axes):
-        return
-    for name in (
-        *("crop_size", "window_size", "window_halo", "spacing", "target_spacing"),
-        *("block_size", "largest_block", "chunk_size", "overlap"),
-    ):
-        if _is_list(config.get(name)) and len(config[name]) != axes:
-            raise SpocoError(f"{where}{name}: {config[name]!r} does not fit; give {axes} numbers, one per axis")
-    channels = config.get("coordinate_channels", 0)
-    if not _is_left_to_monai(channels) and channels not in (0, axes):
-        raise SpocoError(f"{where}coordinate_channels: {channels} does not fit; give 0 or {axes}, one per axis")
+    _check_values(config, where)
+
+
+def _check_values(config: Mapping[str, Any], where: str) -> None:
+    """Refuses plain values that ``schema.json`` does not allow, the first in the order of the config."""
+    plain = {name: _as_json(value) for name, value in config.items() if not _is_left_to_monai(value)}
+    wrong = {str(error.path[0]): error for error in reversed(list(_validator().iter_errors(plain))) if error.path}
+    for name in plain:
+        if name in wrong:
+            schema = wrong[name].schema
+            words = schema.get("description") or _validator().schema["properties"][name]["description"]
+            raise SpocoError(f"{where}{name}: {config[name]!r} does not fit; give {words}")
+
+
+@cache
+def _validator() -> Validator:
+    """Checks plain values by ``schema.json``, where 1.0 is no whole number and infinity no number."""
+    schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_number(value)}
+    )
+    formats = FormatChecker(formats=())
+    formats.checks("device")(_is_device)
+    formats.checks("normalization")(_is_norm)
+    return extend(Draft202012Validator, type_checker=types)(schema, format_checker=formats)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_as_json(item) for item in value] if _is_list(value) else value
 
 
 def check_components(config: Any, where: str, place: str = "") -> None:
@@ -253,30 +145,28 @@ def check_components(config: Any, where: str, place: str = "") -> None:
 def check_running_config() -> None:
     """Checks the ids of the config that MONAI is running, overrides of the command line included.
 
-    To be called from the list that MONAI runs: MONAI adds unknown ids silently, and hands nobody the config, so it is
-    taken from the parser up the stack. From here on, errors that the user can mend end with their own line.
+    To be called from the list that MONAI runs, since MONAI adds unknown ids silently. From here on, errors that the
+    user can mend end with their own line.
 
     Raises:
-        SpocoError: as ``check_ids``.
+        SpocoError: as ``check_ids``; or for a path in which MONAI has turned ``#`` into ``::``.
     """
     report_last_on_stderr()
-    parser = running_parser()
-    if parser is not None:
-        config = parser.get()
-        check_ids(config, shipped_ids() | referred_ids(config), "--")
-        check_together(config, "--")
-        check_components(config, "--")
+    config = running_parser().get()
+    check_ids(config, shipped_ids() | referred_ids(config), "--")
+    check_together(config, "--")
+    check_components(config, "--")
+    for name in sorted(PATHS & config.keys()):
+        for path in config[name] if _is_list(config[name]) else [config[name]]:
+            if "::" in str(path) and not _is_left_to_monai(path):
+                raise SpocoError(f"--{name}: {path!r}: no path can hold # or :: here: rename it, or use `spoco`")
 
 
-def running_parser() -> ConfigParser | None:
-    """The parser up the stack, where MONAI runs a config that this is called from."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
-        frame = frame.f_back
-    return None
+def running_parser() -> ConfigParser:
+    """The parser of the config that MONAI is running, to be called from the list that it runs."""
+    # MONAI hands its config to nothing that it runs: references give single ids, macros a copy that is run once more
+    callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
+    return next(caller for caller in callers if isinstance(caller, ConfigParser))
 
 
 def nearest(name: str, known: Iterable[str], where: str = "--") -> str:
@@ -302,16 +192,6 @@ def _arguments(target: Any) -> frozenset[str] | None:
 
 
 @cache
-def _defaults() -> dict[str, Any]:
-    """Plain values of the shipped configs."""
-    found: dict[str, Any] = {}
-    for name in ("train", "inference", "inference_blockwise"):
-        content = json.loads((config_folder() / f"{name}.json").read_text(encoding="utf-8"))
-        found |= {key: value for key, value in content.items() if not _is_left_to_monai(value)}
-    return found
-
-
-@cache
 def shipped_ids() -> frozenset[str]:
     """Ids at the top level of all shipped configs, and MONAI's own."""
     names = {"_meta_", "finalize"}
@@ -319,21 +199,6 @@ def shipped_ids() -> frozenset[str]:
         if file.stem != "metadata":
             names |= {key.split("#")[0] for key in json.loads(file.read_text(encoding="utf-8"))}
     return frozenset(names)
-
-
-def _rule_of(default: Any) -> Rule | None:
-    """The type of a plain default."""
-    if isinstance(default, bool):
-        return Rule("true or false", lambda value: isinstance(value, bool))
-    if isinstance(default, int):
-        return Rule("a whole number", _is_whole)
-    if isinstance(default, float):
-        return Rule("a number", _is_number)
-    if isinstance(default, str):
-        return _TEXT
-    if isinstance(default, list):
-        return Rule("a list", _is_list)
-    return None
 
 
 def referred_ids(config: Any) -> set[str]:
@@ -363,13 +228,9 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _is_norm(value: Any) -> bool:
     name = value[0] if _is_list(value) and value else value
-    return isinstance(name, str) and name.upper() in Norm.names
+    return value is None or isinstance(name, str) and name.upper() in Norm.names
 
 
 def _is_device(value: Any) -> bool:
@@ -378,20 +239,3 @@ def _is_device(value: Any) -> bool:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         return False
     return True
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike))
-
-
-def _steps(value: Any) -> bool:
-    return _is_whole(value) and value >= 1 or _is_list(value) and bool(value) and all(_steps(step) for step in value)
-
-
-def _odd(value: Any) -> bool:
-    return (
-        _is_whole(value)
-        and value % 2 == 1
-        and value > 0
-        or (_is_list(value) and bool(value) and all(_odd(size) for size in value))
-    )

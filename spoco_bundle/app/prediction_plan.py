@@ -11,9 +11,9 @@ from typing import Any
 
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import top_id
-from spoco_bundle.blockwise.grid import per_axis
 from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats.files import is_zarr
 from spoco_bundle.formats.lazy import stored_size

@@ -102,7 +102,7 @@ def write_report(
     with Progress("images drawn", len(shown), quiet=len(shown) < 2) as progress:
         panels = []
         for image, result in shown:
-            panels.append(_panel(image, result, record["others"], parser, truth, embeddings))
+            panels.append(_panel(image, result, parser, truth, embeddings))
             progress.update()
     curves: dict[str, list[tuple[float, float]]] = {}
     for place in {parser.get_parsed_content(key) for key in ("ckpt_dir", "output_dir")}:
@@ -136,8 +136,8 @@ def _predictions(folder: Path, record: dict[str, Any], parser: ConfigParser) -> 
     ending = parser.get_parsed_content("image_ending")
     images = build_datalist(parser.get_parsed_content("dataset_dir"), "predict", image_ending=ending)
     paths = [Path(item["image"]) for item in images]
-    if "output" in record["others"]:
-        return [(path, Path(record["others"]["output"])) for path in paths]
+    if record["result"]:
+        return [(path, Path(record["result"])) for path in paths]
     results = {
         image_name(file).removesuffix(OUTPUT_ENDING): file
         for file in sorted(folder.glob(f"*{OUTPUT_ENDING}.*"))
@@ -149,15 +149,14 @@ def _predictions(folder: Path, record: dict[str, Any], parser: ConfigParser) -> 
 def _panel(
     image: Path,
     result: Path,
-    reading: dict[str, Any],
     parser: ConfigParser,
     truth: str | Path | None,
     embeddings: bool,
 ) -> ImagePanel:
-    dims, spacing, axes, ending = map(parser.get_parsed_content, ("spatial_dims", "spacing", "axes", "image_ending"))
+    reading = {key: parser.get_parsed_content(key) for key in ("spacing", "axes", "channel", "time")}
+    dims, ending = map(parser.get_parsed_content, ("spatial_dims", "image_ending"))
     labels = _read_labels(result, dims)
-    choice = {key: reading.get(key) for key in ("channel", "time")}
-    volume = _read(image, "image", dims, spacing=spacing, axes=axes, **choice)
+    volume = _read(image, "image", dims, **reading)
     name = image_name(result).removesuffix(OUTPUT_ENDING)
     rows = read_objects_table(result.with_name(f"{name}{TABLE_ENDING}.csv"))
     panel = ImagePanel(image.name, volume.array, labels, rows, volume.spacing, facts={"objects": str(len(rows))})
@@ -193,8 +192,6 @@ def _read(path: Path, kind: str, dims: int, **options: Any) -> Image | StoredVol
         lazy = open_volume(path, dims, **options)
         array = lazy.read(tuple(slice(0, length) for length in lazy.shape))
         return StoredVolume(array, lazy.spacing, lazy.affine)
-    for key in ("channel", "time"):
-        options.pop(key, None)
     return read_image(path, kind, dims, **options)
 
 

@@ -15,6 +15,7 @@ import torch
 from spoco_bundle.app.config import config_folder, find_config, find_overlays, model_overlay, read_configs
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, read_image
+from spoco_bundle.formats.files import check_intensities
 from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
@@ -73,17 +74,22 @@ def segment(
         >>> segment(image.astype("uint8")).labels.max()
         np.int32(2)
     """
-    given = _as_image(image, spacing, axes, overrides.get("spatial_dims"))
+    chosen = {name: overrides.pop(name) for name in ("channel", "time") if overrides.get(name) is not None}
+    given = _as_image(image, spacing, axes, overrides.get("spatial_dims"), chosen)
     dims = given.array.ndim - 1
     ids = json.dumps(overrides, sort_keys=True, default=str)
     with unwrapped():
         return _segmented(given, _prepared(str(model or ""), config, dims, ids))
 
 
-def _as_image(image: Any, spacing: Sequence[float] | None, axes: str | None, dims: int | None) -> Image:
-    """The image with its geometry, from an array or a file."""
+def _as_image(
+    image: Any, spacing: Sequence[float] | None, axes: str | None, dims: int | None, chosen: dict[str, int]
+) -> Image:
+    """The image with its geometry, from an array or a file, of which a channel or a time point may be chosen."""
     if isinstance(image, (str, Path)):
-        return read_image(image, "image", dims or _dimensions(image, axes), spacing, axes=axes)
+        return read_image(image, "image", dims or _dimensions(image, axes, chosen), spacing, axes, **chosen)
+    if chosen:
+        raise SpocoError(f"{next(iter(chosen))}: is chosen in files only: hand over that part of the array")
     array = np.asarray(image)
     letters = axes or "ZYX"[-array.ndim :]
     if array.ndim not in (2, 3, 4) or len(letters) != array.ndim or not set(letters) <= set("CZYX"):
@@ -92,19 +98,21 @@ def _as_image(image: Any, spacing: Sequence[float] | None, axes: str | None, dim
     order = [letters.index(letter) for letter in (["C"] if "C" in letters else []) + spatial]
     array = array.transpose(order)
     array = array if "C" in letters else array[None]
+    if array.size:
+        check_intensities(array, "image")
     steps = None if spacing is None else checked_spacing(spacing, len(spatial))
     affine = affine_from_spacing(steps or (1.0,) * len(spatial))
     unit = "unknown" if steps is None else "micrometer"
     return Image(array, steps, unit, affine, "array", letters, "array")
 
 
-def _dimensions(path: str | Path, axes: str | None) -> int:
+def _dimensions(path: str | Path, axes: str | None, chosen: dict[str, int]) -> int:
     """2 or 3, whichever the file can be read as."""
     try:
-        read_image(path, "image", 2, axes=axes)
+        read_image(path, "image", 2, axes=axes, **chosen)
     except SpocoError as flat:
         try:
-            read_image(path, "image", 3, axes=axes)
+            read_image(path, "image", 3, axes=axes, **chosen)
         except SpocoError:
             raise flat from None
         return 3
@@ -134,5 +142,6 @@ def _segmented(image: Image, parser: Any) -> Segmentation:
     found = RestoreGridd("pred")(parser.get_parsed_content("clustering")(sample))
     labels = np.asarray(found["pred"].cpu())[0].astype(np.int32, copy=False)
     confidence = np.asarray(found["pred_confidence"].cpu())
-    rows = objects_table(labels, image.spacing, image.spacing_unit, confidence)
+    volume = abs(float(np.linalg.det(image.affine[:-1, :-1])))
+    rows = objects_table(labels, image.spacing, image.file_unit, confidence, volume)
     return Segmentation(labels, rows, confidence)

@@ -183,15 +183,3 @@ def within(inner: Region, outer: Region) -> Region:
 def region_shape(region: Region) -> tuple[int, ...]:
     """Voxels of a region per axis."""
     return tuple(part.stop - part.start for part in region)
-
-
-def per_axis(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    """One int per axis, from one int for all or a sequence.
-
-    Raises:
-        SpocoError: if the number of axes differs.
-    """
-    values = (value,) * dims if isinstance(value, int) else tuple(int(part) for part in value)
-    if len(values) != dims:
-        raise SpocoError(f"{name} is {value}: give one number, or {dims} for a {dims}D image")
-    return values

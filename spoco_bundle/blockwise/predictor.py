@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
 from spoco_bundle.blockwise.engine import job_engine
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, per_axis, region_shape
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.memory import (
     PROCESS,
@@ -32,15 +32,16 @@ from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats import file_suffix
-from spoco_bundle.formats.files import is_zarr, write_instances
-from spoco_bundle.formats.geometry import rescale_affine, spacing_warning
+from spoco_bundle.formats.files import check_result, file_suffix, is_zarr, result_suffix, write_instances
+from spoco_bundle.formats.geometry import length_unit, replacement_message, rescale_affine
 from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
+from spoco_bundle.networks.lengths import spacing_for
 
 __all__ = ["BlockwisePredictor"]
 
@@ -206,6 +207,8 @@ class BlockwisePredictor:
             raise SpocoError(f"{result}: would overwrite the image it was made from: choose another name or folder")
         if result.is_dir() and not is_label_image(result):
             raise SpocoError(f"{result}: exists and is no result of this command: choose another name")
+        if self.output is None:
+            check_result(result, path, self.dims, self.reading["axes"])
         work = WorkFolder(result.with_name(f"{result.name}.partial"))
         source, affine = self.open_source(path, work)
         job = self.plan(path, source, affine, work)
@@ -220,7 +223,8 @@ class BlockwisePredictor:
                 min_size=job.clustering.smallest_object(job.spacing),
                 spacing=source.spacing,
                 translation=source.translation,
-                unit=source.spacing_unit,
+                voxel_volume=abs(float(np.linalg.det(source.affine[:-1, :-1]))),
+                unit=source.file_unit,
                 name=image_name(result),
                 like=os.path.relpath(path, result) if is_zarr(path) else None,
                 pyramid=zarr_result,
@@ -242,10 +246,7 @@ class BlockwisePredictor:
         """Where the segmentation of an image goes."""
         if self.output is not None:
             return self.output
-        suffix = file_suffix(path)
-        suffix = ".ome.zarr" if is_zarr(path) else suffix
-        result = self.output_dir / f"{image_name(path)}{OUTPUT_ENDING}{suffix}"
-        return result
+        return self.output_dir / f"{image_name(path)}{OUTPUT_ENDING}{result_suffix(path)}"
 
     def open_source(self, path: Path, work: WorkFolder) -> tuple[LazyVolume, np.ndarray]:
         """The image, readable by region, and the affine that coordinates follow (the training's spacing if unknown)."""
@@ -260,20 +261,16 @@ class BlockwisePredictor:
         source = open_volume(readable_path, self.dims, **self.reading)
         if source.channels != self.in_channels:
             raise SpocoError(
-                f"{path}: has {source.channels} channels, the network takes {self.in_channels}: choose one with the id "
-                "channel, 0 is the first"
+                f"{path}: has {source.channels} channels, the network takes {self.in_channels}: choose one of 0 to "
+                f"{source.channels - 1} with --channel"
             )
-        network = self.networks["pred"]
-        training = getattr(network, "training_spacing", None)
-        training = None if training is None or not (training > 0).all() else tuple(training.double().tolist())
-        warning = spacing_warning(source.spacing, source.spacing_unit, training, name=str(path))
-        affine = source.affine
-        if warning is not None:
-            assumed = "; until then " + ("1 per axis" if training is None else "the training's") + " is assumed"
-            logger.warning("%s%s", warning, assumed if source.spacing is None else "")
-        if source.spacing is None and training is not None:
-            affine = rescale_affine(affine, training)
-        return source, affine
+        unit = length_unit(source.spacing, source.file_unit)
+        own = None if self.reading["spacing"] is not None else source.stated_size
+        seen, warning = spacing_for(self.networks["pred"], source.spacing, unit, str(path), own or "")
+        for line in (replacement_message(self.reading["spacing"], source.stated_size, str(path)), warning):
+            if line is not None:
+                logger.warning("%s", line)
+        return source, source.affine if seen is None else rescale_affine(source.affine, seen)
 
     def plan(self, path: Path, source: LazyVolume, affine: np.ndarray, work: WorkFolder) -> Job:
         """The job for an image; starts its work folder, or goes on with it."""
@@ -417,7 +414,7 @@ class BlockwisePredictor:
             sample = torch.from_numpy(sample_voxels(source, self.sample_voxels))
             if sample.numel() and bool((sample == sample.flatten()[0]).all()):
                 raise SpocoError(f"{source.path}: every voxel seen is {float(sample.flatten()[0]):g}: check the file")
-            ranges = self.normalize.fit(sample)
+            ranges = self.normalize.fit(sample, source.path, source.read(self.normalize.noise_region(source.shape)))
             fitted: dict[str, Any] = {"ranges": ranges.tolist(), "bright": None}
             if intensity:
                 fitted["bright"] = float(threshold_otsu(self.normalize.apply(sample, ranges).mean(0).numpy()))

@@ -29,6 +29,7 @@ def segment(
     name: str,
     like: str | None,
     pyramid: bool,
+    voxel_volume: float | None = None,
 ) -> zarr.Array:
     """Runs a job to its end, or from where it was killed to its end.
 
@@ -37,12 +38,13 @@ def segment(
         engine: runs its steps.
         chunks: of the result; the blocks are multiples of them.
         min_size: objects of fewer voxels are dropped.
-        spacing: along z, y, x or y, x; None where unknown.
+        spacing: along z, y, x or y, x, as the image has it; None where unknown.
         translation: of the first voxel.
-        unit: of both.
+        unit: in which the image's file states them, as the results will.
         name: of the result.
         like: relative path of an OME-Zarr source, None for others.
         pyramid: whether to make the coarser levels.
+        voxel_volume: see ``objects_table``.
 
     Returns:
         The labels, level 0 of ``job.result_path``: uint16, or uint32 where an id is above 65,535. The table of objects
@@ -62,7 +64,7 @@ def segment(
     engine.run("link", len(grid), described)
     with told(work.path):
         objects = join(job, min_size)
-        write_objects_table(job.table_path, object_rows(objects, spacing, unit), len(grid.shape))
+        write_objects_table(job.table_path, object_rows(objects, spacing, unit, voxel_volume), len(grid.shape))
         if not job.result_path.is_dir():
             work.forget("renumber")
             for level in range(1, len(job.levels)):

@@ -18,6 +18,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from spoco_bundle.formats.objects_table import table_lengths
+
 __all__ = ["Pieces", "link_pieces", "measure_pieces", "merge_pieces"]
 
 
@@ -151,15 +153,15 @@ def merge_pieces(pieces: Pieces, links: np.ndarray, min_size: int) -> tuple[np.n
     return ids[owner], Pieces(voxels[kept], first[kept], sums[kept], low[kept], high[kept], confidence[kept])
 
 
-def object_rows(objects: Pieces, spacing: Sequence[float] | None, unit: str) -> Any:
-    """Rows of the objects table, one by one; see ``data.objects_table``."""
-    steps = np.ones(objects.low.shape[1]) if spacing is None else np.asarray(spacing, dtype=np.float64)
+def object_rows(objects: Pieces, spacing: Sequence[float] | None, unit: str, voxel_volume: float | None = None) -> Any:
+    """Rows of the objects table, one by one; see ``formats.objects_table``."""
+    steps, volume, unit = table_lengths(objects.low.shape[1], spacing, unit, voxel_volume)
     names = "zyx"[-len(steps) :]
     for index, voxels in enumerate(objects.voxels.tolist()):
-        row: dict[str, Any] = {"id": index + 1, "voxels": voxels, "volume": float(voxels * steps.prod())}
+        row: dict[str, Any] = {"id": index + 1, "voxels": voxels, "volume": float(voxels * volume)}
         for name, total, step in zip(names, objects.sums[index].tolist(), steps.tolist(), strict=True):
             row[f"centroid_{name}"] = total / voxels * step
-        row["unit"] = "voxel" if spacing is None else unit
+        row["unit"] = unit
         for axis, name in enumerate(names):
             row[f"{name}_min"], row[f"{name}_max"] = int(objects.low[index, axis]), int(objects.high[index, axis])
         row["confidence"] = float(objects.confidence[index])

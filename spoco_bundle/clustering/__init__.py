@@ -140,14 +140,17 @@ def cluster_field(
     rule = automatic_rule(field, foreground) if background == "auto" else background
     inside = find_foreground(field, rule, mask=foreground, image=image, objectness_threshold=objectness_threshold)
     # the one parameter that the objects share with a method: it must not lose what they would keep
-    shared = {"min_size": min_size} if "min_size" in METHODS[method].__kwdefaults__ else {}
-    with torch.no_grad():
-        labels = METHODS[method](field, inside, **shared, **params)
-    if rule == "largest":
-        labels = drop_largest(labels)
+    if "min_size" in METHODS[method].__kwdefaults__:
+        params["min_size"] = min_size
+
+    def clusters() -> np.ndarray:
+        with torch.no_grad():
+            labels = METHODS[method](field, inside, **params)
+        return (drop_largest(labels) if rule == "largest" else labels).cpu().numpy()
+
     mask = None if foreground is None else field.grid(foreground, "foreground", torch.bool).cpu().numpy()
     objects = find_objects(
-        labels.cpu().numpy(),
+        clusters(),
         None if field.objectness is None else field.objectness.cpu().numpy(),
         split_parts=split_parts,
         min_size=min_size,

@@ -72,7 +72,7 @@ def density_peaks(
     debris = core_sizes(blocks, region, means, scale) < min_size
     region = fill_blocks(blocks, region * ~debris[region], means, fill_rounds)
     labels = unpool(region.to(torch.int32), size, field.shape)
-    return labels if foreground is None else labels * foreground
+    return labels if foreground is None else labels.mul_(foreground)
 
 
 def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ def find_objects(
     """Turn clusters into objects.
 
     Args:
-        labels: (z, y, x) int32, 0 = background.
+        labels: (z, y, x) int32, 0 = background; overwritten.
         objectness: (z, y, x) in [0, 1].
         split_parts: whether every connected part (26 neighbours, 8 in an image) of a cluster is an object of its own.
         min_size: parts of fewer voxels go to the larger part that they share most faces with; they are dropped where
@@ -38,6 +38,7 @@ def find_objects(
         (z, y, x) int32, ids 1..n in the order in which they first appear, 0 = background.
     """
     parts = cc3d.connected_components(labels, connectivity=26, out_dtype=np.uint32) if split_parts else labels
+    del labels  # maps of a large volume are held one at a time
     size = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"]
     small = size < min_size
     small[0] = False
@@ -48,7 +49,10 @@ def find_objects(
         seeded[target[fastremap.unique(parts[objectness >= seed_objectness])]] = True
         kept &= seeded
     kept[0] = False
-    objects = (target * kept[target]).astype(np.int32)[parts]
+    number = (target * kept[target]).astype(np.int32)
+    objects = parts.view(np.int32)
+    for plane in objects:
+        plane[...] = number[plane]
     objects = fastremap.renumber(objects, in_place=True)[0].astype(np.int32, copy=False)
     if extent_threshold is None:
         return objects

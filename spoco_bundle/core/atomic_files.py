@@ -39,6 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _remove_left_behind(path.parent)
         try:
             yield partial
+            _flush(partial)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -70,6 +71,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on the disk, so that a name never stands for less than the whole, power cut included."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _unwritable(path: Path, error: OSError) -> SpocoError:

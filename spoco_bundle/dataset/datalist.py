@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import file_suffix, is_zarr
+from spoco_bundle.formats.tiff_header import files_of_set
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
-    ".nii.gz .nii .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
+    ".nii.gz .nii .img .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
+)
+# images of other programs, which are named where they are passed over, since their owner expects a result
+_OTHER_IMAGES = tuple(
+    ".czi .lsm .lif .nd2 .oib .oif .vsi .ims .h5 .hdf5 .n5 .svs .scn .mrc .dv .ics .gif .jp2 .npy .npz .zip".split()
 )
 OUTPUT_ENDING = "_instances"
 
@@ -44,7 +52,8 @@ def build_datalist(
       ``{"image": path, "label": path}``, paths relative to the file.
 
     For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
-    a list of these. Labels and earlier results (``NAME_instances``) in folders are passed over.
+    a list of these. Labels and earlier results (``NAME_instances``) in folders are passed over; so are, in one line,
+    formats of other programs. Of files that hold parts of one image (multi-file OME-TIFF) the first stands for it.
 
     Args:
         source: see above.
@@ -70,8 +79,7 @@ def build_datalist(
         items = _from_folder(Path(source), split, image_ending, label_ending)
     else:
         raise SpocoError(f"a list of {len(source)} paths has no labels: give a folder or a datalist JSON for {split}")
-    _refuse_shared_names(items)
-    return items
+    return _each_once(items, once=split == "predict")
 
 
 def image_name(path: str | Path) -> str:
@@ -104,7 +112,9 @@ def _from_json(path: Path, split: str) -> list[dict[str, str]]:
         wanted = ("image",) if split == "predict" else ("image", "label")
         item = {key: os.path.abspath(path.parent / entry[key]) for key in wanted if isinstance(entry.get(key), str)}
         for file in item.values():
-            if not Path(file).is_file():
+            if Path(file).is_dir() and not is_zarr(file):
+                raise SpocoError(f"{path}: lists {file}, a folder that is no Zarr image: name an image in it")
+            if not Path(file).exists():
                 raise SpocoError(f"{path}: lists {file}, which is missing: correct the path, relative to the JSON file")
         items.append(item)
     return items
@@ -138,14 +148,15 @@ def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str
     images = _by_name(folder, [path for path in files if _ends(path, image_ending, label_ending)], image_ending)
     if not images:
         raise SpocoError(
-            f"{folder}: has no image named NAME{image_ending}.EXT: "
+            f"{folder}: has no image named NAME{image_ending}.EXT{_found(folder)}: "
             "rename the images, or set image_ending and label_ending"
         )
     without_label = sorted(images.keys() - labels.keys())
     if without_label and split != "test":
         raise SpocoError(
-            f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it "
-            f"({len(without_label)} such images): add the label or take the image out"
+            f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it that is read "
+            f"here{_alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
+            "the label or take the image out"
         )
     without_image = sorted(labels.keys() - images.keys())
     if without_image:
@@ -190,29 +201,83 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
     if path.is_file() or is_zarr(path):
         return [path]
     if path.is_dir():
-        images = [*_images_in(path), *sorted(folder for folder in path.iterdir() if is_zarr(folder))]
+        images = _images_in(path)
         files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING)]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
         # In a folder of pairs only the images of the pairs are meant.
         chosen = raw if raw and labelled else [file for file in files if file not in labelled]
         if not chosen:
-            raise SpocoError(f"{path}: holds no image ({' '.join(IMAGE_SUFFIXES)}): give another folder or a file")
-        return chosen
-    matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
+            raise SpocoError(
+                f"{path}: holds no image that is read here ({' '.join(IMAGE_SUFFIXES)}){_found(path)}: give another "
+                f"folder, a file, or a pattern such as {path}/**/*.tif for folders in it"
+            )
+        _say_passed_over(path)
+        return _one_per_set(chosen)
+    found = glob.glob(str(source), recursive=True)
+    if not found and path.parent.is_dir():  # a folder whose own name holds brackets
+        found = glob.glob(os.path.join(glob.escape(str(path.parent)), path.name), recursive=True)
+    matches = [Path(match) for match in sorted(found)]
     images = [match for match in matches if match.is_file() or is_zarr(match)]
     files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING)]
     if not files:
-        raise SpocoError(f"{source}: no file, folder or match of this name: check the path")
-    return files
+        others = f" but {matches[0]}, which is no image" if matches else ""
+        raise SpocoError(f"{source}: no file, folder or match of this name{others}: check the path")
+    return _one_per_set(files)
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(IMAGE_SUFFIXES))
+        if not path.name.startswith(".")
+        and (path.is_file() and path.name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_zarr(path))
     )
+
+
+def _one_per_set(images: list[Path]) -> list[Path]:
+    """Leaves out the further files of one image, each of which would be read as the whole of it."""
+    kept: list[Path] = []
+    owner: dict[Path, Path] = {}
+    for path in images:
+        first = owner.get(path.resolve())
+        if first is not None:
+            logger.info("%s: holds a part of the image that begins with %s, and is read with it", path, first)
+            continue
+        kept.append(path)
+        owner |= {file.resolve(): path for file in files_of_set(path)}
+    return kept
+
+
+def _other_images(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_OTHER_IMAGES))
+
+
+def _say_passed_over(folder: Path) -> None:
+    others = _other_images(folder)
+    if others:
+        logger.warning(
+            "%s: passes over %s (%s), of formats that are not read here: export to OME-TIFF",
+            *(folder, f"{len(others)} file{'s' * (len(others) > 1)}", ", ".join(others[:5])),
+        )
+
+
+def _found(folder: Path) -> str:
+    """What a folder without the expected images holds instead, as the part of a sentence."""
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    folders = [path.name for path in inside if path.is_dir()]
+    others = _other_images(folder)
+    if others:
+        return f", but files of other formats ({', '.join(others[:5])}), to be exported to OME-TIFF first"
+    if folders:
+        return f", but the folders {', '.join(folders[:5])}"
+    return f", but {', '.join(path.name for path in inside[:5])}" if inside else ", nor anything else"
+
+
+def _alike(folder: Path, name: str, image: Path) -> str:
+    """Other files of an image's name, as the part of a sentence."""
+    others = sorted(path.name for path in folder.iterdir() if path.name.startswith(name) and path.name != image.name)
+    return f", only {', '.join(others[:5])}" if others else ""
 
 
 def _ends(path: Path, ending: str, other: str) -> bool:
@@ -237,10 +302,20 @@ def _item(image: Path, label: Path | None) -> dict[str, str]:
     return item if label is None else item | {"label": os.path.abspath(label)}
 
 
-def _refuse_shared_names(items: list[dict[str, str]]) -> None:
+def _each_once(items: list[dict[str, str]], once: bool) -> list[dict[str, str]]:
+    """Items, where ``once`` without those that name the same file again, as by a folder and a pattern or by a link.
+
+    Raises:
+        SpocoError: if two images share a name.
+    """
     seen: dict[str, str] = {}
+    kept: dict[str, dict[str, str]] = {}
     for item in items:
         item["image"] = os.path.abspath(item["image"])
+        place = os.path.realpath(item["image"])
+        if once and place in kept:
+            continue
+        kept[place] = item
         name = image_name(item["image"])
         if name in seen:
             raise SpocoError(
@@ -248,3 +323,4 @@ def _refuse_shared_names(items: list[dict[str, str]]) -> None:
                 "rename one or process them apart"
             )
         seen[name] = item["image"]
+    return list(kept.values())

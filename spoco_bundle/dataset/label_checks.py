@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cc3d
 import fastremap
@@ -17,6 +18,42 @@ _PIECE_FRACTION = 0.05
 _MANY_PIECES = 10
 
 
+class _Object(NamedTuple):
+    """One id: its connected pieces (pieces,) voxels and (pieces, D) boxes, first voxel and last + 1, largest first."""
+
+    id: int
+    voxels: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Voxels of the box around all pieces, per axis."""
+        return self.stop.max(0) - self.first.min(0)
+
+    @property
+    def parts(self) -> int:
+        """Pieces of comparable size, or all of them if there are many."""
+        if len(self.voxels) > _MANY_PIECES:
+            return len(self.voxels)
+        return int(np.count_nonzero(self.voxels >= _PIECE_FRACTION * self.voxels[0]))
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether there are two pieces of about one size, farther apart than the larger is long.
+
+        What something in front of an object leaves of it lies closer together, or is a small rest.
+        """
+        alike = np.flatnonzero(2 * self.voxels >= self.voxels[0])[1:]
+        gaps = np.maximum(self.first[alike] - self.stop[0], self.first[0] - self.stop[alike]).clip(0)
+        return bool((np.linalg.norm(gaps, axis=1) > (self.stop[0] - self.first[0]).max()).any())
+
+
+class _Doubt(NamedTuple):
+    words: str
+    refused: bool
+
+
 def check_labels(
     image: np.ndarray,
     labels: np.ndarray,
@@ -27,8 +64,9 @@ def check_labels(
     background_label: int | None = None,
     require_objects: bool = True,
     allow_binary: bool = False,
-) -> None:
-    """Checks one image with its annotation.
+    min_voxels: int = 8,
+) -> list[str]:
+    """Checks one image with its annotation, every id by itself, in one pass over the labels.
 
     Args:
         image: (C, *spatial), any type.
@@ -38,12 +76,16 @@ def check_labels(
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
         require_objects: refuse labels without a single object.
-        allow_binary: accept one id in several separate pieces as one object.
+        allow_binary: accept ids in several separate pieces as one object each.
+        min_voxels: objects with fewer voxels teach nothing.
+
+    Returns:
+        What is doubtful, each a line with the remedy.
 
     Raises:
         SpocoError: if shapes differ (with a word on transposed axes), values are no ids, ids are negative, there is no
-            object, or the labels look like a binary mask: one id only, in two or more separate pieces of comparable
-            size or in more than ten pieces of any size.
+            object, or the labels are no objects: a binary mask or classes (most of what is annotated has an id with
+            several pieces), an id of the background, single slices of a volume, or points.
     """
     if image.shape[1:] != labels.shape[1:]:
         raise SpocoError(_shape_message(image.shape[1:], labels.shape[1:], image_path, label_path))
@@ -56,21 +98,113 @@ def check_labels(
             f"{label_path}: label id {present[0]} is negative: use 0 for unlabeled voxels and positive ids "
             "for objects, or declare it as ignore_label or background_label"
         )
-    objects = present[present > 0]
-    if not objects.size:
+    if not (present > 0).any():
         if require_objects:
             raise SpocoError(
                 f"{label_path}: holds no annotated object (all voxels are 0 or special): "
                 "annotate some objects or leave the file out"
             )
-        return
-    if objects.size == 1 and not allow_binary:
-        pieces = _separate_pieces(ids == objects[0])
-        if pieces > 1:
-            raise SpocoError(
-                f"{label_path}: one id ({objects[0]}) in {pieces} separate pieces looks like a binary mask: "
-                "number the objects (for instance skimage.measure.label), or set allow_binary if it is one object"
+        return []
+    objects = _measured(np.where(np.isin(ids, special), 0, ids) if special else ids)
+    checks = [_points(objects, min_voxels), _slices(objects, ids.shape)]
+    if not allow_binary:
+        checks += [
+            _classes(objects, ids.size),
+            _background(objects, ids.shape, bool((ids == 0).any())),
+            _twice(objects),
+        ]
+    doubts = [doubt for doubt in checks if doubt is not None]
+    for doubt in doubts:
+        if doubt.refused:
+            raise SpocoError(f"{label_path}: {doubt.words}")
+    return [f"{label_path}: {doubt.words}" for doubt in doubts]
+
+
+def _measured(ids: np.ndarray) -> list[_Object]:
+    """Every object of a label volume (*spatial), 0 for what is none, with its pieces."""
+    pieces, count = cc3d.connected_components(ids, connectivity=26 if ids.ndim == 3 else 8, return_N=True)
+    measured = cc3d.statistics(pieces, no_slice_conversion=True)
+    voxels = measured["voxel_counts"].astype(np.int64)
+    boxes = np.asarray(measured["bounding_boxes"], dtype=np.int64).reshape(count + 1, -1, 2)
+    owner = fastremap.component_map(pieces, ids)
+    found: dict[int, list[int]] = {}
+    for piece in np.argsort(-voxels[1:], kind="stable") + 1:
+        found.setdefault(int(owner[piece]), []).append(int(piece))
+    return [
+        _Object(number, voxels[rows], boxes[rows, :, 0], boxes[rows, :, 1] + 1)
+        for number, rows in sorted(found.items())
+    ]
+
+
+def _points(objects: Sequence[_Object], min_voxels: int) -> _Doubt | None:
+    """Objects too small to learn from, such as clicks on centres."""
+    small = [found.id for found in objects if found.voxels.sum() < min_voxels]
+    if 2 * len(small) <= len(objects):
+        return None
+    return _Doubt(
+        f"{len(small)} of {len(objects)} objects have fewer than {min_voxels} voxels (id {small[0]} first), too few to "
+        "learn from: annotate whole objects, not points in them",
+        refused=len(small) == len(objects),
+    )
+
+
+def _slices(objects: Sequence[_Object], shape: Sequence[int]) -> _Doubt | None:
+    """Objects that are painted in single slices of a volume."""
+    if len(shape) < 3:
+        return None
+    for axis, name in enumerate("zyx"):
+        others = [a for a in range(3) if a != axis]
+        thin = [o.id for o in objects if o.extent[axis] == 1 and o.extent[others].min() >= 3]
+        if shape[axis] > 1 and 2 * len(thin) > len(objects):
+            return _Doubt(
+                f"{len(thin)} of {len(objects)} objects are one slice thick along {name} (id {thin[0]} first): "
+                "annotate fewer objects, but each in all of its slices, or train on single slices with --config 2d",
+                refused=len(thin) == len(objects),
             )
+    return None
+
+
+def _classes(objects: Sequence[_Object], voxels: int) -> _Doubt | None:
+    """Ids that name kinds of objects, or all that is foreground."""
+    counted = [o for o in objects if 2 * o.voxels.sum() <= voxels] or objects
+    several = [o for o in counted if o.parts > 1]
+    if 2 * len(several) < len(counted):
+        return None
+    most = max(several, key=lambda o: o.parts)
+    looks = "a binary mask" if len(objects) == 1 else "classes"
+    ids = "one id" if len(objects) == 1 else f"{len(several)} of {len(objects)} ids lie in several places, one of them"
+    return _Doubt(
+        f"{ids} ({most.id}) in {most.parts} separate pieces looks like {looks}: number the objects (for instance "
+        "skimage.measure.label), or set check#allow_binary if each is one object",
+        refused=True,
+    )
+
+
+def _background(objects: Sequence[_Object], shape: Sequence[int], is_partial: bool) -> _Doubt | None:
+    """An id of all that is no object."""
+    largest = max(objects, key=lambda o: o.voxels.sum())
+    share = largest.voxels.sum() / np.prod(shape)
+    if share <= 0.5 or len(objects) < 2:
+        return None
+    everywhere = (largest.first.min(0) == 0).all() and (largest.stop.max(0) == shape).all()
+    return _Doubt(
+        f"id {largest.id} fills {100 * share:.0f}% of the image: if it is the background, give --background_label "
+        f"{largest.id}, or set it to 0 where not every object is annotated; if it is an object, set check#allow_binary",
+        refused=bool(everywhere) and not is_partial,
+    )
+
+
+def _twice(objects: Sequence[_Object]) -> _Doubt | None:
+    """An id that two objects have."""
+    found = [o for o in objects if o.is_scattered]
+    if not found:
+        return None
+    others = f" (and {len(found) - 1} more ids)" if len(found) > 1 else ""
+    return _Doubt(
+        f"id {found[0].id}{others} lies in {found[0].parts} places far apart, and is learnt as one object: give each "
+        "object an id of its own",
+        refused=False,
+    )
 
 
 def check_same_grid(
@@ -103,15 +237,6 @@ def check_same_grid(
             f"{label_path}: its affine puts corners {distance:g} away from those of {image_path}: resample the labels "
             "onto the image with nearest neighbour, or correct the header"
         )
-
-
-def _separate_pieces(mask: np.ndarray) -> int:
-    """Counts connected pieces of comparable size, or all of them if there are many."""
-    pieces, count = cc3d.connected_components(mask, connectivity=26 if mask.ndim == 3 else 8, return_N=True)
-    if count > _MANY_PIECES:
-        return count
-    sizes = np.bincount(pieces.ravel())[1:]
-    return int(np.count_nonzero(sizes >= _PIECE_FRACTION * sizes.max()))
 
 
 def _shape_message(image_shape: tuple[int, ...], label_shape: tuple[int, ...], image_path: str, label_path: str) -> str:

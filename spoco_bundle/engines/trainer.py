@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -67,15 +68,19 @@ class SpocoTrainer(SupervisedTrainer):
         self.seed = seed
         half = precision == "bfloat16" or precision == "auto" and has_native_bfloat16(self.state.device)
         self.dtype = torch.bfloat16 if half else torch.float32
-        self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._position_data)
+        self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._begin_epoch)
 
     @property
     def student(self) -> torch.nn.Module:
         """The student without the wrapper of distributed training."""
         return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
 
-    def _position_data(self) -> None:
-        """Tells dataset and sampler the epoch, and how many of its samples a resumed run has had already."""
+    def _begin_epoch(self) -> None:
+        """Tells dataset and sampler the epoch, and how many of its samples a resumed run has had already.
+
+        The coordinate scale, which handlers fill at the start, is read from the network here, not in every iteration.
+        """
+        self._placing = Decoder(self.decoder.coordinate_channels, coordinate_scale=self.decoder.scale)
         epoch = self.state.epoch - 1
         done = self.state.iteration - epoch * self.state.epoch_length
         self.data_loader.dataset.set_epoch(epoch)
@@ -93,7 +98,7 @@ class SpocoTrainer(SupervisedTrainer):
         """
         device = self.state.device
         torch.manual_seed((self.seed << 32) + self.state.iteration)
-        spacing = batch_spacing(batchdata[Keys.IMAGE], self.student.spatial_dims).to(device)
+        spacing = batch_spacing(batchdata[Keys.IMAGE], self.student.spatial_dims)  # stays on the CPU, where it is read
         image, label, teacher_view = (
             plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
             for key in (Keys.IMAGE, Keys.LABEL, "teacher_view")
@@ -110,14 +115,16 @@ class SpocoTrainer(SupervisedTrainer):
         output[Keys.PRED] = student_raw.detach()
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
-        student = self.decoder.place(student_raw, spacing)
-        teacher = None if teacher_raw is None else self.decoder.place(teacher_raw, spacing)
+        student = self._placing.place(student_raw, spacing)
+        teacher = None if teacher_raw is None else self._placing.place(teacher_raw, spacing)
         terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing)
         loss = output[Keys.LOSS] = terms["loss"]
-        output["loss_terms"] = {name: float(value.detach()) for name, value in terms.items()}
-        if not torch.isfinite(loss):
+        # all terms at once: each value read back makes the host wait for the device
+        values = torch.stack([value.detach() for value in terms.values()]).tolist()
+        found = output["loss_terms"] = dict(zip(terms, values))
+        if not math.isfinite(found["loss"]):
             raise SpocoError(
-                f"loss: {float(loss)} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at these "
+                f"loss: {found['loss']} at iteration {self.state.iteration} on {_file_names(batchdata)}; look at these "
                 "images, lower the learning rate, or set precision to float32"
             )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)

@@ -1,16 +1,17 @@
 """Files in and out: NIfTI, TIFF, Zarr and what ITK reads, each as one `Image` with its geometry."""
 
-from spoco_bundle.formats.files import file_suffix, read_image, write_instances
-from spoco_bundle.formats.geometry import Image, batch_spacing, spacing_warning, voxel_spacing
+from spoco_bundle.formats.files import check_result, file_suffix, read_image, result_suffix, write_instances
+from spoco_bundle.formats.geometry import Image, batch_spacing, voxel_spacing
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 
 __all__ = [
     "Image",
     "batch_spacing",
+    "check_result",
     "file_suffix",
     "objects_table",
     "read_image",
-    "spacing_warning",
+    "result_suffix",
     "voxel_spacing",
     "write_instances",
     "write_objects_table",

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats import itk_io, nifti, tiff
-from spoco_bundle.formats.geometry import (
-    Image,
-    batch_spacing,
-    checked_spacing,
-    rescale_affine,
-    spacing_warning,
-    voxel_spacing,
-)
+from spoco_bundle.core.lengths import MICROMETER
+from spoco_bundle.formats import itk_io, nifti, tiff_writing
+from spoco_bundle.formats.geometry import Image, batch_spacing, checked_spacing, replaced_affine, voxel_spacing
 from spoco_bundle.formats.label_ids import as_label_ids
+from spoco_bundle.formats.lazy import LazyVolume, describe
+from spoco_bundle.formats.names import family, file_suffix, is_zarr, result_suffix
 
 __all__ = [
     "Image",
     "batch_spacing",
+    "check_intensities",
+    "check_result",
     "file_suffix",
     "is_zarr",
     "read_image",
-    "spacing_warning",
+    "result_suffix",
     "voxel_spacing",
     "write_instances",
 ]
-
-
-def file_suffix(path: str | Path) -> str:
-    """The end of a file name that tells its format, ``.nii.gz`` and ``.ome.tif`` included, as written."""
-    name = Path(path).name
-    for double in (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr"):
-        if name.lower().endswith(double):
-            return name[-len(double) :]
-    return Path(name).suffix
-
-
-def is_zarr(path: str | Path) -> bool:
-    """Whether a folder is a Zarr group or array."""
-    return any((Path(path) / mark).is_file() for mark in (".zgroup", ".zarray", "zarr.json"))
 
 
 def read_image(
@@ -52,43 +38,43 @@ def read_image(
     kind: str = "image",
     spatial_dims: int = 3,
     spacing: Sequence[float] | None = None,
-    spacing_unit: str = "micrometer",
-    override_spacing: bool = False,
     axes: str | None = None,
+    channel: int | None = None,
+    time: int | None = None,
 ) -> Image:
     """Reads an image or a label volume of any supported format.
 
-    NIfTI goes through nibabel, TIFF (plain, ImageJ, OME) through tifffile, everything else through ITK.
+    NIfTI goes through nibabel, TIFF (plain, ImageJ, OME) through tifffile, Zarr through zarr, everything else through
+    ITK.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a Zarr image.
         kind: ``"image"`` or ``"label"``. Labels come out as int32 with one channel.
         spatial_dims: 3 for volumes, 2 for single images; a file of the other sort is refused.
-        spacing: spacing along z, y, x (or y, x) for files that state none.
-        spacing_unit: unit of ``spacing``.
-        override_spacing: take ``spacing`` even where the file states another one.
-        axes: letters that replace the axes a TIFF file states, where those are wrong (see ``tiff.read``).
+        spacing: micrometres along z, y, x (or y, x), in place of what the file states or leaves out.
+        axes: letters that replace the axes a TIFF or Zarr file states, where those are wrong, one per dimension. Labels
+            have those of them that are left when channels are taken away.
+        channel: the one channel of an image to read; all by default. Labels have one channel.
+        time: the time point to read of a file with several; labels without a time axis hold for it.
 
     Returns:
         The volume; its array keeps the file's data type for images.
 
     Raises:
-        SpocoError: if the file is missing, empty, damaged or of the wrong dimension; if an image holds NaN or infinite
-            voxels or one value only; if a label volume is not made of whole numbers that fit int32.
+        SpocoError: if the file is missing, empty, damaged or of the wrong dimension; if what is chosen does not exist
+            or something has to be chosen; if an image holds NaN or infinite voxels or one value only; if a label volume
+            is not made of whole numbers that fit int32.
     """
     if kind not in ("image", "label"):
         raise ValueError(f"kind is {kind!r}: give 'image' or 'label'")
     if spatial_dims not in (2, 3):
         raise SpocoError(f"spatial_dims is {spatial_dims!r}: give 2 or 3")
     path = _existing_file(path)
-    suffix = path.name.lower()
     try:
-        if suffix.endswith(nifti.SUFFIXES):
-            volume = nifti.read(path, spatial_dims)
-        elif suffix.endswith(tiff.SUFFIXES):
-            volume = tiff.read(path, spatial_dims, axes)
+        if family(path) == "itk":
+            volume = _read_by_itk(path, kind, spatial_dims, axes, channel, time)
         else:
-            volume = itk_io.read(path, spatial_dims)
+            volume = _read_described(path, kind, spatial_dims, axes, channel, time)
     except (SpocoError, MemoryError):
         raise
     # there is no end to the ways in which a damaged header can contradict its file
@@ -98,10 +84,9 @@ def read_image(
         ) from error
     if min(volume.array.shape) == 0:
         raise SpocoError(f"{path}: shape {volume.array.shape} holds no voxel: export the file again")
-    if spacing is not None and (volume.spacing is None or override_spacing):
-        volume.spacing = checked_spacing(spacing, spatial_dims)
-        volume.spacing_unit = spacing_unit
-        volume.affine = rescale_affine(volume.affine, volume.spacing)
+    if spacing is not None:
+        volume.spacing, volume.file_unit = checked_spacing(spacing, spatial_dims), MICROMETER
+        volume.affine = replaced_affine(volume.affine, volume.spacing)
     if kind == "label":
         if volume.array.shape[0] != 1:
             raise SpocoError(
@@ -110,7 +95,56 @@ def read_image(
             )
         volume.array = as_label_ids(volume.array, str(path))
     else:
-        _check_intensities(volume.array, path)
+        check_intensities(volume.array, path)
+    return volume
+
+
+def _read_described(
+    path: Path, kind: str, spatial_dims: int, axes: str | None, channel: int | None, time: int | None
+) -> Image:
+    lazy = _described_label(path, spatial_dims, axes, time) if kind == "label" else None
+    if lazy is None:
+        lazy = describe(path, spatial_dims, axes, time=time)
+        lazy.choose(channel, time)
+    return Image(
+        array=lazy.read_all(),
+        spacing=lazy.spacing,
+        file_unit=lazy.file_unit,
+        affine=lazy.affine,
+        file_format=lazy.file_format,
+        axes=lazy.axes,
+        path=str(path),
+        stated_size=lazy.stated_size,
+    )
+
+
+def _described_label(path: Path, spatial_dims: int, axes: str | None, time: int | None) -> LazyVolume:
+    """Labels, to which the axes and the time point of their image apply as far as they have them."""
+    axes = None if family(path) == "nifti" else axes
+    try:
+        lazy = describe(path, spatial_dims, axes, is_label=True)
+    except SpocoError:
+        fewer = "".join(letter for letter in (axes or "").upper() if letter not in "CST")
+        if fewer == (axes or "").upper():
+            raise
+        lazy = describe(path, spatial_dims, fewer, is_label=True)
+    lazy.choose(time=time if lazy.size("T") else None)
+    return lazy
+
+
+def _read_by_itk(
+    path: Path, kind: str, spatial_dims: int, axes: str | None, channel: int | None, time: int | None
+) -> Image:
+    volume = itk_io.read(path, spatial_dims, kind == "label")
+    if kind == "label":
+        return volume
+    for name, value in (("axes", axes), ("time", time)):
+        if value is not None:
+            raise SpocoError(f"{path}: {name} is {value}, but {file_suffix(path)} files have none: leave --{name} out")
+    if channel is not None:
+        if not 0 <= channel < len(volume.array):
+            raise SpocoError(f"{path}: channel is {channel}: the image has channels 0 to {len(volume.array) - 1}")
+        volume.array = volume.array[channel : channel + 1]
     return volume
 
 
@@ -138,19 +172,73 @@ def write_instances(path: str | Path, labels: Any, like: str | Path, axes: str |
         ValueError: if the labels are not integers or negative.
     """
     path, like = Path(path), _existing_file(like)
-    if path.resolve() == like.resolve():
-        raise SpocoError(f"{path}: would overwrite the image it was made from: choose another name or folder")
-    if _family(path) != _family(like):
-        raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
+    _refuse_other_format(path, like)
     stored = labels if hasattr(labels, "chunks") else _as_stored(labels)
+    if family(like) == "zarr":
+        _write_label_image(path, stored, like, axes)
+        return path
     with atomic_write(path) as partial:
-        if _family(path) == "nifti":
+        if family(like) == "nifti":
             nifti.write_labels(partial, stored, like)
-        elif _family(path) == "tiff":
-            tiff.write_labels(partial, stored, like, axes)
+        elif family(like) == "tiff":
+            tiff_writing.write_labels(partial, stored, like, axes)
         else:
             itk_io.write_labels(partial, np.asarray(stored[:]), like)
     return path
+
+
+def check_result(path: str | Path, like: str | Path, spatial_dims: int, axes: str | None = None) -> None:
+    """Sees before the work that :func:`write_instances` will be able to write.
+
+    Args:
+        path: the file that will be written.
+        like: the image that will be segmented.
+        spatial_dims: 2 or 3.
+        axes: as given to :func:`read_image` for ``like``.
+
+    Raises:
+        SpocoError: if the folder cannot be written to, or the format cannot hold labels with the metadata of the image.
+    """
+    path, like = Path(path), _existing_file(like)
+    _refuse_other_format(path, like)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise SpocoError(
+            f"{path.parent}: cannot be written to ({error.strerror or error}): free space or choose another folder"
+        ) from error
+    if family(like) == "nifti":
+        nifti.check_labels(like)
+    elif family(like) == "tiff":
+        tiff_writing.check_labels(like, spatial_dims, axes)
+    elif family(like) == "itk":
+        itk_io.check_labels(path, like)
+
+
+def _refuse_other_format(path: Path, like: Path) -> None:
+    if path.resolve() == like.resolve():
+        raise SpocoError(f"{path}: would overwrite the image it was made from: choose another name or folder")
+    if family(path) != family(like):
+        raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
+
+
+def _write_label_image(path: Path, labels: Any, like: Path, axes: str | None) -> None:
+    """An OME-Zarr label image with its pyramid, beside its place, and then moved there."""
+    # imported here because other users need not wait for it
+    from spoco_bundle.formats import ome_zarr
+
+    if path.exists() and not ome_zarr.is_label_image(path):
+        raise SpocoError(f"{path}: exists and is no result of this command: choose another name")
+    source = describe(like, labels.ndim, axes)
+    if tuple(labels.shape) != source.shape:
+        raise SpocoError(
+            f"labels of shape {labels.shape} do not fit {like} of shape {source.shape}: "
+            "bring them back to the grid of the source image first"
+        )
+    with atomic_folder(path) as partial:
+        ome_zarr.write_labels(partial, labels, source, path.name, os.path.relpath(like, path))
 
 
 def _as_stored(labels: np.ndarray) -> np.ndarray:
@@ -164,26 +252,23 @@ def _as_stored(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.uint16 if high < 2**16 else np.uint32)
 
 
-def _family(path: Path) -> str:
-    name = path.name.lower()
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    return "tiff" if name.endswith(tiff.SUFFIXES) else "itk"
-
-
 def _existing_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise SpocoError(f"{path}: no such file: check the path")
-    if path.is_dir():
+    if path.is_dir() and not is_zarr(path):
         raise SpocoError(f"{path}: is a folder: give an image file")
     if path.stat().st_size == 0:
         raise SpocoError(f"{path}: is empty (0 bytes): copy or export the file again")
     return path
 
 
-def _check_intensities(array: np.ndarray, path: Path) -> None:
-    """Refuses images that no network can make sense of."""
+def check_intensities(array: np.ndarray, path: str | Path) -> None:
+    """Refuses images that no network can make sense of.
+
+    Raises:
+        SpocoError: for voxels of one value only, NaN, infinite or no real numbers.
+    """
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
         raise SpocoError(f"{path}: voxels are of type {array.dtype}: save real numbers, such as uint16 or float32")
     if np.issubdtype(array.dtype, np.floating):

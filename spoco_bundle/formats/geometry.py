@@ -1,4 +1,4 @@
-"""The voxel grid of an image: spacing, unit and affine in the array's own index order (z, y, x or y, x)."""
+"""The voxel grid of an image: spacing and affine in the array's own index order (z, y, x or y, x), in micrometres."""
 
 from __future__ import annotations
 
@@ -9,18 +9,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.core.errors import SpocoError
-
-UNKNOWN_UNIT = "unknown"
-
-# Length of each unit that files use, in micrometres, and the name under which it is kept.
-_UNIT_NAMES = {
-    "micrometer": ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "micrometers", "\\u00b5m"),
-    "millimeter": ("mm", "millimeter", "millimetre", "millimeters"),
-    "nanometer": ("nm", "nanometer", "nanometre", "nanometers"),
-}
-# The inch is left out on purpose: it tells of a screen or printer resolution, not of the specimen.
-_OTHER_LENGTHS = {"m": 1e6, "meter": 1e6, "cm": 1e4, "centimeter": 1e4, "å": 1e-4, "angstrom": 1e-4, "pm": 1e-6}
-_MICROMETERS = {"micrometer": 1.0, "millimeter": 1000.0, "nanometer": 0.001}
+from spoco_bundle.core.lengths import MICROMETER, PIXEL, UNITLESS, in_words, parse_unit
 
 
 @dataclass
@@ -29,22 +18,28 @@ class Image:
 
     Attributes:
         array: (C, z, y, x) or (C, y, x), in the file's own data type; labels are int32 with C = 1.
-        spacing: distance between neighbouring voxels along z, y, x (or y, x); None where the file does not say.
-        spacing_unit: ``"micrometer"``, ``"millimeter"``, ``"nanometer"`` or ``"unknown"``.
+        spacing: distance between neighbouring voxels along z, y, x (or y, x), in micrometres, or plain numbers where
+            the file leaves out their unit; None where it states none.
+        file_unit: the unit in which the file states lengths, such as ``"nanometer"``, which results take over;
+            ``"unknown"`` where it states none.
         affine: (D + 1, D + 1) float64, voxel index (z, y, x) or (y, x) to world (right, anterior, superior, the order
-            of NIfTI and MONAI). Unknown spacing counts as 1. Column norms are the spacing.
-        file_format: ``"nifti"``, ``"imagej"``, ``"ome"``, ``"tiff"`` or ``"itk"``.
+            of NIfTI and MONAI), in the unit of ``spacing``; unknown spacing is a pixel, 1. Column norms are the
+            spacing.
+        file_format: ``"nifti"``, ``"imagej"``, ``"ome"``, ``"tiff"``, ``"zarr"`` or ``"itk"``.
         axes: letters of the file's axes as stored, slowest first, such as ``"ZYX"`` or ``"YXS"``.
         path: the file.
+        stated_size: the voxel size in the words of the file, also where it is of no use or an option replaced it; empty
+            where the file states none.
     """
 
     array: np.ndarray
     spacing: tuple[float, ...] | None
-    spacing_unit: str
+    file_unit: str
     affine: np.ndarray
     file_format: str
     axes: str
     path: str
+    stated_size: str = ""
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
@@ -52,32 +47,18 @@ class Image:
         return self.array.shape[1:]
 
 
-def canonical_length(value: float, unit: str | None) -> tuple[float, str]:
-    """Expresses a length in one of the units kept here.
-
-    Args:
-        value: the length.
-        unit: the unit's name as files spell it (``"um"``, ``"micron"``, ``"mm"``, ``"cm"``, ...); letters' case counts
-            for nothing.
-
-    Returns:
-        The value and one of the names micrometer, millimeter, nanometer; lengths in other units become micrometres,
-        and a unit that is no length (``"pixel"``, none) gives ``"unknown"`` with the value unchanged.
-    """
-    name = (unit or "").strip().lower()
-    for canonical, spellings in _UNIT_NAMES.items():
-        if name in spellings:
-            return float(value), canonical
-    if name in _OTHER_LENGTHS:
-        return float(value) * _OTHER_LENGTHS[name], "micrometer"
-    return float(value), UNKNOWN_UNIT
+def length_unit(spacing: Sequence[float] | None, file_unit: str) -> str:
+    """What the lengths of an image are measured in: ``"micrometer"``, ``"unknown"`` (plain numbers), ``"pixel"``."""
+    if spacing is None:
+        return PIXEL
+    return MICROMETER if parse_unit(file_unit) else UNITLESS
 
 
-def convert_length(value: float, unit: str, target_unit: str) -> float:
-    """Converts a length between two of micrometer, millimeter, nanometer; unknown units leave it as it is."""
-    if UNKNOWN_UNIT in (unit, target_unit):
-        return float(value)
-    return float(value) * _MICROMETERS[unit] / _MICROMETERS[target_unit]
+def replacement_message(spacing: Sequence[float] | None, stated_size: str, path: str) -> str | None:
+    """The line that says an option replaced what a file states; None where the file states nothing."""
+    if spacing is None or not stated_size:
+        return None
+    return f"--spacing {in_words(spacing, MICROMETER)} replaces the {stated_size} that {path} states"
 
 
 def affine_from_spacing(spacing: Sequence[float]) -> np.ndarray:
@@ -107,6 +88,13 @@ def rescale_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     rank = result.shape[0] - 1
     norms = np.linalg.norm(result[:rank, :rank], axis=0)
     result[:rank, :rank] *= np.asarray(spacing, dtype=np.float64) / norms
+    return result
+
+
+def replaced_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The affine under a spacing that a person gives: same directions; where the first voxel lies is unknown, so 0."""
+    result = rescale_affine(affine, spacing)
+    result[:-1, -1] = 0.0
     return result
 
 
@@ -152,7 +140,7 @@ def voxel_spacing(image: torch.Tensor, spatial_dims: int) -> tuple[float, ...]:
         spatial_dims: 2 or 3.
 
     Returns:
-        Spacing along z, y, x or y, x; 1.0 per axis where the file had none (``meta["spacing_known"]`` is 0).
+        Spacing along z, y, x or y, x; 1.0 per axis where the file had none (``meta["length_unit"]`` is "pixel").
 
     Raises:
         TypeError: if the tensor carries no affine, or a whole batch of them.
@@ -187,46 +175,3 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
 def alike_spacings(one: Sequence[float], other: Sequence[float], tolerance: float = 1.5) -> bool:
     """Whether two spacings in the same unit differ by no more than a ratio of ``tolerance`` along any axis."""
     return all(1 / tolerance <= a / b <= tolerance for a, b in zip(one, other, strict=True))
-
-
-def spacing_warning(
-    spacing: Sequence[float] | None,
-    unit: str,
-    training_spacing: Sequence[float] | None,
-    training_unit: str = UNKNOWN_UNIT,
-    *,
-    name: str = "the image",
-    tolerance: float = 1.5,
-) -> str | None:
-    """Notices a spacing that is unknown, or unlike the one a network was trained with.
-
-    Args:
-        spacing: the image's spacing along z, y, x or y, x; None where its file does not say.
-        unit: unit of ``spacing``. Where either unit is unknown the plain numbers are compared.
-        training_spacing: the spacing the network was trained with; None where that is not known either.
-        training_unit: unit of ``training_spacing``.
-        name: the file, for the message.
-        tolerance: ratio per axis, at least 1, up to which two spacings count as alike.
-
-    Returns:
-        One line that says what is wrong and what to do, or None if nothing is.
-    """
-    if spacing is None:
-        known = "" if training_spacing is None else f"; the network was trained at {_written(training_spacing)}"
-        return f"{name}: the file does not say its voxel spacing{known}: set the config id spacing (z, y, x order)"
-    if training_spacing is None:
-        return None
-    if len(spacing) != len(training_spacing):
-        return f"{name}: {len(spacing)} axes where the network was trained on {len(training_spacing)}"
-    converted = [convert_length(step, unit, training_unit) for step in spacing]
-    if alike_spacings(converted, training_spacing, tolerance):
-        return None
-    return (
-        f"{name}: voxel spacing {_written(spacing)} {unit} differs from the training spacing "
-        f"{_written(training_spacing)} {training_unit} by more than {tolerance:g} times: "
-        "correct the config id spacing, or resample the image to the training spacing"
-    )
-
-
-def _written(spacing: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{step:g}" for step in spacing) + ")"

@@ -1,34 +1,44 @@
-"""Every other format that ITK knows: nrrd, mha, mhd, png, jpg, ..."""
+"""Every other format that ITK knows: nrrd, mha, mhd, png, jpg, dcm, ..."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.geometry import UNKNOWN_UNIT, Image, canonical_length, column_spacing
+from spoco_bundle.core.lengths import UNITLESS, Unit, in_unit, in_words, parse_unit
+from spoco_bundle.formats.geometry import Image, column_spacing
+from spoco_bundle.formats.text_headers import TextHeader, read_text_header, state_unit
 
 # Formats that lose ids (lossy, or 8 bits only): labels of such images are written as PNG.
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jp2", ".bmp", ".gif")
+#: pictures: what they state is a density for printers and screens, not the size of a voxel
+PICTURE_SUFFIXES = (*LOSSY_SUFFIXES, ".png")
+#: headers with their voxels in another file, and the same format in one file
+DETACHED = {".mhd": ".mha", ".nhdr": ".nrrd"}
 
 _FAILURES = (RuntimeError, TypeError, KeyError, ValueError, OSError)
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
-def read(path: Path, spatial_dims: int) -> Image:
+def read(path: Path, spatial_dims: int, is_label: bool = False) -> Image:
     """Reads one image through ITK; colour components become channels, an alpha component is left out.
 
     Args:
         path: any file whose format ITK recognises.
-        spatial_dims: 2 or 3. A stack of one slice counts as 2D.
+        spatial_dims: 2 or 3. A stack of one slice is 2D.
+        is_label: take the numbers of a picture with a colour table as they are, not as colours.
 
     Raises:
-        SpocoError: if ITK cannot read the file or its axes do not fit ``spatial_dims``.
+        SpocoError: if ITK cannot read the file, its header names a file elsewhere or a flag that ITK passes over, or
+            its axes do not fit ``spatial_dims``.
     """
-    image = _load(path)
+    header = read_text_header(path)
+    image = _load(path, is_label)
     import itk
 
     array = np.asarray(itk.array_from_image(image))
@@ -42,27 +52,43 @@ def read(path: Path, spatial_dims: int) -> Image:
     spacing = np.array(image.GetSpacing(), dtype=np.float64)
     direction = np.asarray(itk.array_from_matrix(image.GetDirection()), dtype=np.float64)
     origin = np.array(image.GetOrigin(), dtype=np.float64)
-    if rank == 3 and array.shape[1] == 1 and spatial_dims == 2:
+    if rank == 3 and array.shape[1] == 1:
         array, rank = array[:, 0], 2
         spacing, direction, origin = spacing[:2], direction[:2, :2], origin[:2]
     if rank != spatial_dims:
-        remedy = "use the 2D overlay" if rank == 2 else "use the 3D configuration or save single images"
-        raise SpocoError(f"{path}: is {rank}D, {spatial_dims}D images are expected: {remedy} (spatial_dims {rank})")
+        raise SpocoError(_other_rank(path, rank, spatial_dims))
+    unit = _unit(path, header)
+    pixels = path.name.lower().endswith(PICTURE_SUFFIXES) or not unit and np.allclose(spacing, 1.0)
+    scale = 1.0 if pixels or not unit else unit.micrometers
     affine = np.eye(rank + 1)
-    affine[:rank, :rank] = _LPS_TO_RAS[:rank, np.newaxis] * direction * spacing
-    affine[:rank, rank] = _LPS_TO_RAS[:rank] * origin
+    affine[:rank, :rank] = _LPS_TO_RAS[:rank, np.newaxis] * direction * (1.0 if pixels else spacing * scale)
+    affine[:rank, rank] = _LPS_TO_RAS[:rank] * origin * scale
     affine[:, :rank] = affine[:, :rank][:, ::-1]
-    unit = _unit(path)
-    known = unit != UNKNOWN_UNIT or not np.allclose(spacing, 1.0)
+    name = unit.name if unit and not pixels else UNITLESS
     return Image(
         array=array,
-        spacing=column_spacing(affine) if known else None,
-        spacing_unit=unit,
+        spacing=None if pixels else column_spacing(affine),
+        file_unit=name,
         affine=affine,
         file_format="itk",
         axes="ZYX"[-rank:] + ("C" if components > 1 else ""),
         path=str(path),
+        stated_size="" if pixels else in_words([in_unit(s, name) for s in column_spacing(affine)], name),
     )
+
+
+def _other_rank(path: Path, rank: int, spatial_dims: int) -> str:
+    if _is_dicom(path) and rank == 2:
+        # the same line for every slice, so that a folder of them is told once
+        return (
+            f"{path.parent}: holds DICOM files of one slice each, 3D images are expected: convert the series to one "
+            "NIfTI or NRRD file, with dcm2niix or 3D Slicer for instance, or use the 2D overlay for single slices"
+        )
+    remedy = {2: "use the 2D overlay", 3: "use the 3D configuration or save single images"}.get(
+        rank, "save one time point or position per file"
+    )
+    slices = "a single slice, which is 2D" if rank == 2 else f"{rank}D"
+    return f"{path}: is {slices}, {spatial_dims}D images are expected: {remedy} (spatial_dims {rank})"
 
 
 def file_grid(path: str | Path) -> tuple[np.ndarray, int]:
@@ -100,9 +126,7 @@ def file_grid(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
-    """Writes labels (z, y, x) or (y, x) with the origin, spacing and direction of another image.
-
-    ITK writes no unit of length, so the unit that a NRRD source names is not repeated.
+    """Writes labels (z, y, x) or (y, x) with the origin, spacing, direction and unit of another image.
 
     Args:
         path: file to write; its suffix chooses the format.
@@ -114,8 +138,6 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
     """
     import itk
 
-    if path.name.lower().endswith(LOSSY_SUFFIXES):
-        raise SpocoError(f"{like}: {path.suffix} files cannot hold label ids: write them as .png")
     source = _load(like)
     grid = tuple(int(size) for size in itk.size(source))[::-1]
     stored = labels[np.newaxis] if len(grid) == 3 and labels.ndim == 2 else labels
@@ -124,7 +146,34 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
             f"labels of shape {labels.shape} do not fit {like} of shape {grid}: "
             "bring them back to the grid of the source image first"
         )
-    result = itk.image_from_array(np.ascontiguousarray(stored))
+    _write(path, stored, source, like)
+
+
+def check_labels(path: Path, like: Path) -> None:
+    """Writes a few voxels as labels with the header of an image, to see before the work that it can be done.
+
+    Args:
+        path: the file that will be written; here a temporary one of the same suffix is.
+        like: the image that will be segmented.
+
+    Raises:
+        SpocoError: if the format cannot hold them.
+    """
+    source = _load(like)
+    types = (np.uint16,) if path.suffix.lower() == ".png" else (np.uint16, np.uint32)
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in types:
+            _write(
+                Path(folder) / f"labels{path.suffix}", np.ones((2,) * source.GetImageDimension(), dtype), source, like
+            )
+
+
+def _write(path: Path, labels: np.ndarray, source: Any, like: Path) -> None:
+    import itk
+
+    if path.name.lower().endswith(LOSSY_SUFFIXES):
+        raise SpocoError(f"{like}: {path.suffix} files cannot hold label ids: write them as .png")
+    result = itk.image_from_array(np.ascontiguousarray(labels))
     result.SetSpacing(source.GetSpacing())
     result.SetOrigin(source.GetOrigin())
     result.SetDirection(source.GetDirection())
@@ -136,13 +185,20 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
             f"{like}: ITK cannot write {labels.dtype} labels as {path.suffix} ({reason}): "
             "convert the image to TIFF or NIfTI"
         ) from error
+    unit = _unit(like, read_text_header(like))
+    if unit:
+        state_unit(path, unit)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, is_label: bool = False) -> Any:
     # Imported here because loading ITK takes seconds that TIFF and NIfTI users need not wait for.
     import itk
 
     try:
+        if is_label and path.suffix.lower() in (".png", ".bmp"):
+            reader = itk.PNGImageIO.New() if path.suffix.lower() == ".png" else itk.BMPImageIO.New()
+            reader.ExpandRGBPaletteOff()
+            return itk.imread(str(path), imageio=reader)
         return itk.imread(str(path))
     except _FAILURES as error:
         reason = re.sub(r" ?\(0x[0-9a-f]+\)", "", " ".join(str(error).split()))[-160:]
@@ -151,17 +207,15 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _unit(path: Path) -> str:
-    """The unit that a NRRD header names, which ITK passes over; DICOM is in millimetres; other formats do not say."""
-    suffix = path.suffix.lower()
-    if suffix in (".nrrd", ".nhdr"):
-        # The header is text that ends with an empty line.
-        with path.open("rb") as file:
-            header = file.read(65536)
-        for line in header.split(b"\n\n", 1)[0].decode("ascii", "replace").splitlines():
-            name, _, value = line.partition(":")
-            units = value.replace('"', " ").split()
-            if name.strip().lower() == "space units" and units:
-                unit = canonical_length(1.0, units[0])
-                return unit[1] if unit[0] == 1.0 else UNKNOWN_UNIT
-    return "millimeter" if suffix == ".dcm" else UNKNOWN_UNIT
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _unit(path: Path, header: TextHeader | None) -> Unit | None:
+    """The unit that a header names, which ITK passes over; DICOM is in millimetres, MRC in angstroms by definition."""
+    if header is not None:
+        return header.unit
+    if _is_dicom(path):
+        return parse_unit("mm")
+    return parse_unit("angstrom") if path.suffix.lower() in (".mrc", ".rec", ".map") else None

@@ -13,21 +13,26 @@ import numpy as np
 
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import MICROMETER, in_unit, parse_unit
 
 
 def objects_table(
     labels: np.ndarray,
     spacing: Sequence[float] | None = None,
-    unit: str = "unknown",
+    unit: str = MICROMETER,
     confidence: Sequence[float] | np.ndarray | None = None,
+    voxel_volume: float | None = None,
 ) -> list[dict[str, Any]]:
     """Measures every object.
 
     Args:
         labels: (z, y, x) or (y, x) non-negative ids, 0 = background.
-        spacing: voxel spacing along z, y, x or y, x; None where unknown, lengths are then in voxels.
-        unit: unit of ``spacing``.
+        spacing: micrometres along z, y, x or y, x, or plain numbers where ``unit`` is no length; None where unknown,
+            lengths are then in voxels.
+        unit: unit of the table, such as that of the image's file.
         confidence: (N,) one value per object, of id 1 first; the largest id is at most N.
+        voxel_volume: of one voxel, from the same lengths, where its edges are not at right angles: the determinant of
+            the affine. By default the product of the spacing.
 
     Returns:
         One row per object in the order of ids, with the columns of :func:`table_columns`: ``id``; ``voxels``;
@@ -41,8 +46,7 @@ def objects_table(
     """
     labels = np.asarray(labels)
     rank = labels.ndim
-    steps = np.ones(rank) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    unit = "voxel" if spacing is None else unit
+    steps, volume, unit = table_lengths(rank, spacing, unit, voxel_volume)
     dense, mapping = fastremap.renumber(labels, preserve_zero=True)
     original = {int(new): int(old) for old, new in mapping.items() if new != 0}
     if confidence is not None and original and max(original.values()) > len(confidence):
@@ -53,7 +57,7 @@ def objects_table(
     rows = []
     for new, old in sorted(original.items(), key=lambda item: item[1]):
         voxels = int(measured["voxel_counts"][new])
-        row: dict[str, Any] = {"id": old, "voxels": voxels, "volume": float(voxels * steps.prod())}
+        row: dict[str, Any] = {"id": old, "voxels": voxels, "volume": float(voxels * volume)}
         for name, centre in zip("zyx"[-rank:], measured["centroids"][new] * steps, strict=True):
             row[f"centroid_{name}"] = float(centre)
         row["unit"] = unit
@@ -62,6 +66,19 @@ def objects_table(
         row["confidence"] = "" if confidence is None else float(confidence[old - 1])
         rows.append(row)
     return rows
+
+
+def table_lengths(
+    rank: int, spacing: Sequence[float] | None, unit: str, voxel_volume: float | None = None
+) -> tuple[np.ndarray, float, str]:
+    """Edges (rank,) and volume of a voxel in the unit of the table, and its name; arguments as for the table."""
+    if spacing is None:
+        return np.ones(rank), 1.0, "voxel"
+    steps = np.array([in_unit(step, unit) for step in spacing])
+    if voxel_volume is None:
+        return steps, float(steps.prod()), unit
+    parsed = parse_unit(unit)
+    return steps, voxel_volume / (parsed.micrometers if parsed else 1.0) ** rank, unit
 
 
 def table_columns(spatial_dims: int) -> list[str]:

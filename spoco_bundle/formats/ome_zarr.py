@@ -12,11 +12,14 @@ import numpy as np
 import zarr
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.geometry import UNKNOWN_UNIT, canonical_length, convert_length
+from spoco_bundle.core.lengths import PIXEL, UNITLESS, in_unit, in_words, parse_unit
+from spoco_bundle.formats.geometry import affine_from_spacing
+from spoco_bundle.formats.stored import LazyVolume
 
 VERSION = "0.4"
+CHUNK = (64, 256, 256)  # voxels of a chunk of labels that are written at once
 
-_OLD_AXES = "tczyx"  # what NGFF 0.1 and 0.2 meant without saying
+_OLD_AXES = "TCZYX"  # what NGFF 0.1 and 0.2 meant without saying
 
 
 @dataclass
@@ -25,10 +28,12 @@ class ZarrImage:
 
     Attributes:
         array: the array, not read.
-        axes: lower-case letter of each of its axes, such as ``"tczyx"``.
-        spacing: of the axes z, y, x that there are, in ``unit``; None where the file does not say.
-        translation: of the first voxel along the same axes, in ``unit``.
-        unit: ``"micrometer"``, ``"millimeter"``, ``"nanometer"`` or ``"unknown"``.
+        axes: upper-case letter of each of its axes, such as ``"TCZYX"``.
+        spacing: of the axes Z, Y, X that there are, in micrometres, or plain numbers where ``unit`` is ``"unknown"``;
+            None where the file does not say.
+        translation: of the first voxel along the same axes.
+        unit: in which the file states them.
+        stated_size: the voxel size in the file's words.
     """
 
     array: zarr.Array
@@ -36,6 +41,45 @@ class ZarrImage:
     spacing: dict[str, float] | None
     translation: dict[str, float]
     unit: str
+    stated_size: str
+
+
+def describe(path: Path, spatial_dims: int, axes: str | None = None) -> LazyVolume:
+    """Reads what an OME-Zarr image or a Zarr array says about itself.
+
+    Args:
+        path: the folder of the image group or of the array.
+        spatial_dims: 3 for volumes of more than one slice, 2 for single images.
+        axes: see :func:`open_image`.
+
+    Raises:
+        SpocoError: as :func:`open_image`; or if its axes do not fit.
+    """
+    image = open_image(path, axes)
+    sizes = dict(zip(image.axes, image.array.shape))
+    spatial = "ZYX"[-spatial_dims:]
+    slices = sizes.get("Z", 1)
+    if set(spatial) - set(sizes) or (slices > 1) != (spatial_dims == 3):
+        raise SpocoError(
+            f"{path}: axes {image.axes} of shape {tuple(image.array.shape)} are not those of a {spatial_dims}D image: "
+            "use the 2D overlay (spatial_dims 2) for a single slice and the 3D configuration for a stack, or --axes "
+            "where the file names them wrongly"
+        )
+    spacing = None if image.spacing is None else tuple(image.spacing[letter] for letter in spatial)
+    return LazyVolume(
+        path=str(path),
+        axes=image.axes,
+        stored_shape=tuple(image.array.shape),
+        spatial=spatial,
+        dtype=image.array.dtype,
+        spacing=spacing,
+        file_unit=image.unit,
+        affine=affine_from_spacing(spacing or (1.0,) * spatial_dims),
+        file_format="zarr",
+        stated_size=image.stated_size,
+        translation=tuple(image.translation.get(letter, 0.0) for letter in spatial),
+        fixed={"Z": 0} if spatial_dims == 2 and "Z" in image.axes else {},
+    )
 
 
 def open_image(path: Path, axes: str | None = None) -> ZarrImage:
@@ -57,14 +101,11 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
         names = attributes.get("_ARRAY_DIMENSIONS") or getattr(node.metadata, "dimension_names", None)
         letters = axes or ("".join(names) if names and all(isinstance(n, str) and len(n) == 1 for n in names) else None)
         letters = letters or ("zyx"[-node.ndim :] if node.ndim <= 3 else None)
-        return ZarrImage(node, _checked_axes(path, letters, node.shape), None, {}, UNKNOWN_UNIT)
-    multiscales = attributes.get("ome", attributes).get("multiscales")
+        return ZarrImage(node, _checked_axes(path, letters, node.shape), None, {}, UNITLESS, "")
+    described = attributes.get("ome", attributes)
+    multiscales = described.get("multiscales") if isinstance(described, dict) else None
     if not multiscales:
-        inside = ", ".join(sorted(name for name, _ in node.members())[:8]) or "nothing"
-        raise SpocoError(
-            f"{path}: is a Zarr group without an image (no multiscales); name an image or array inside it, "
-            f"such as {path}/0 (it holds: {inside})"
-        )
+        raise SpocoError(_no_image(path, node, described if isinstance(described, dict) else {}))
     try:
         described = multiscales[0]
         stated = [{"name": a} if isinstance(a, str) else a for a in described.get("axes", list(_OLD_AXES))]
@@ -82,6 +123,8 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
                 translation = [a * b for a, b in zip(translation, values, strict=True)]
             elif transformation["type"] == "translation":
                 translation = [a + b for a, b in zip(translation, values, strict=True)]
+            elif transformation["type"] != "identity":
+                raise ValueError(f"a transformation of type {transformation['type']} is not known here")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise SpocoError(f"{path}: its OME-Zarr metadata are damaged ({_line(error)}): write the image anew") from error
     units = {letter: axis.get("unit") for letter, axis in zip(letters, stated)}
@@ -91,24 +134,50 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
 def _with_lengths(
     array: zarr.Array, letters: str, scale: dict[str, float], shift: dict[str, float], units: dict[str, str | None]
 ) -> ZarrImage:
-    """The image with its lengths in the unit of x."""
-    spatial = [letter for letter in "zyx" if letter in letters]
-    unit = canonical_length(1.0, units.get("x"))[1]
-    spacing, translation = {}, {}
-    for letter in spatial:
-        for lengths, result in ((scale, spacing), (shift, translation)):
-            value, own = canonical_length(lengths[letter], units.get(letter))
-            result[letter] = convert_length(value, own, unit)
-    known = unit != UNKNOWN_UNIT or any(step != 1 for step in spacing.values())
-    return ZarrImage(array, letters, spacing if known else None, translation, unit)
+    """The image with its lengths in micrometres, if every spatial axis has a unit of length."""
+    spatial = [letter for letter in "ZYX" if letter in letters]
+    named = [units.get(letter) for letter in spatial]
+    parsed = [parse_unit(name) for name in named]
+    factors = [unit.micrometers if unit else 1.0 for unit in parsed] if all(parsed) else [1.0] * len(spatial)
+    spacing = {letter: float(f"{abs(scale[letter]) * factor:.7g}") for letter, factor in zip(spatial, factors)}
+    translation = {letter: shift[letter] * factor for letter, factor in zip(spatial, factors)}
+    sizes = [scale[letter] for letter in spatial]
+    if all(parsed):
+        unit = parsed[-1].name
+        stated = in_words([in_unit(spacing[letter], unit) for letter in spatial], unit)
+    else:
+        unit, stated = UNITLESS, in_words(sizes, next((name for name in named if name), UNITLESS))
+    # a scale of 1 without a unit is what is written where nothing is known; another unit than a length tells nothing
+    known = all(parsed) or not any(named) and any(size != 1 for size in sizes)
+    if not known and (not any(named) or PIXEL in named):
+        stated = ""
+    known = known and all(np.isfinite(size) and size != 0 for size in sizes)
+    return ZarrImage(array, letters, spacing if known else None, translation, unit, stated)
+
+
+def _no_image(path: Path, group: zarr.Group, described: dict[str, Any]) -> str:
+    """What a group without an image holds instead, and what to name."""
+    if "plate" in described:
+        wells = [str(well.get("path")) for well in described["plate"].get("wells", [])]
+        first = f"{path}/{wells[0]}/0" if wells else f"{path}/ROW/COLUMN/0"
+        count = f"{len(wells)} well{'s' * (len(wells) != 1)}"
+        return f"{path}: is a plate of {count} ({', '.join(wells[:4])}): name one of its images, such as {first}"
+    if "well" in described:
+        fields = [str(field.get("path")) for field in described["well"].get("images", [])] or ["0"]
+        return f"{path}: is a well of a plate with the images {', '.join(fields[:8])}: name one, as {path}/{fields[0]}"
+    inside = sorted(name for name, _ in group.members())
+    return (
+        f"{path}: is a Zarr group without an image of its own (no multiscales): name an image or array inside it, such "
+        f"as {path}/{inside[0] if inside else 0} (it holds: {', '.join(inside[:8]) or 'nothing'})"
+    )
 
 
 def _checked_axes(path: Path, letters: str | None, shape: Sequence[int]) -> str:
-    letters = (letters or "").lower()
+    letters = (letters or "").upper()
     if len(letters) != len(shape) or len(set(letters)) != len(letters) or set(letters) - set(_OLD_AXES):
         raise SpocoError(
             f"{path}: axes {letters or 'unnamed'} do not name the {len(shape)} dimensions of shape {tuple(shape)}: "
-            "give one of the letters T, C, Z, Y, X for each, such as CZYX, in the config id axes"
+            "give one of the letters T, C, Z, Y, X for each, such as --axes CZYX"
         )
     return letters
 
@@ -171,30 +240,58 @@ def create_label_image(
         levels: from :func:`label_pyramid_shapes`; labels of a coarse voxel are those of its first fine one.
         chunks: of every level.
         dtype: uint16 or uint32.
-        spacing: of the full resolution; None where unknown.
-        translation: of the first voxel.
-        unit: of both; ``"unknown"`` is left out.
+        spacing: of the full resolution, in micrometres, or plain numbers; None where unknown.
+        translation: of the first voxel, in the same unit.
+        unit: in which the file states both; ``"unknown"`` is left out.
         name: of the image.
         source: relative path of the image that was segmented, or None.
     """
+    _refuse_links(path)
     group = zarr.open_group(str(path), mode="a", zarr_format=2)
     letters = "zyx"[-len(levels[0][0]) :]
     axes = [{"name": letter, "type": "space"} for letter in letters]
-    if unit != UNKNOWN_UNIT:
+    if unit != UNITLESS and spacing is not None:
         axes = [{**axis, "unit": unit} for axis in axes]
     datasets = []
     for level, (shape, factors) in enumerate(levels):
         create_array(path / str(level), shape, chunks, dtype)
-        scale = [step * factor for step, factor in zip(spacing or [1.0] * len(shape), factors)]
+        scale = [in_unit(step * factor, unit) for step, factor in zip(spacing or [1.0] * len(shape), factors)]
         transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if any(translation):
-            transformations.append({"type": "translation", "translation": list(translation)})
+            transformations.append(
+                {"type": "translation", "translation": [in_unit(step, unit) for step in translation]}
+            )
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
     multiscale = {"version": VERSION, "name": name, "axes": axes, "datasets": datasets, "type": "nearest"}
     label: dict[str, Any] = {"version": VERSION}
     if source is not None:
         label["source"] = {"image": source}
     group.attrs.update({"multiscales": [multiscale], "image-label": label})
+
+
+def write_labels(path: Path, labels: Any, source: LazyVolume, name: str, relative: str | None) -> None:
+    """Writes labels as a label image on the grid of an image.
+
+    Args:
+        path: folder to make.
+        labels: (z, y, x) or (y, x), uint16 or uint32.
+        source: the image that was segmented.
+        name: of the label image.
+        relative: its path from the place of the result.
+    """
+    levels = label_pyramid_shapes(labels.shape, source.spacing or (1.0,) * labels.ndim, max(CHUNK))
+    placed = source.spacing, source.translation, source.file_unit
+    create_label_image(path, levels, CHUNK[-labels.ndim :], labels.dtype, *placed, name, relative)
+    zarr.open_array(str(path / "0"), mode="r+")[:] = labels
+    for level, (shape, _) in enumerate(levels[1:], start=1):
+        halve(path, level, tuple(slice(0, size) for size in shape), levels)
+
+
+def _refuse_links(path: Path) -> None:
+    """A link in a folder that is about to be written would lead the voxels out of it."""
+    links = [entry for entry in (path, *(path.rglob("*") if path.is_dir() else ())) if entry.is_symlink()]
+    if links:
+        raise SpocoError(f"{links[0]}: is a link, through which the result would be written elsewhere: remove it")
 
 
 def is_label_image(path: Path) -> bool:

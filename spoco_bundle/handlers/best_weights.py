@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.handlers.checkpoint import plain, save_atomically
+from spoco_bundle.core.saved_state import plain_state, save_state
 from spoco_bundle.networks.weights import DamagedFile, load_tensors
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class BestWeights:
 
     def save(self) -> None:
         """Writes the weights as they are now."""
-        save_atomically(plain(self._weights()), self.path)
+        save_state(plain_state(self._weights()), self.path)
 
     def is_saved(self) -> bool:
         """Whether the file holds the weights as they are now."""

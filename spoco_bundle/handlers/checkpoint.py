@@ -1,87 +1,28 @@
-"""Checkpoints that survive an interruption: atomic writing, exact resume, best weights."""
+"""Checkpoints that survive an interruption: Ignite's ``Checkpoint``, atomic files, random state, exact resume."""
 
 from __future__ import annotations
 
 import logging
-import os
-import random
-import signal
-import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.random_state import RandomState
+from spoco_bundle.core.saved_state import plain_state, save_state
+from spoco_bundle.handlers.stop_signals import StopSignals
 from spoco_bundle.networks.weights import DamagedFile, load_tensors
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "spoco-training-checkpoint-1"
-
-
-def save_atomically(content: Any, path: str | Path) -> None:
-    """Writes with ``torch.save`` so that the file under its name is always complete.
-
-    The content goes to ``NAME.tmp`` beside the file, is flushed to the disk, and takes the name in one step.
-
-    Args:
-        content: tensors and plain Python values in containers; see ``plain``.
-        path: the file to write; its folder is made where it is missing.
-
-    Raises:
-        SpocoError: if it cannot be written (disk full, no permission). What stood under the name stays.
-    """
-    file = Path(path)
-    partial = file.with_name(file.name + ".tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer
-        partial.unlink(missing_ok=True)
-        raise SpocoError(
-            f"{file}: cannot be written ({_first_line(error)}); free space or choose another folder"
-        ) from error
-
-
-def plain(value: Any) -> Any:
-    """Rebuilds nested state from tensors and plain Python, which is all that loads with ``weights_only``.
-
-    Args:
-        value: nested mappings, sequences and sets of tensors, NumPy arrays and scalars, numbers, strings and None.
-
-    Returns:
-        The same with dicts, lists, tuples, tensors on the CPU, numbers, strings and None.
-
-    Raises:
-        TypeError: if there is anything else in it.
-    """
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        # subclasses (NumPy's float64, enums) become the type itself
-        return value if value is None else next(t for t in (bool, int, float, str) if isinstance(value, t))(value)
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {plain(name): plain(item) for name, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(plain(item) for item in value)
-    if isinstance(value, (list, set, frozenset)) or hasattr(value, "popleft"):
-        return [plain(item) for item in value]
-    raise TypeError(f"state of type {type(value).__name__} cannot be kept in a checkpoint")
+LAST, PREVIOUS = "last.pt", "last_previous.pt"
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -114,25 +55,24 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     return content
 
 
-def random_state() -> dict[str, Any]:
-    """State of the global generators of Python, NumPy and torch (CPU and every GPU), as plain values."""
-    numpy_name, numpy_keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (numpy_name, torch.from_numpy(numpy_keys.astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+class _TwoFiles(DiskSaver):
+    """Ignite's saver, on rank 0 only, with an atomic write that keeps the file before it under another name."""
+
+    def _save_func(self, checkpoint: Mapping, path: Path, func: Callable) -> None:
+        save_state({"format": FORMAT, **plain_state(checkpoint)}, path, keep_before=path.with_name(PREVIOUS))
+
+    def remove(self, filename: str) -> None:
+        """Leaves the file to the next one, which takes its place in one step."""
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts back what ``random_state`` returned; states of GPUs that are not there are left out."""
-    random.setstate(state["python"])
-    numpy_name, numpy_keys, *rest = state["numpy"]
-    np.random.set_state((numpy_name, numpy_keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"].cpu())
-    for device, cuda_state in zip(range(torch.cuda.device_count()), state["cuda"]):
-        torch.cuda.set_rng_state(cuda_state.cpu(), device)
+class _Position:
+    """Where an engine is."""
+
+    engine: Engine
+
+    def state_dict(self) -> dict[str, int]:
+        state = self.engine.state
+        return {name: getattr(state, name) for name in ("iteration", "epoch", "epoch_length", "max_epochs")}
 
 
 class TrainingCheckpoint:
@@ -142,11 +82,15 @@ class TrainingCheckpoint:
     ``last_previous.pt``. Put this handler last in the list, behind validation, so that what others change at the same
     event is in the file. Only rank 0 writes.
 
-    On SIGTERM (as clusters send it) and on the first Ctrl-C the running iteration is finished, the checkpoint written,
-    and the process ends with exit code 143 or 130. A second Ctrl-C ends it at once.
+    On SIGTERM and on the first Ctrl-C the running iteration is finished, the checkpoint written, and the process ends
+    with exit code 143 or 130.
 
     The step count of the engine is kept too. A run that resumes in the middle of an epoch goes on with that iteration;
     that it sees the batches it had not seen yet is up to a sampler keyed by epoch and iteration.
+
+    What a run is told holds, also where it is resumed: optimizers take over their moments, but keep the learning rate
+    and weight decay of this run, and schedules of the learning rate are this run's, at the step that was reached. With
+    more epochs than before the rate thus goes on where a training of that many epochs would be, and rises first.
 
     Args:
         ckpt_dir: folder of the two files.
@@ -162,9 +106,6 @@ class TrainingCheckpoint:
     Raises:
         SpocoError: when the engine starts, if the checkpoint to resume from is unusable or does not fit the objects.
     """
-
-    last = "last.pt"
-    previous = "last_previous.pt"
 
     def __init__(
         self,
@@ -184,8 +125,8 @@ class TrainingCheckpoint:
         self.interval_epochs = interval_epochs
         self.resume = "last" if resume is True else resume or ""
         self.save_on_signal = save_on_signal
-        self._signal: int | None = None
-        self._handlers_before: dict[int, Any] = {}
+        self.signals = StopSignals()
+        self._position = _Position()
 
     def attach(self, engine: Engine) -> None:
         """Registers resuming at the start and saving at the intervals."""
@@ -195,28 +136,6 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self.release_signals)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
 
-    def save(self, engine: Engine) -> Path:
-        """Writes ``last.pt`` after moving the present one to ``last_previous.pt``; returns its path."""
-        state = engine.state
-        content = {
-            "format": FORMAT,
-            "engine": {
-                "iteration": state.iteration,
-                "epoch": state.epoch,
-                "epoch_length": state.epoch_length,
-                "max_epochs": state.max_epochs,
-            },
-            "random": random_state(),
-            **{name: plain(thing.state_dict()) for name, thing in self.objects.items()},
-        }
-        file = self.ckpt_dir / self.last
-        fresh = self.ckpt_dir / (self.last + ".new")
-        save_atomically(content, fresh)
-        if file.is_file():
-            os.replace(file, self.ckpt_dir / self.previous)
-        os.replace(fresh, file)
-        return file
-
     def load(self, engine: Engine) -> None:
         """Puts the state of the checkpoint named by ``resume`` into the objects, the engine and the generators."""
         file = self._resume_file()
@@ -224,80 +143,75 @@ class TrainingCheckpoint:
         missing = sorted(self.objects.keys() - content.keys())
         if missing:
             raise SpocoError(f"{file}: holds no state of {missing[0]!r}; resume with the config it was written with")
+        self._load_position(engine, file, content["engine"])
         for name, thing in self.objects.items():
             try:
-                thing.load_state_dict(content[name])
+                _restore(thing, content[name])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise SpocoError(
                     f"{file}: the state of {name!r} does not fit this config ({_first_line(error)}); resume with the "
                     "config it was written with"
                 ) from error
-        self._load_engine(engine, file, content["engine"])
-        set_random_state(content["random"])
+        RandomState().load_state_dict(content["random"])
         logger.info("resumed from %s: epoch %d, iteration %d", file, engine.state.epoch, engine.state.iteration)
 
-    def _load_engine(self, engine: Engine, file: Path, saved: Mapping[str, int]) -> None:
-        length = engine.state.epoch_length
+    def _load_position(self, engine: Engine, file: Path, saved: Mapping[str, int]) -> None:
+        length, epochs = engine.state.epoch_length, engine.state.max_epochs
         if length is not None and saved["epoch_length"] != length:
             raise SpocoError(
                 f"{file}: written with {saved['epoch_length']} iterations per epoch, this run has {length}; resume "
                 "with the same data and batch size"
             )
-        engine.state.iteration = saved["iteration"]
         # the engine counts an epoch when it begins one, so an interrupted epoch must not be counted yet
-        engine.state.epoch = saved["iteration"] // saved["epoch_length"]
+        done = saved["iteration"] // saved["epoch_length"]
+        if epochs is not None and saved["iteration"] > epochs * saved["epoch_length"]:
+            raise SpocoError(f"max_epochs is {epochs}: {file} has more than that behind it; give at least {done + 1}")
+        if epochs is not None and epochs != saved["max_epochs"]:
+            logger.info(
+                "%d epochs in place of %d: the learning rate follows the schedule of a training of %d epochs",
+                *(epochs, saved["max_epochs"], epochs),
+            )
+        engine.state.iteration, engine.state.epoch = saved["iteration"], done
 
     def _resume_file(self) -> Path:
-        named = {"last": self.last, "latest": self.last, "previous": self.previous}
+        named = {"last": LAST, "latest": LAST, "previous": PREVIOUS}
         if self.resume not in named:
             return Path(self.resume)
         file = self.ckpt_dir / named[self.resume]
-        if file.name == self.last and not file.is_file() and (self.ckpt_dir / self.previous).is_file():
-            # interrupted between the two renames of save(): the previous checkpoint is the last complete one
-            return self.ckpt_dir / self.previous
+        if file.name == LAST and not file.is_file() and (self.ckpt_dir / PREVIOUS).is_file():
+            # interrupted between the two renames of a save: the previous checkpoint is the last complete one
+            return self.ckpt_dir / PREVIOUS
         return file
 
     def _start(self, engine: Engine) -> None:
-        self._signal = None
+        self._position.engine = engine
         if self.resume:
             self.load(engine)
-        # only the main thread may set signal handlers; elsewhere (a server's worker) the owner decides
-        if self.save_on_signal and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._handlers_before[number] = signal.signal(number, self._note_signal)
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = number
+        self.save = Checkpoint(
+            {"engine": self._position, "random": RandomState(), **self.objects},
+            _TwoFiles(self.ckpt_dir, require_empty=False),
+            filename_pattern=LAST,
+        )
+        if self.save_on_signal:
+            self.signals.listen()
 
     def _iteration_completed(self, engine: Engine) -> None:
         if engine.state.iteration % engine.state.epoch_length == 0:
             return  # left to the end of the epoch: a resumed run starts the next one, so validation must be behind it
         due = self.interval_iterations and engine.state.iteration % self.interval_iterations == 0
-        if self._signal is not None or due:
-            self._save_on_rank_0(engine)
-        self._leave_if_asked(engine)
+        self._save_or_leave(engine, bool(due))
 
     def _epoch_completed(self, engine: Engine) -> None:
         due = self.interval_epochs and engine.state.epoch % self.interval_epochs == 0
-        if self._signal is not None or due or engine.state.epoch == engine.state.max_epochs:
-            self._save_on_rank_0(engine)
-        self._leave_if_asked(engine)
+        self._save_or_leave(engine, bool(due) or engine.state.epoch == engine.state.max_epochs)
 
-    def _save_on_rank_0(self, engine: Engine) -> None:
-        if idist.get_rank() == 0:
+    def _save_or_leave(self, engine: Engine, due: bool) -> None:
+        number = self.signals.number
+        if due or number is not None:
             self.save(engine)
-
-    def _leave_if_asked(self, engine: Engine) -> None:
-        if self._signal is None:
+        if number is None:
             return
-        number = self._signal
-        logger.warning(
-            "interrupted at iteration %d; resume with resume='last' (%s)",
-            engine.state.iteration,
-            self.ckpt_dir / self.last,
-        )
+        logger.warning("interrupted at iteration %d%s", engine.state.iteration, self._how_to_go_on())
         self.release_signals()
         raise SystemExit(128 + number)
 
@@ -307,19 +221,34 @@ class TrainingCheckpoint:
         Called at the end of the run. Where another handler raises before this one hears of an exception, whoever runs
         the engine in a process that lives on calls it.
         """
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
-        self._handlers_before.clear()
+        self.signals.release()
 
     def _exception_raised(self, engine: Engine, error: BaseException) -> None:
         self.release_signals()
-        if user_error(error) is not None and (self.ckpt_dir / self.last).is_file():
-            logger.warning(
-                "stopped in iteration %d; once that is mended, go on with resume='last' (%s)",
-                engine.state.iteration,
-                self.ckpt_dir / self.last,
-            )
+        if user_error(error) is not None and (self.ckpt_dir / LAST).is_file():
+            logger.warning("stopped in iteration %d%s", engine.state.iteration, self._how_to_go_on())
         raise error
+
+    def _how_to_go_on(self) -> str:
+        return f"; go on with resume='last' ({self.ckpt_dir / LAST})"
+
+
+def _restore(thing: Any, state: Mapping[str, Any]) -> None:
+    """Loads state into an object, except for what this run's own settings decide."""
+    if isinstance(thing, torch.optim.Optimizer):
+        own = thing.state_dict()["param_groups"]
+        sizes = [[len(group["params"]) for group in groups] for groups in (own, state["param_groups"])]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"groups of {sizes[1]} parameters, not {sizes[0]}")
+        thing.load_state_dict({"state": state["state"], "param_groups": own})
+    elif isinstance(thing, LRScheduler) and not isinstance(thing, ReduceLROnPlateau):
+        with warnings.catch_warnings():
+            # of a schedule that steps ahead of its optimizer, which has its own steps behind it
+            warnings.simplefilter("ignore")
+            for _ in range(int(state["last_epoch"]) - thing.last_epoch):
+                thing.step()
+    else:
+        thing.load_state_dict(state)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import in_words
 from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
-from spoco_bundle.formats.geometry import alike_spacings
 from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
+from spoco_bundle.networks.lengths import alike_spacings, learn_lengths, learnt_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,10 @@ class CoordinateScale:
     The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or
     disc with the object's volume). Where the volumes have different spacings the median per axis is kept.
 
-    A network that is trained further keeps its own scale, unless its spacing differs from the new one by more than 1.5
-    times along an axis: other voxels hold other objects, in which its scale would make every vote for a centre far too
-    short or too long, while half a radius stays half a radius.
+    The buffers also say whether these are micrometres or pixels. A network that is trained further keeps its own scale,
+    unless it learnt the other of the two, or its spacing differs by more than 1.5 times along an axis: other voxels
+    hold other objects, in which its scale would make every vote for a centre far too short or too long, while half a
+    radius stays half a radius.
 
     Args:
         network: the student, with the buffers of ``EmbeddingUNet``.
@@ -73,7 +74,8 @@ class CoordinateScale:
         samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far
             as ``max_volumes``.
         spatial_dims: 2 or 3.
-        scale: coordinate scale in physical units, or None for that of the network, or an estimate.
+        scale: coordinate scale in micrometres, or pixels where the images have no known size; None for that of the
+            network, or an estimate.
         radii: scale in units of the median radius, where it is estimated.
         max_volumes: volumes looked at.
 
@@ -105,15 +107,16 @@ class CoordinateScale:
 
     def __call__(self, engine: Engine) -> None:
         """Fills the buffers."""
-        spacings, radii = [], []
+        spacings, radii, unit = [], [], ""
         for _, sample in zip(range(self.max_volumes), self.samples):
             spacing = voxel_spacing(sample["image"], self.spatial_dims)
             spacings.append(spacing)
+            unit = str(sample["image"].meta["length_unit"])
             radii.append(equivalent_radii(np.asarray(sample["label"][0]), spacing))
         spacing = np.median(spacings, axis=0)
         if self.scale is not None:
             scale = self.scale
-        elif self._fits(spacing):
+        elif self._fits(spacing, unit):
             scale = float(self.network.coordinate_scale)
         else:
             found = np.concatenate(radii) if radii else np.zeros(0)
@@ -124,14 +127,15 @@ class CoordinateScale:
             scale = self.radii * float(np.median(found))
         for network in (self.network, self.teacher.module):
             network.coordinate_scale.fill_(scale)
-            network.training_spacing.copy_(torch.as_tensor(spacing))
-        logger.info("coordinate scale %.3g, spacing %s", scale, " x ".join(f"{step:g}" for step in spacing))
+            learn_lengths(network, spacing, unit)
+        logger.info("coordinate scale %.3g, spacing %s", scale, in_words(spacing, unit))
 
-    def _fits(self, spacing: np.ndarray) -> bool:
+    def _fits(self, spacing: np.ndarray, unit: str) -> bool:
         """Whether the network has a scale, made for voxels of about this spacing."""
-        trained = self.network.training_spacing.tolist()
-        known = min(trained) > 0
-        return float(self.network.coordinate_scale) > 0 and (not known or alike_spacings(spacing.tolist(), trained))
+        trained, learnt = learnt_lengths(self.network)
+        if float(self.network.coordinate_scale) == 0:
+            return False
+        return trained is None or learnt == unit and alike_spacings(spacing.tolist(), trained)
 
 
 class ScoreBefore:

@@ -18,12 +18,12 @@ class TrainingProgress:
 
     Args:
         best_weights: object with ``best_score`` to show, such as ``BestWeights``; None shows none.
-        loss_key: key of the loss in the trainer's output.
+        terms_key: key of the trainer's output that holds name -> number, ``loss`` among them.
     """
 
-    def __init__(self, best_weights: Any = None, loss_key: str = "loss"):
+    def __init__(self, best_weights: Any = None, terms_key: str = "loss_terms"):
         self.best_weights = best_weights
-        self.loss_key = loss_key
+        self.terms_key = terms_key
         self.progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -44,7 +44,7 @@ class TrainingProgress:
             return
         state = engine.state
         output = state.output[0] if isinstance(state.output, (list, tuple)) else state.output
-        facts = {"epoch": f"{state.epoch} of {state.max_epochs}", "loss": f"{float(output[self.loss_key]):.3f}"}
+        facts = {"epoch": f"{state.epoch} of {state.max_epochs}", "loss": f"{output[self.terms_key]['loss']:.3f}"}
         if self.best_weights is not None and self.best_weights.best_epoch:
             facts["best"] = f"{self.best_weights.best_score:.3f}"
         self.progress.update(**facts)

@@ -13,6 +13,7 @@ from monai.utils import convert_to_dst_type
 
 from spoco_bundle.blockwise.grid import choose_window
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.core.progress import Progress
 
@@ -157,7 +158,7 @@ class HaloWindowInferer(Inferer):
                 [part.stop - part.start for part in keep], sizes, halo, multiples, self.window_voxels
             )
         else:
-            roi_size = _per_axis("roi_size", self.roi_size, len(shape), least=1)
+            roi_size = per_axis("roi_size", self.roi_size, len(shape), least=1)
         axes = [
             [window for window in windows_along_axis(*axis) if _common(window, part)]
             for part, *axis in zip(keep, sizes, roi_size, halo, multiples)
@@ -197,19 +198,12 @@ def _given_or_told(
 ) -> tuple[int, ...]:
     """The argument where it is given, else what the network says of itself."""
     if value is not None:
-        return _per_axis(name, value, dims, least)
+        return per_axis(name, value, dims, least)
     inner = getattr(network, "module", network)
     told = getattr(inner, attribute, None)
     if told is None:
         raise SpocoError(f"{name}: {type(inner).__name__} has no attribute {attribute}; give it in voxels per axis")
-    return _per_axis(f"network.{attribute}", told, dims, least)
-
-
-def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
-    values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(values) != dims or min(values) < least:
-        raise SpocoError(f"{name}: expected {dims} ints of at least {least} for a {dims}D image, got {value}")
-    return values
+    return per_axis(f"network.{attribute}", told, dims, least)
 
 
 def _pad_to_multiple(volume: torch.Tensor, multiples: Sequence[int], mode: str) -> torch.Tensor:

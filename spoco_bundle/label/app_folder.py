@@ -22,7 +22,7 @@ from spoco_bundle.app.config import (
 from spoco_bundle.app.config_checks import top_id
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.handlers.checkpoint import plain, save_atomically
+from spoco_bundle.core.saved_state import plain_state, save_state
 
 #: the bundle's name in the app; MONAI Label guesses other tasks from deepedit, deepgrow, detection, classification
 NAME = "spoco"
@@ -113,7 +113,7 @@ def _first_weights(bundle: Path, source: Path, random_weights: bool) -> None:
         parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
         torch.manual_seed(int(ConfigParser.load_config_file(bundle / "configs" / "train.json")["seed"]))
         network = parser.get_parsed_content("network_def")
-        save_atomically(plain(network.state_dict()), target / "model.pt")
+        save_state(plain_state(network.state_dict()), target / "model.pt")
         return
     if not (source / "model.pt").is_file():
         raise SpocoError(f"{source}: holds no model.pt; give --model FOLDER, or --random_weights")

@@ -14,7 +14,7 @@ from spoco_bundle.annotation.confirmed import confirmed_labels, put_confirmed_ov
 from spoco_bundle.annotation.prediction_log import PredictionLog
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
-from spoco_bundle.formats import Image, file_suffix, read_image, write_instances
+from spoco_bundle.formats import Image, read_image, result_suffix, write_instances
 from spoco_bundle.formats.itk_io import file_grid
 
 #: how a segment's name begins that the person has checked, or painted where no object is
@@ -93,7 +93,7 @@ class Studies:
                 f"{study}: the label holds no object that was drawn, changed or confirmed, so there is "
                 f"nothing to learn from: draw one, or let the name of a right one begin with {CONFIRMED!r}"
             )
-        target = Path(tempfile.mkdtemp()) / f"label{file_suffix(image)}"
+        target = Path(tempfile.mkdtemp()) / f"label{result_suffix(image)}"
         return write_instances(target, kept, image)
 
     def _read(self, path: str | Path, kind: str) -> Image:

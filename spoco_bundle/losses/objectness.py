@@ -31,10 +31,16 @@ UNLABELLED = -1.0
 IGNORED = -2.0
 
 
-def _grown(mask: Tensor, steps: int) -> Tensor:
-    """A mask grown by so many voxels along every axis and diagonal."""
-    for _ in range(steps):
-        for axis, size in enumerate(mask.shape):
+def _shell_steps(shell: int, spacing: Sequence[float] | None, dims: int) -> list[int]:
+    """Voxels of the shell along each axis: of one physical width, `shell` voxels of the finest axis; at least one."""
+    steps = [1.0] * dims if spacing is None else [float(step) for step in spacing]
+    return [max(1, round(shell * min(steps) / step)) if shell else 0 for step in steps]
+
+
+def _grown(mask: Tensor, steps: Sequence[int]) -> Tensor:
+    """A mask grown by so many voxels along each axis, and along the diagonals."""
+    for axis, (size, count) in enumerate(zip(mask.shape, steps)):
+        for _ in range(count):
             grown = mask.clone()
             grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
             grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
@@ -85,9 +91,10 @@ def objectness_target(
     Args:
         labels: (*spatial) integers, 0 = unlabeled (background if `dense`).
         kind: "binary", "interior" or "distance".
-        spacing: voxel size per axis, for "distance"; 1 by default. Only the ratios matter.
-        shell: width in voxels of the shell around annotated objects whose target is 0, for "interior" also of the layer
-            inside them.
+        spacing: voxel size per axis; 1 by default. Only the ratios matter.
+        shell: width of the shell around annotated objects whose target is 0, in voxels of the finest axis; along
+            coarser axes it has as many voxels as make up that width, at least one. For "interior" also the width of the
+            layer inside the objects.
         dense: whether 0 is known background.
         background_label: id of voxels known to belong to no object; target 0.
         ignore_label: id of voxels that count nowhere.
@@ -100,14 +107,17 @@ def objectness_target(
         if special is not None:
             inside &= labels != special
     target = torch.full(labels.shape, 0.0 if dense else UNLABELLED, device=labels.device)
-    target[_grown(inside, shell)] = 0
+    steps = _shell_steps(shell, spacing, labels.dim())
+    target[_grown(inside, steps)] = 0
     if background_label is not None:
         target[labels == background_label] = 0
     if kind == "binary":
         target[inside] = 1
     elif kind == "interior":
         border = torch.from_numpy(_object_border(labels.cpu().numpy())).to(labels.device)
-        target[inside] = (~_grown(border & inside, shell - 1)[inside]).to(target.dtype) if shell else 1.0
+        target[inside] = (
+            (~_grown(border & inside, [max(step - 1, 0) for step in steps])[inside]).to(target.dtype) if shell else 1.0
+        )
     elif inside.any():
         target[inside] = _relative_depth(labels.cpu().numpy(), inside.cpu().numpy(), spacing).to(target.device)
     if ignore_label is not None:

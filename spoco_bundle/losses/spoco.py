@@ -73,7 +73,8 @@ class SpocoLoss(nn.Module):
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
             off from centre to border).
         objectness_unlabeled_weight: weight of unlabeled voxels, which count as background there, see `objectness.py`.
-        objectness_shell: width in voxels of the shell of target 0 around annotated objects ("interior": inside too).
+        objectness_shell: width of the shell of target 0 around annotated objects ("interior": inside too), in voxels of
+            the finest axis.
 
     Raises:
         SpocoError: when an argument is out of its range, or two of them contradict each other.

@@ -12,9 +12,10 @@ import numpy as np
 from dask.array.core import normalize_chunks
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
 from spoco_bundle.formats.files import is_zarr, read_image
-from spoco_bundle.formats.geometry import UNKNOWN_UNIT
+from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.report.pictures import intensity_limits
 
@@ -31,8 +32,8 @@ class OpenedImage:
     Attributes:
         path: the file or Zarr folder.
         array: (C, z, y, x) or (C, y, x); of an OME-Zarr image read when it is shown.
-        spacing: voxel size along z, y, x or y, x; None where the file does not say.
-        unit: of ``spacing``; ``"unknown"`` where the file does not say.
+        spacing: voxel size along z, y, x or y, x, in micrometres; None where the file does not say.
+        unit: in which the file states it; ``"unknown"`` where it does not, the spacing is then a plain number.
     """
 
     path: Path
@@ -100,10 +101,10 @@ def image_layers(image: OpenedImage) -> list[tuple[Any, dict[str, Any], str]]:
 def layer_grid(shape: tuple[int, ...], spacing: tuple[float, ...] | None, unit: str) -> dict[str, Any]:
     """Scale, units and axis names of a layer."""
     dims = len(shape)
-    known = spacing is not None and unit != UNKNOWN_UNIT
+    known = length_unit(spacing, unit) == MICROMETER
     return {
         "scale": tuple(spacing or (1.0,) * dims),
-        "units": (unit if known else "pixel",) * dims,
+        "units": (MICROMETER if known else "pixel",) * dims,
         "axis_labels": tuple("zyx"[-dims:]),
     }
 
@@ -114,9 +115,9 @@ def _open(path: Path, dims: int) -> OpenedImage:
         chunks = normalize_chunks((1, *(64 if dims == 3 else 512,) * dims), (lazy.channels, *lazy.shape))
         empty = np.empty((0,) * (dims + 1), lazy.dtype)
         array = dask.array.map_blocks(_read_block, volume=lazy, chunks=chunks, dtype=lazy.dtype, meta=empty)
-        return OpenedImage(path, array, lazy.spacing, lazy.spacing_unit)
+        return OpenedImage(path, array, lazy.spacing, lazy.file_unit)
     volume = read_image(path, "image", dims)
-    return OpenedImage(path, volume.array, volume.spacing, volume.spacing_unit)
+    return OpenedImage(path, volume.array, volume.spacing, volume.file_unit)
 
 
 def _read_block(volume: LazyVolume, block_info: dict[Any, Any]) -> np.ndarray:

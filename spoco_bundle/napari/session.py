@@ -25,11 +25,10 @@ from spoco_bundle.app.config import (
     shipped_weights,
 )
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import file_suffix, is_zarr, read_image, write_instances
-from spoco_bundle.formats.geometry import UNKNOWN_UNIT
-from spoco_bundle.formats.itk_io import LOSSY_SUFFIXES
+from spoco_bundle.formats.files import is_zarr, read_image, result_suffix, write_instances
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
@@ -307,8 +306,7 @@ class Session:
             region = self._region_to_train(annotations)
             write_part(image, open_volume(self.image.path, self.dims).read(region), self.image)
             annotations = annotations[region]
-        suffix = file_suffix(image)
-        suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
+        suffix = result_suffix(image)
         label = write_instances(folder / f"annotations{suffix}", as_ids(annotations), image)
         return write_datalist(folder / "datalist.json", image, label)
 
@@ -350,15 +348,13 @@ class Session:
 
     def _unit(self) -> str:
         stated = self.image.unit
-        return "micrometer" if self.image.spacing is None or stated == UNKNOWN_UNIT else stated
+        return MICROMETER if self.image.spacing is None or stated == UNITLESS else stated
 
     def _write_labels(self, folder: Path, ending: str, labels: np.ndarray) -> Path:
         path, labels = self.image.path, as_ids(labels)
-        suffix = file_suffix(path)
         if is_zarr(path):
             return write_label_image(folder / f"{image_name(path)}{ending}.ome.zarr", labels, self.image)
-        suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
-        return write_instances(folder / f"{image_name(path)}{ending}{suffix}", labels, path)
+        return write_instances(folder / f"{image_name(path)}{ending}{result_suffix(path)}", labels, path)
 
     def _job_folder(self) -> tempfile.TemporaryDirectory:
         # whatever a cancelled or failed run wrote by half lies in here

@@ -7,6 +7,8 @@ from monai.networks.blocks import Convolution
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.per_axis import per_axis
+from spoco_bundle.networks.lengths import with_length_unit
 
 # TorchScript reads the annotations of this file, so they stay evaluated: no postponed annotations here.
 
@@ -19,8 +21,9 @@ class EmbeddingUNet(nn.Module):
     the embeddings. Strides and kernels are given per level, so that the first levels can leave a coarse axis alone.
 
     The network is translation-equivariant on the grid of its total stride: coordinates are never added inside it. What
-    has to travel with the weights for that later step are two buffers: ``coordinate_scale`` (physical units; 0 while
-    unset) and ``training_spacing`` (physical units per axis in z, y, x; 0 while unset).
+    has to travel with the weights for that later step are three buffers: ``coordinate_scale`` and ``training_spacing``
+    (per axis in z, y, x), 0 while unset, and ``length_unit``, which says what both are measured in (see
+    ``networks.lengths``).
 
     Args:
         spatial_dims: 2 or 3.
@@ -64,8 +67,8 @@ class EmbeddingUNet(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
-        step = [_per_axis(s, spatial_dims) for s in strides]
-        kernel = [_per_axis(k, spatial_dims) for k in kernel_sizes]
+        step = [per_axis("strides", s, spatial_dims, 1) for s in strides]
+        kernel = [per_axis("kernel_sizes", k, spatial_dims, 1) for k in kernel_sizes]
         if any(k % 2 == 0 for axes in kernel for k in axes):
             raise SpocoError(f"kernel_sizes must be odd, got {kernel_sizes}: give odd ones")
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
@@ -103,6 +106,10 @@ class EmbeddingUNet(nn.Module):
         self.head = head(channels[0], out_channels, kernel_size=1)
         self.register_buffer("coordinate_scale", torch.zeros(()))
         self.register_buffer("training_spacing", torch.zeros(spatial_dims))
+        self.register_buffer("length_unit", torch.zeros((), dtype=torch.long))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # noqa: ANN001, ANN002, ANN202 (torch's own hook)
+        super()._load_from_state_dict(with_length_unit(state_dict, prefix), prefix, *args)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Embeds an image.
@@ -128,16 +135,6 @@ class EmbeddingUNet(nn.Module):
                 x = x.narrow(axis, 0, skip.size(axis))
             x = fuse(torch.cat([skip, x], dim=1))
         return self.head(x)
-
-
-def _per_axis(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    axes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
-    if len(axes) != spatial_dims:
-        raise SpocoError(
-            f"strides and kernel_sizes have {value} where spatial_dims is {spatial_dims}: "
-            f"give one int or {spatial_dims} ints per level"
-        )
-    return axes
 
 
 def _product(values: Sequence[int]) -> int:

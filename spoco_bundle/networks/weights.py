@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.networks.lengths import with_length_unit
 
 
 class DamagedFile(Exception):
@@ -54,6 +55,7 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise SpocoError(f"{file}: expected a state dict of tensors; save network.state_dict()")
+    state = with_length_unit(state)
     wanted = network.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     surplus = sorted(state.keys() - wanted.keys())

@@ -7,7 +7,7 @@ from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, Relab
 from spoco_bundle.transforms.foreground import FindForegroundd
 from spoco_bundle.transforms.hold_out import HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
-from spoco_bundle.transforms.io import LoadVolumed, SaveInstancesd
+from spoco_bundle.transforms.io import CheckResultd, LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
 from spoco_bundle.transforms.serving import HandOutd, LoadServedWeightsd
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
@@ -15,6 +15,7 @@ from spoco_bundle.transforms.views import TwoViewsd
 
 __all__ = [
     "CheckLabelsd",
+    "CheckResultd",
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",

@@ -1,75 +1,74 @@
-"""Notices images whose voxel spacing is unknown or unlike that of the training."""
+"""The lengths with which a network sees an image, and a line where they are unknown or unlike the training's."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.formats.geometry import rescale_affine, spacing_warning, voxel_spacing
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import PIXEL
+from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
+from spoco_bundle.networks.lengths import spacing_for
 
 logger = logging.getLogger(__name__)
 
+_IN_WORDS = {"micrometer": "a voxel size", "pixel": "no voxel size", "unknown": "a voxel size without a unit"}
+
 
 class CheckSpacingd(MapTransform):
-    """Says in the log where a spacing is unknown or differs from the training's by more than 1.5 times.
+    """Gives images the lengths with which the network works (see ``networks.lengths``), and says what is unusual.
 
-    Only the first image of each kind is named, the others would fill the log.
-
-    An image without a spacing of its own is taken to have that of the training, if the network knows one, else 1 per
-    axis. Only the affine changes; ``spacing_known`` stays 0, so that sizes are reported in voxels.
+    Only the first image of each kind is named, the others would fill the log. Only the affine changes: what the file
+    states stays in the metadata, for the results. Comes after ``ResampleToSpacingd``, which goes by the file's lengths.
 
     Args:
         keys: images, MetaTensors from ``LoadVolumed``.
-        network: network with the buffer ``training_spacing``; None while there is none to compare with.
-        target_spacing: spacing that the images are resampled to later, which is the one that the network meets; 0
-            leaves an axis as it is. None where they are not resampled.
+        network: network with the buffers of ``EmbeddingUNet``; None for images to learn from, which then all have to
+            state lengths of one kind.
         allow_missing_keys: whether a sample without the key passes through.
+
+    Raises:
+        SpocoError: when called, if images to learn from state lengths of several kinds.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "image",
         network: torch.nn.Module | None = None,
-        target_spacing: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ):
         super().__init__(keys, allow_missing_keys)
         self.network = network
-        self.target_spacing = target_spacing
-        self._said: set[bool] = set()
+        self._said: set[str] = set()
+        self._first: tuple[str, str] | None = None
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
-        """Returns a copy of the sample, with the assumed spacing in the affine where the file had none."""
+        """Returns a copy of the sample, with the network's lengths in the affine."""
         sample = dict(data)
         for key in self.key_iterator(sample):
             image = sample[key]
-            dims = image.ndim - 1
-            known = bool(image.meta["spacing_known"])
-            training = None
-            if self.network is not None and (self.network.training_spacing > 0).all():
-                training = tuple(self.network.training_spacing.double().tolist())
-            warning = spacing_warning(
-                self._met_by_the_network(voxel_spacing(image, dims)) if known else None,
-                str(image.meta["spacing_unit"]),
-                training,
-                name=str(image.meta["filename_or_obj"]),
-            )
-            if warning is not None and known not in self._said:
-                self._said.add(known)
-                assumed = "; until then " + ("1 per axis" if training is None else "the training's") + " is assumed"
-                logger.warning("%s%s", warning, "" if known else assumed)
-            if not known and training is not None:
+            unit, name = str(image.meta["length_unit"]), str(image.meta["filename_or_obj"])
+            if self.network is None:
+                self._refuse_other_kind(unit, name)
+            own = None if unit == PIXEL else voxel_spacing(image, image.ndim - 1)
+            seen, message = spacing_for(self.network, own, unit, name, str(image.meta["stated_size"]))
+            if message is not None and unit not in self._said:
+                self._said.add(unit)
+                logger.warning("%s", message)
+            if seen is not None and seen != own:
                 sample[key] = image.clone()
-                sample[key].affine = torch.as_tensor(rescale_affine(image.affine, training))
+                sample[key].affine = torch.as_tensor(rescale_affine(image.affine, seen))
         return sample
 
-    def _met_by_the_network(self, spacing: tuple[float, ...]) -> tuple[float, ...]:
-        # a target with another number of axes is refused by the resampling itself
-        if self.target_spacing is None or len(self.target_spacing) != len(spacing):
-            return spacing
-        return tuple(target or step for target, step in zip(self.target_spacing, spacing, strict=True))
+    def _refuse_other_kind(self, unit: str, name: str) -> None:
+        self._first = self._first or (unit, name)
+        if unit != self._first[0]:
+            raise SpocoError(
+                f"{name}: states {_IN_WORDS[unit]}, {self._first[1]} states {_IN_WORDS[self._first[0]]}: a network "
+                "learns from one kind of length: state the size of all with --spacing, or train apart"
+            )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from spoco_bundle.core.lengths import parse_unit
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
+
+logger = logging.getLogger(__name__)
 
 # Formats that place the image in the world; TIFF knows a spacing at most.
 _LOCATED = {"nifti", "itk"}
@@ -17,6 +22,8 @@ _LOCATED = {"nifti", "itk"}
 
 class CheckLabelsd(MapTransform):
     """Stops at annotations that would train nonsense; the message names the file and the remedy.
+
+    What is merely doubtful is warned of, once.
 
     Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, where both files state their
     place in the world (NIfTI and ITK formats, not TIFF), they must agree to half a voxel. Labels that pass lie on the
@@ -28,7 +35,8 @@ class CheckLabelsd(MapTransform):
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
         require_objects: refuse labels without a single object.
-        allow_binary: accept one id in several separate pieces as one object.
+        allow_binary: accept ids in several separate pieces, or that fill the image, as one object each.
+        min_voxels: objects with fewer voxels teach nothing.
         check_affine: compare the affines of image and label.
         allow_missing_keys: whether a sample without labels passes through.
 
@@ -44,6 +52,7 @@ class CheckLabelsd(MapTransform):
         background_label: int | None = None,
         require_objects: bool = True,
         allow_binary: bool = False,
+        min_voxels: int = 8,
         check_affine: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -55,7 +64,9 @@ class CheckLabelsd(MapTransform):
             "background_label": background_label,
             "require_objects": require_objects,
             "allow_binary": allow_binary,
+            "min_voxels": min_voxels,
         }
+        self._said: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample; the labels have the image's affine and spacing."""
@@ -64,10 +75,25 @@ class CheckLabelsd(MapTransform):
         for key in self.key_iterator(sample):
             labels = sample[key]
             paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])
-            check_labels(image.numpy(), labels.numpy(), *paths, **self.options)
+            for doubt in check_labels(image.numpy(), labels.numpy(), *paths, **self.options):
+                if doubt not in self._said:
+                    self._said.add(doubt)
+                    logger.warning("%s", doubt)
             if self.check_affine and {image.meta["file_format"], labels.meta["file_format"]} <= _LOCATED:
-                check_same_grid(image.affine.numpy(), labels.affine.numpy(), labels.shape[1:], *paths)
-            geometry = {name: image.meta[name] for name in ("spacing_unit", "spacing_known", "file_spacing")}
+                check_same_grid(*_comparable(image, labels), labels.shape[1:], *paths)
+            geometry = {name: image.meta[name] for name in ("file_unit", "length_unit", "stated_size", "file_affine")}
             geometry["affine"] = image.affine.clone()
             sample[key] = MetaTensor(labels.as_tensor(), meta=labels.meta | geometry)
         return sample
+
+
+def _comparable(image: MetaTensor, labels: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both affines in one unit; where one file leaves it out, as many do, in the numbers of the files."""
+    affines = image.affine.numpy(), labels.affine.numpy()
+    if image.meta["length_unit"] == labels.meta["length_unit"]:
+        return affines
+    in_numbers = []
+    for affine, volume in zip(affines, (image, labels), strict=True):
+        unit = parse_unit(str(volume.meta["file_unit"]))
+        in_numbers.append(affine / np.array([*[unit.micrometers if unit else 1.0] * (len(affine) - 1), 1.0])[:, None])
+    return in_numbers[0], in_numbers[1]

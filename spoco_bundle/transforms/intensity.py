@@ -1,7 +1,8 @@
-"""Percentile normalisation of intensities."""
+"""Percentile normalisation of intensities, and a floor for images in which there is hardly any contrast."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 
 import numpy as np
@@ -13,6 +14,14 @@ from spoco_bundle.core.errors import SpocoError
 
 SAMPLED_VOXELS = 2**22
 
+#: Gaussian noise alone spans 5 standard deviations between its percentiles 1 and 99.8, the least of the 469 channels of
+#: 13 real data sets 8.5 (see ``noise_level``)
+LEAST_CONTRAST = 7.0
+#: by how much the range of an image of less contrast is widened, so that its noise cannot look like objects
+WIDENING = 4.0
+
+logger = logging.getLogger(__name__)
+
 
 class NormalizePercentiled(MapTransform):
     """Maps two percentiles of each channel to 0 and 1, without clipping; the result is float32.
@@ -21,6 +30,9 @@ class NormalizePercentiled(MapTransform):
     ``ScaleIntensityRangePercentilesd`` has this property only while the two percentiles differ: with few bright objects
     in a flat background they coincide, and it then subtracts without scaling. Here the range widens to the minimum and
     maximum in that case, and a constant channel becomes 0.
+
+    An image that holds noise only would be stretched until the noise looks like objects. So where the range is less
+    than 7 times the noise level, it is taken 4 times as wide, and one line says that there is hardly any contrast.
 
     Args:
         keys: images (C, *spatial), finite values of any real dtype.
@@ -53,13 +65,39 @@ class NormalizePercentiled(MapTransform):
         """Returns a copy of the sample with normalised images."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            sample[key] = self.apply(sample[key], self.fit(sample[key]))
+            name = str(getattr(sample[key], "meta", {}).get("filename_or_obj", key))
+            sample[key] = self.apply(sample[key], self.fit(sample[key], name))
         return sample
 
-    def fit(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """What becomes 0 and 1 in each channel of an image, or of a sample of a large volume; (C, 2) float64."""
+    def fit(
+        self, image: torch.Tensor | np.ndarray, name: str = "the image", part: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
+        """What becomes 0 and 1 in each channel of an image.
+
+        Args:
+            image: (C, *spatial), or (C, n) voxels of a large volume.
+            name: for the message.
+            part: a connected part of the volume, for its noise, where ``image`` is a sample.
+
+        Returns:
+            (C, 2) float64.
+        """
         ranges = intensity_range(image, self.lower, self.upper)
+        seen = np.asarray(image if part is None else part)
+        noise = noise_level(seen[(slice(None), *middle(seen.shape[1:]))])
+        low = [c for c, (span, level) in enumerate(zip(np.ptp(ranges, 1), noise)) if 0 < span < LEAST_CONTRAST * level]
+        for channel in low:
+            ranges[channel, 1] += (WIDENING - 1) * (ranges[channel, 1] - ranges[channel, 0])
+        if low:
+            where = "" if len(ranges) == 1 else f" in channel {', '.join(map(str, low))}"
+            logger.warning(
+                "%s: hardly any contrast%s, little more than noise: few objects or none will be found", name, where
+            )
         return ranges.flip(1) if self.invert else ranges
+
+    def noise_region(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """The part of a large volume of this shape that ``fit`` wants for its noise."""
+        return middle(shape)
 
     def apply(self, image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
         """Maps the ranges to 0 and 1; see ``normalize``."""
@@ -86,6 +124,37 @@ def intensity_range(image: torch.Tensor | np.ndarray, lower: float = 1.0, upper:
             low, high = float(channel.min()), float(channel.max())
         ranges.append([low, high])
     return torch.tensor(ranges, dtype=torch.float64)
+
+
+def noise_level(image: np.ndarray) -> np.ndarray:
+    """Standard deviation of the noise of each channel.
+
+    From the median of absolute differences of voxels two apart, which outlines of objects are too rare to shift:
+    1.4826 median |d - median d| / sqrt(2), the smaller of the last two axes. Two apart, since optics and compression
+    make neighbours alike.
+
+    Args:
+        image: (C, *spatial).
+
+    Returns:
+        (C,) float64; 0 where most voxels are equal.
+    """
+    levels = []
+    for channel in np.asarray(image, dtype=np.float64):
+        found = []
+        for axis in range(max(0, channel.ndim - 2), channel.ndim):
+            if channel.shape[axis] > 2:
+                lines = np.moveaxis(channel, axis, -1)
+                steps = lines[..., 2:] - lines[..., :-2]
+                found.append(1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2))
+        levels.append(min(found, default=0.0))
+    return np.array(levels)
+
+
+def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The middle of a volume, of at most about 4 million voxels: the region from which its noise is estimated."""
+    side = int(SAMPLED_VOXELS ** (1 / max(1, len(shape))))
+    return tuple(slice((size - min(size, side)) // 2, (size + min(size, side)) // 2) for size in shape)
 
 
 def sampled_places(voxels: int) -> np.ndarray | None:

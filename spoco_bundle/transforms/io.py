@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,36 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import file_suffix, read_image, write_instances
-from spoco_bundle.formats.geometry import Image, checked_spacing, voxel_spacing
-from spoco_bundle.formats.itk_io import LOSSY_SUFFIXES
+from spoco_bundle.formats.files import check_result, read_image, result_suffix, write_instances
+from spoco_bundle.formats.geometry import Image, checked_spacing, column_spacing, length_unit, replacement_message
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.transforms.serving import SERVED
+
+logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
     """Reads image and label files into MetaTensors, channel first, z, y, x.
 
     Images become (C, *spatial) float32, labels (1, *spatial) int32. The affine goes from the array's index order to the
-    world; its column norms are the spacing, 1 where unknown. ``meta`` holds what collates: ``filename_or_obj`` (str),
-    ``spacing_unit`` (str), ``spacing_known`` (0 or 1), ``file_format`` (see ``Image``) and ``file_spacing`` ((D,)
-    float64, of the grid on disk, whatever is resampled later).
+    world; its column norms are the spacing, in micrometres, or 1 per axis where it is unknown. ``meta`` holds what
+    collates: ``filename_or_obj`` (str), ``length_unit`` (str, what the affine is measured in: "micrometer", "pixel", or
+    "unknown" for numbers whose unit the file leaves out), ``file_unit``, ``file_format`` and ``stated_size`` (see
+    ``Image``), and ``file_affine`` ((D + 1, D + 1) float64, of the grid on disk, whatever is resampled later).
 
     Args:
         keys: entries of the sample that are paths.
         spatial_dims: 3 for volumes, 2 for single images.
         in_channels: channels that images must have; None takes any number.
-        spacing: spacing along z, y, x (or y, x) for files that state none.
-        spacing_unit: unit of ``spacing``.
-        override_spacing: take ``spacing`` even where the file states another one.
-        axes: letters that replace the axes a TIFF file states, where those are wrong, such as ``"ZYX"``.
+        spacing: micrometres along z, y, x (or y, x), in place of what the files state or leave out; one line says so.
+        axes: see ``read_image``.
+        channel: see ``read_image``.
+        time: see ``read_image``.
         label_keys: those of ``keys`` that hold labels.
         allow_missing_keys: whether a sample without one of the keys passes through, as at inference without labels.
 
@@ -54,9 +58,9 @@ class LoadVolumed(MapTransform):
         spatial_dims: int = 3,
         in_channels: int | None = None,
         spacing: Sequence[float] | None = None,
-        spacing_unit: str = "micrometer",
-        override_spacing: bool = False,
         axes: str | None = None,
+        channel: int | None = None,
+        time: int | None = None,
         label_keys: Sequence[str] = ("label",),
         allow_missing_keys: bool = False,
     ) -> None:
@@ -64,10 +68,11 @@ class LoadVolumed(MapTransform):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.spacing = None if spacing is None else checked_spacing(spacing, spatial_dims)
-        self.spacing_unit = spacing_unit
-        self.override_spacing = override_spacing
         self.axes = axes
+        self.channel = channel
+        self.time = time
         self.label_keys = tuple(label_keys)
+        self._said = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the sample with paths replaced by MetaTensors."""
@@ -77,17 +82,23 @@ class LoadVolumed(MapTransform):
         return sample
 
     def _read(self, path: str | Path, kind: str) -> Image:
-        return read_image(
-            path, kind, self.spatial_dims, self.spacing, self.spacing_unit, self.override_spacing, self.axes
-        )
+        volume = read_image(path, kind, self.spatial_dims, self.spacing, self.axes, self.channel, self.time)
+        replaced = replacement_message(self.spacing, volume.stated_size, str(path))
+        if kind == "image" and replaced is not None and not self._said:
+            self._said = True
+            logger.info("%s", replaced)
+        return volume
 
     def _load(self, path: str | Path | Image, kind: str) -> MetaTensor:
         volume = path if isinstance(path, Image) else self._read(path, kind)
         channels = volume.array.shape[0]
         if kind == "image" and self.in_channels not in (None, channels):
+            one = (
+                f"choose one of 0 to {channels - 1} with --channel" if self.in_channels == 1 else "save it with as many"
+            )
             raise SpocoError(
-                f"{path}: has {channels} channels where in_channels is {self.in_channels}: save the image with "
-                f"{self.in_channels}, or train with --in_channels {channels}"
+                f"{volume.path}: has {channels} channels where in_channels is {self.in_channels}: {one}, or train with "
+                f"--in_channels {channels}"
             )
         affine = torch.from_numpy(volume.affine.copy())
         array = np.array(volume.array, dtype=np.int32 if kind == "label" else np.float32, order="C")
@@ -96,22 +107,62 @@ class LoadVolumed(MapTransform):
             affine=affine,
             meta={
                 "filename_or_obj": volume.path,
-                "spacing_unit": volume.spacing_unit,
-                "spacing_known": int(volume.spacing is not None),
+                "length_unit": length_unit(volume.spacing, volume.file_unit),
+                "file_unit": volume.file_unit,
+                # of no more use where an option replaced it
+                "stated_size": volume.stated_size if self.spacing is None else "",
                 "file_format": volume.file_format,
+                "file_affine": affine.clone(),
             },
         )
-        tensor.meta["file_spacing"] = torch.tensor(voxel_spacing(tensor, self.spatial_dims), dtype=torch.float64)
         return tensor
+
+
+class CheckResultd(MapTransform):
+    """Sees before the work that ``SaveInstancesd`` will be able to write the result of an image.
+
+    Args:
+        keys: images, MetaTensors from ``LoadVolumed``.
+        output_dir: as for ``SaveInstancesd``.
+        spatial_dims: 2 or 3.
+        axes: as given to ``LoadVolumed``.
+        allow_missing_keys: whether a sample without the key passes through.
+
+    Raises:
+        SpocoError: when called, if the folder cannot be written to, or the format cannot hold labels with the metadata
+            of the image.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        output_dir: str | Path = "outputs",
+        spatial_dims: int = 3,
+        axes: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.spatial_dims = spatial_dims
+        self.axes = axes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns a copy of the sample as it is."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            source = str(sample[key].meta["filename_or_obj"])
+            result = self.output_dir / f"{image_name(source)}{OUTPUT_ENDING}{result_suffix(source)}"
+            check_result(result, source, self.spatial_dims, self.axes)
+        return sample
 
 
 class SaveInstancesd(MapTransform):
     """Writes the instances of one image and the table of its objects.
 
-    For a source ``NAME.EXT`` these are ``NAME_instances.EXT`` (see ``write_instances``; ``.png`` where EXT is lossy,
-    such as ``.jpg``) and ``NAME_objects.csv`` (see ``objects_table``), on the grid of the source file, where the labels
-    have to be again by then. Works on single (decollated) samples. MONAI Label writes its results itself, so nothing is
-    written for a sample of its requests.
+    For a source ``NAME.EXT`` these are ``NAME_instances.EXT`` (see ``write_instances``, and ``result_suffix`` for
+    formats that cannot hold labels in one file) and ``NAME_objects.csv`` (see ``objects_table``), on the grid of the
+    source file, where the labels have to be again by then. Works on single (decollated) samples. MONAI Label writes its
+    results itself, so nothing is written for a sample of its requests.
 
     Args:
         keys: labels (1, *spatial) of whole, non-negative numbers. A confidence per object is taken from the entry
@@ -158,20 +209,25 @@ class SaveInstancesd(MapTransform):
     def _save(self, labels: Any, confidence: Any, meta: Mapping[str, Any]) -> None:
         source = str(meta["filename_or_obj"])
         ids = as_label_ids(_to_numpy(labels), f"segmentation of {source}")[0]
-        name, suffix = image_name(source), file_suffix(source)
+        name, suffix = image_name(source), result_suffix(source)
+        if suffix == ".png" and ids.max(initial=0) >= 2**16:
+            suffix = ".nrrd"  # PNG has 16 bits
         if self._sources.setdefault(name, source) != source:
             raise SpocoError(
                 f"{source} and {self._sources[name]} share the name {name!r}, their results would overwrite each "
                 "other: rename one or process them apart"
             )
-        suffix = ".png" if suffix.lower() in LOSSY_SUFFIXES else suffix
         table = self._inside(f"{name}{self.table_ending}.csv")
         # a table beside instances that it does not describe would look like a finished image
         table.unlink(missing_ok=True)
         write_instances(self._inside(f"{name}{self.instances_ending}{suffix}"), ids, source, self.axes)
-        spacing = np.asarray(meta["file_spacing"]).tolist() if int(meta["spacing_known"]) else None
+        affine = np.asarray(meta["file_affine"], dtype=np.float64)
         rows = objects_table(
-            ids, spacing, str(meta["spacing_unit"]), None if confidence is None else _to_numpy(confidence).ravel()
+            ids,
+            None if str(meta["length_unit"]) == PIXEL else column_spacing(affine),
+            str(meta["file_unit"]),
+            None if confidence is None else _to_numpy(confidence).ravel(),
+            abs(float(np.linalg.det(affine[:-1, :-1]))),
         )
         write_objects_table(table, rows, ids.ndim)
 
@@ -185,7 +241,7 @@ class SaveInstancesd(MapTransform):
     def _meta(self, sample: Mapping[Hashable, Any], key: Hashable) -> Mapping[str, Any]:
         for candidate in (sample.get(self.image_key), sample[key]):
             meta = getattr(candidate, "meta", {})
-            if "filename_or_obj" in meta and "file_spacing" in meta:
+            if "filename_or_obj" in meta and "file_affine" in meta:
                 return meta
         raise ValueError(f"neither {self.image_key!r} nor {key!r} carries the metadata of LoadVolumed")
 

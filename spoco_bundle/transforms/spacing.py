@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Resize
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.formats.files import voxel_spacing
 
@@ -63,8 +64,10 @@ class ResampleToSpacingd(MapTransform):
 
     def _resample(self, key: Hashable, volume: torch.Tensor, mode: str) -> MetaTensor:
         dims = volume.ndim - 1
-        if not isinstance(volume, MetaTensor) or not volume.meta.get("spacing_known", 1):
-            raise SpocoError(f"{key}: its voxel spacing is unknown, so it cannot be resampled; state the spacing")
+        if not isinstance(volume, MetaTensor) or volume.meta.get("length_unit") == PIXEL:
+            raise SpocoError(
+                f"{key}: its voxel size is unknown, so it has no target_spacing to be resampled to: give --spacing"
+            )
         if len(self.spacing) != dims:
             raise SpocoError(f"spacing: {list(self.spacing)} does not fit the {dims} axes of {key!r}")
         shape = tuple(volume.shape[1:])

@@ -3,8 +3,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from monai.bundle import ConfigParser
 
-from spoco_bundle.app.config import MODEL_CONFIG, find_config, read_configs, write_model_config
+from spoco_bundle.app import config
+from spoco_bundle.app.config import (
+    MODEL_CONFIG,
+    find_config,
+    model_overlay,
+    path_or_word,
+    read_configs,
+    write_model_config,
+)
+from spoco_bundle.app.run_record import write_run_record
 from spoco_bundle.core.errors import SpocoError, user_error
 
 
@@ -68,3 +78,64 @@ def test_a_training_shorter_than_the_interval_of_validation_ends_with_one(max_ep
     parser = read_configs([find_config("train")], {"max_epochs": max_epochs})
     (number,) = (i for i, h in enumerate(parser["train#handlers"]) if h["_target_"] == "ValidationHandler")
     assert parser.get_parsed_content(f"train#handlers#{number}#interval") == interval
+
+
+ODD_NAMES = ("data#1", "@home", "%05d", "$HOME", "[1] 2024", 'it\'s "#3"', "a::b", "import #x")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_path_reaches_the_run_as_it_was_given(name, tmp_path, monkeypatch):
+    parser = read_configs([find_config("inference")], {"output_dir": name, "dataset_dir": [name, "plain"]})
+    assert parser.get_parsed_content("output_dir") == name
+    assert parser.get_parsed_content("dataset_dir") == [name, "plain"]
+
+    def workflow(**arguments):
+        raise SpocoError(str(ConfigParser({"x": arguments["output_dir"]}).get_parsed_content("x")))
+
+    monkeypatch.setattr(config, "ConfigWorkflow", workflow)
+    with pytest.raises(SpocoError) as error:
+        config.run_configs([find_config("inference")], {"output_dir": name}, "infer")
+    assert str(error.value) == name
+    record = json.loads(
+        write_run_record("predict", [find_config("inference")], {"output_dir": name}, tmp_path).read_text()
+    )
+    assert record["ids"]["output_dir"] == name and record["overrides"]["output_dir"].endswith(name)
+
+
+@pytest.mark.parametrize("name", ["a#1", "models/a#1.pt", "True", "None"])
+def test_paths_are_what_was_typed(name):
+    assert str(path_or_word(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"run": ["$print(1)"]}, "run is no setting of a model"),
+        ({"+imports": ["$import os"]}, "imports is no setting of a model"),
+        ({"output_dir": "/etc"}, "output_dir is no setting"),
+        ({"min_fraction": "$__import__('os').system('true')"}, "min_fraction would run .*__import__"),
+        ({"channels": [8, "$print()"]}, "channels would run"),
+        ({"network_def": {"_target_": "os.system", "command": "true"}}, "network_def would run 'os.system'"),
+        ({"clustering#_target_": "os.system"}, "_target_ would run 'os.system'"),
+        ({"network_def": {"_target_": ["os.system"]}}, "network_def would run"),
+        ({"clustering#method": "%/tmp/other.json#x"}, "clustering#method would run"),
+    ],
+)
+def test_a_model_config_that_would_run_code_is_refused(content, named, tmp_path):
+    (tmp_path / MODEL_CONFIG).write_text(json.dumps(content))
+    with pytest.raises(SpocoError, match=f"model.json: .*{named}"):
+        model_overlay(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["2d"], ["paper"], ["paper", "paper_cityscapes"], ["dense_tissue"], ["nonspatial"]])
+def test_a_model_config_that_training_writes_is_accepted(names, tmp_path):
+    path = write_model_config([find_config(name) for name in ("train", *names)], {"dropout": 0.1}, tmp_path)
+    assert model_overlay(tmp_path) == [path]
+
+
+def test_code_of_an_own_config_is_not_kept_with_the_model(tmp_path, caplog):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"channels": "$[4] * 4", "dropout": 0.2}))
+    path = write_model_config([find_config("train"), own], {}, tmp_path / "model")
+    assert json.loads(path.read_text()) == {"dropout": 0.2}
+    assert "channels holds code of your own config" in caplog.text

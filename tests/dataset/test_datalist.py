@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
@@ -176,3 +179,82 @@ def test_real_folders(shared_dir):
     assert len(build_datalist(data / "bbbc050", "train")) == 40
     assert len(build_datalist(data / "dsb2018", "val")) == 40
     assert len(build_datalist(data / "ms_lesions", "val", "_FLAIR", "_lesions")) == 1
+
+
+def zarr_image(path):
+    path.mkdir(parents=True)
+    (path / ".zarray").touch()
+    return path
+
+
+def test_formats_that_are_passed_over_are_named(tmp_path, caplog):
+    for name in ("a.tif", "b.czi", "c.LSM", "d.h5", "notes.txt"):
+        (tmp_path / name).touch()
+    found = build_datalist(tmp_path, "predict")
+    assert [Path(item["image"]).name for item in found] == ["a.tif"]
+    assert "passes over 3 files (b.czi, c.LSM, d.h5)" in caplog.text
+    (tmp_path / "a.tif").unlink()
+    with pytest.raises(SpocoError, match=r"holds no image.*other formats \(b\.czi, c\.LSM, d\.h5\)"):
+        build_datalist(tmp_path, "predict")
+
+
+def test_folders_in_a_folder_are_named(tmp_path):
+    (tmp_path / "day1").mkdir()
+    (tmp_path / "day1" / "a.tif").touch()
+    with pytest.raises(SpocoError, match=r"holds no image.*the folders day1.*\*\*/\*\.tif"):
+        build_datalist(tmp_path, "predict")
+    assert len(build_datalist(f"{tmp_path}/**/*.tif", "predict")) == 1
+
+
+def test_a_pattern_in_a_folder_whose_name_holds_brackets(tmp_path):
+    folder = tmp_path / "exp [1]"
+    folder.mkdir()
+    (folder / "a.tif").touch()
+    assert len(build_datalist(f"{folder}/*.tif", "predict")) == 1
+
+
+def test_one_image_under_several_names_is_one(tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "b.tif").symlink_to(tmp_path / "a.tif")
+    several = [str(tmp_path), str(tmp_path / "a.tif"), f"{tmp_path}/*.tif"]
+    assert [Path(item["image"]).name for item in build_datalist(several, "predict")] == ["a.tif"]
+
+
+def test_files_that_hold_parts_of_one_image_are_one(tmp_path, caplog):
+    names = "".join(f'<UUID FileName="z{z}.ome.tif">urn:uuid:1</UUID>' for z in range(2))
+    xml = f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{names}</OME>'
+    for z in range(2):
+        tifffile.imwrite(tmp_path / f"z{z}.ome.tif", np.zeros((4, 4), np.uint8), description=xml, metadata=None)
+    with caplog.at_level("INFO"):
+        found = build_datalist(tmp_path, "predict")
+    assert [Path(item["image"]).name for item in found] == ["z0.ome.tif"]
+    assert "z1.ome.tif: holds a part of the image" in caplog.text
+
+
+def test_zarr_images_and_segmentations_of_slicer_are_pairs(tmp_path):
+    for split in ("train", "val"):
+        zarr_image(tmp_path / split / "a_raw.ome.zarr")
+        zarr_image(tmp_path / split / "a_label.ome.zarr")
+        (tmp_path / split / "b_raw.nii.gz").touch()
+        (tmp_path / split / "b_label.seg.nrrd").touch()
+    for split in ("train", "val"):
+        found = [(Path(i["image"]).name, Path(i["label"]).name) for i in build_datalist(tmp_path, split)]
+        assert found == [("a_raw.ome.zarr", "a_label.ome.zarr"), ("b_raw.nii.gz", "b_label.seg.nrrd")]
+
+
+def test_a_datalist_names_zarr_images_and_says_what_a_folder_is(tmp_path):
+    zarr_image(tmp_path / "plate.zarr" / "A" / "1" / "0")
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps({"testing": ["plate.zarr/A/1/0"]}))
+    assert len(build_datalist(file, "predict")) == 1
+    file.write_text(json.dumps({"testing": ["plate.zarr/A"]}))
+    with pytest.raises(SpocoError, match="a folder that is no Zarr image"):
+        build_datalist(file, "predict")
+
+
+def test_what_has_the_name_of_a_missing_label_is_named(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("a_raw.tif", "a_label.czi"):
+        (tmp_path / "train" / name).touch()
+    with pytest.raises(SpocoError, match=r"has no label a_label\.EXT beside it that is read here, only a_label\.czi"):
+        build_datalist(tmp_path, "train")

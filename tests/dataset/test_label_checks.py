@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import check_labels
+from spoco_bundle.dataset import build_datalist, check_labels
 from spoco_bundle.dataset.label_checks import check_same_grid
 from spoco_bundle.formats import read_image
 from spoco_bundle.formats.geometry import affine_from_spacing
@@ -19,9 +19,83 @@ def two_boxes(first=1, second=2) -> np.ndarray:
     return labels
 
 
-def check(labels, image=None, **options) -> None:
+def check(labels, image=None, **options) -> list[str]:
     image = np.zeros((1, 6, 10, 10), np.float32) if image is None else image
-    check_labels(image, labels, "a_raw.tif", "a_label.tif", **options)
+    return check_labels(image, labels, "a_raw.tif", "a_label.tif", **options)
+
+
+def grid(ids, shape=(24, 96, 96), size=(8, 10, 10)) -> np.ndarray:
+    """Boxes on a grid of 2 x 5 x 5, with these ids in turn."""
+    labels = np.zeros((1, *shape), np.int32)
+    for number, (z, y, x) in enumerate(np.ndindex(2, 5, 5)):
+        place = tuple(slice(a, a + n) for a, n in zip((2 + 11 * z, 3 + 18 * y, 3 + 18 * x), size))
+        labels[0][place] = ids[number % len(ids)]
+    return labels
+
+
+def check_grid(ids, change=None, **options):
+    labels = grid(ids)
+    return check(labels if change is None else change(labels), np.zeros((1, 24, 96, 96)), **options)
+
+
+EACH = range(1, 51)
+FLAT = ("bbbc007_sparse", "cvppp_a1", "usiigaci_phase")
+
+
+def test_objects_pass_without_a_word():
+    assert check_grid(EACH) == []
+    assert check(grid(EACH)[:, 5], np.zeros((1, 96, 96))) == []
+
+
+def test_classes_are_no_objects():
+    with pytest.raises(
+        SpocoError, match="2 of 2 ids lie in several places, one of them .* 25 separate pieces .*classes"
+    ):
+        check_grid([1, 2])
+    with pytest.raises(SpocoError, match="1 of 2 ids lie in several places.*classes: number the objects"):
+        check_grid([2], lambda labels: np.where(labels > 0, labels, 1))  # 1 background, 2 objects
+    assert check_grid([1, 2], allow_binary=True) == []
+
+
+def test_a_background_id_is_no_object():
+    with pytest.raises(SpocoError, match="id 1 fills 82% of the image: .*--background_label 1"):
+        check_grid(EACH, lambda labels: labels + 1)
+    assert check_grid(EACH, lambda labels: labels + 1, background_label=1) == []
+
+    def large(labels):
+        labels[0, :, :60] = 77  # an object may be large
+        return labels
+
+    (said,) = check_grid(EACH, large)
+    assert "a_label.tif: id 77 fills 62% of the image" in said
+    assert check_grid(EACH, large, allow_binary=True) == []
+
+
+def test_one_id_in_two_places_is_said():
+    (said,) = check_grid(EACH, lambda labels: np.where(labels == 50, 1, labels))
+    assert "id 1 lies in 2 places far apart" in said and "id of its own" in said
+    # what is cut by something in front of it lies close together
+    assert check_grid(EACH, lambda labels: np.where(labels == 2, 1, labels)) == []
+
+
+def test_single_slices_of_a_volume():
+    def keep(*slices):
+        return lambda labels: np.where(np.isin(np.arange(24), slices)[:, None, None], labels, 0)
+
+    with pytest.raises(SpocoError, match="50 of 50 objects are one slice thick along z .*--config 2d"):
+        check_grid(EACH, keep(5, 15))
+    assert check_grid(EACH, keep(5, 6, 15)) == []  # half of them
+
+
+def test_points():
+    points = np.zeros((1, 6, 10, 10), np.int32)
+    points[0, ::2, ::3, ::3] = np.arange(1, 49).reshape(3, 4, 4)
+    with pytest.raises(SpocoError, match="48 of 48 objects have fewer than 8 voxels .*annotate whole objects"):
+        check(points)
+    assert check(points, min_voxels=1) == []
+    points[0, 1:3, 1:3, 1:3] = 99
+    (said,) = check(points)
+    assert "of 49 objects have fewer than 8 voxels" in said
 
 
 def test_good_labels_pass():
@@ -144,3 +218,14 @@ def test_real_mask_is_recognised(shared_dir):
     check_labels(image, labels, "image", "labels")
     with pytest.raises(SpocoError, match="binary mask"):
         check_labels(image, (labels > 0).astype(np.uint8), "image", "labels")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_annotations_pass(shared_dir, split):
+    said = []
+    for name in ("bbbc007_sparse", "cvppp_a1", "epithelial_tube_3d", "fib25_neuron", "usiigaci_phase", "vnc_mito"):
+        for item in build_datalist(shared_dir / "data" / name, split)[:8]:
+            labels = read_image(item["label"], "label", 2 if name in FLAT else 3).array
+            said += check_labels(np.broadcast_to(0, labels.shape), labels, item["image"], item["label"])
+    # the validation volume holds the trunk of a neuron
+    assert [line.partition(": ")[2][:15] for line in said] == ["id 4 fills 56% "] * (split == "val")

@@ -19,7 +19,7 @@ def test_files_are_readable_and_state_the_spacing(tmp_path):
     for pair in sample["train"] + sample["val"]:
         image, label = read_image(pair["image"]), read_image(pair["label"], "label")
         for volume in (image, label):
-            assert volume.spacing == pytest.approx(SPACING) and volume.spacing_unit == "micrometer"
+            assert volume.spacing == pytest.approx(SPACING) and volume.file_unit == "micrometer"
             assert volume.spatial_shape == SMALL
         assert np.array_equal(np.unique(label.array), np.arange(label.array.max() + 1))
     again = make_synthetic_sample(tmp_path / "again", 3, train_volumes=1, train_shape=SMALL, val_shape=SMALL)

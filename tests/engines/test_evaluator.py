@@ -62,3 +62,10 @@ def test_defects_are_not_passed_over():
 
     seen, error = evaluation(["a", "b"], refuse(), network)
     assert seen == [] and isinstance(error, KeyError) and user_error(error) is None
+
+
+def test_one_reason_for_all_images_is_one_line():
+    evaluator = BatchEvaluator(device=torch.device("cpu"), val_data_loader=[0], network=torch.nn.Identity())
+    evaluator.state.iteration = 2
+    evaluator.problems = [(name, f"{name}: folder: holds slices: convert the series") for name in ("a.dcm", "b.dcm")]
+    assert str(evaluator._summary()) == "folder: holds slices: convert the series"

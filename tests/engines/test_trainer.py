@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from ignite.engine import Events
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spoco_bundle.core.embedding_space import coordinate_lines
 from spoco_bundle.core.errors import SpocoError, user_error
@@ -95,12 +96,57 @@ def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, samp
             assert not student[item, 3:].any() and not teacher[item, 3:].any()
 
 
+class CountReads(TorchDispatchMode):
+    """Counts values that are read back from a tensor, each of which makes the host wait for a GPU."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_trainer_reads_back_no_single_value_in_an_iteration(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, iterations_per_epoch=2, **NO_VALIDATION)
+    trainer, counter = workflow.trainer, CountReads()
+
+    def loss(student, labels, teacher, seeds, spacing):
+        return {name: student.square().mean() for name in ("pull", "push", "instance", "loss")}
+
+    loss.weights = trainer.loss_function.weights
+    trainer.loss_function = loss
+    # both read step counts of their own, which lie on the CPU
+    trainer.optimizer.step = trainer.teacher.update_parameters = lambda *_: None
+    iteration = trainer._iteration
+
+    def counted(engine, batch):
+        with counter:
+            return iteration(engine, batch)
+
+    trainer._process_function = counted
+    trainer.run()
+    assert counter.reads == 0
+    terms = trainer.state.output[0]["loss_terms"]
+    assert terms["pull"] == terms["loss"] == float(trainer.state.output[0]["loss"]) > 0
+
+
 def test_scale_and_spacing_travel_with_the_weights(bundle_root, sample, tmp_path):
     workflow = training(bundle_root, sample, tmp_path, max_epochs=1, val_interval=1)
     run(workflow)
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     assert state["training_spacing"].tolist() == pytest.approx([2.0, 0.8, 0.8])
     assert 1 < float(state["coordinate_scale"]) < 6  # nuclei of 4 to 5 um radius
+
+
+@pytest.mark.parametrize(("scored", "other"), [("teacher", "student"), ("student", "teacher")])
+def test_the_network_that_was_scored_is_the_one_that_is_shipped(bundle_root, sample, tmp_path, scored, other):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, validate_with=scored)
+    run(workflow)
+    networks = {"teacher": workflow.trainer.teacher.module, "student": workflow.trainer.network}
+    files = {"model.pt": scored, f"model_{other}.pt": other}
+    assert {path.name for path in tmp_path.glob("model*.pt")} == set(files)
+    for name, network in files.items():
+        assert same(torch.load(tmp_path / name, weights_only=True), networks[network].state_dict())
 
 
 @pytest.mark.parametrize("objectness", [True, False])

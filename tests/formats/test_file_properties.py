@@ -68,7 +68,7 @@ def test_tiff_round_trip(data, dims, kind, top):
         if kind == "plain":
             assert volume.spacing is None
         else:
-            assert volume.spacing == pytest.approx(steps, rel=1e-4) and volume.spacing_unit == "micrometer"
+            assert volume.spacing == pytest.approx(steps, rel=1e-4) and volume.file_unit == "micrometer"
         labels = ids_for(image.shape, top)
         written = read_image(write_instances(Path(folder) / "b.tif", labels, path), "label", dims)
         np.testing.assert_array_equal(written.array[0], labels)

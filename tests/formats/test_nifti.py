@@ -49,7 +49,7 @@ def test_index_to_world_is_that_of_the_file(tmp_path, voxels, name):
         assert volume.array[0, z, y, x] == voxels[x, y, z]
         np.testing.assert_allclose(volume.affine @ [z, y, x, 1], AFFINES[name] @ [x, y, z, 1], atol=1e-5)
     np.testing.assert_allclose(volume.spacing, (1.75, 0.9, 0.8), rtol=1e-6)
-    assert volume.spacing_unit == "micrometer"
+    assert volume.file_unit == "micrometer"
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -134,18 +134,18 @@ def test_stack_is_not_2d(tmp_path, voxels):
         read_image(tmp_path / "a.nii", spatial_dims=2)
 
 
-@pytest.mark.parametrize(("unit", "expected", "factor"), [("mm", "millimeter", 1), ("unknown", "unknown", 1)])
+@pytest.mark.parametrize(("unit", "expected", "factor"), [("mm", "millimeter", 1000), ("unknown", "unknown", 1)])
 def test_units(tmp_path, voxels, unit, expected, factor):
     save(tmp_path / "a.nii", voxels, AFFINES["ras"], unit=unit)
     volume = read_image(tmp_path / "a.nii")
-    assert volume.spacing_unit == expected
+    assert volume.file_unit == expected
     np.testing.assert_allclose(volume.spacing, np.array([1.75, 0.9, 0.8]) * factor, rtol=1e-6)
 
 
 def test_metres_become_micrometres_in_spacing_and_affine(tmp_path, voxels):
     save(tmp_path / "a.nii", voxels, np.diag([8e-7, 8e-7, 2e-6, 1]), unit="meter")
     volume = read_image(tmp_path / "a.nii")
-    assert volume.spacing_unit == "micrometer"
+    assert volume.file_unit == "meter"
     np.testing.assert_allclose(volume.spacing, (2, 0.8, 0.8), rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), volume.spacing)
 
@@ -196,7 +196,7 @@ def test_codes_of_units_that_do_not_exist_say_nothing(tmp_path, voxels):
         image.header["xyzt_units"] = code
         nibabel.save(image, tmp_path / "image.nii")
         volume = read_image(tmp_path / "image.nii")
-        assert volume.spacing == (2.0, 0.5, 0.5) and volume.spacing_unit == unit
+        assert volume.spacing == (2.0, 0.5, 0.5) and volume.file_unit == unit
 
 
 @pytest.mark.parametrize("axes", [0, 1])

@@ -50,7 +50,9 @@ def test_confidence_by_id():
 def test_csv(tmp_path):
     labels = np.zeros((3, 4, 5), np.int32)
     labels[1, 2, 3] = 7
-    path = write_objects_table(tmp_path / "new" / "a.csv", objects_table(labels, (2, 0.5, 1 / 3), "nanometer"), 3)
+    path = write_objects_table(
+        tmp_path / "new" / "a.csv", objects_table(labels, (2e-3, 0.5e-3, 1e-3 / 3), "nanometer"), 3
+    )
     with path.open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row == {

@@ -48,8 +48,8 @@ def test_axes_scale_translation_and_units_are_read(tmp_path, voxels, zarr_format
     write_image(tmp_path / "a.zarr", voxels[0], "czyx", [1, 2, 500, 250], [0, 4, 0, 100], units, version, zarr_format)
     volume = open_volume(tmp_path / "a.zarr")
     assert (volume.shape, volume.channels, volume.dtype) == ((9, 10, 11), 3, np.uint16)
-    assert volume.spacing == pytest.approx((2000, 500, 250)) and volume.spacing_unit == "nanometer"
-    assert volume.translation == pytest.approx((4000, 0, 100))
+    assert volume.spacing == pytest.approx((2, 0.5, 0.25)) and volume.file_unit == "nanometer"
+    assert volume.translation == pytest.approx((4, 0, 0.1))
     region = (slice(2, 9), slice(0, 3), slice(4, 11))
     np.testing.assert_array_equal(volume.read(region), voxels[(0, slice(None), *region)])
 
@@ -66,7 +66,7 @@ def test_the_scale_of_the_whole_image_multiplies_that_of_the_level(tmp_path, vox
 def test_time_points_and_channels_are_chosen_or_refused(tmp_path, voxels):
     path = write_image(tmp_path / "a.zarr", voxels, "tczyx", [1, 1, 2, 1, 1], None, MICRON)
     region = (slice(0, 9), slice(1, 3), slice(0, 11))
-    with pytest.raises(SpocoError, match="2 time points: choose one with the id time"):
+    with pytest.raises(SpocoError, match="2 time points: choose one with --time"):
         open_volume(path)
     chosen = open_volume(path, time=1, channel=2)
     assert chosen.channels == 1
@@ -78,9 +78,9 @@ def test_time_points_and_channels_are_chosen_or_refused(tmp_path, voxels):
 
 def test_lengths_without_a_unit_and_without_a_scale(tmp_path, voxels):
     volume = open_volume(write_image(tmp_path / "a.zarr", voxels[0, 0], "zyx", [2, 1, 1]))
-    assert volume.spacing == (2, 1, 1) and volume.spacing_unit == "unknown"
+    assert volume.spacing == (2, 1, 1) and volume.file_unit == "unknown"
     volume = open_volume(write_image(tmp_path / "b.zarr", voxels[0, 0], "zyx", [1, 1, 1]), spacing=[3, 1, 1])
-    assert volume.spacing == (3, 1, 1) and volume.spacing_unit == "micrometer"
+    assert volume.spacing == (3, 1, 1) and volume.file_unit == "micrometer"
 
 
 def test_plain_arrays_need_names_for_unusual_axes(tmp_path, voxels):

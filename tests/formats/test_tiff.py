@@ -8,7 +8,8 @@ import tifffile
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import read_image, write_instances
-from spoco_bundle.formats.tiff import write_image
+from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.tiff_writing import write_image
 
 SHAPE = (5, 12, 14)
 IMAGEJ = {"imagej": True, "resolution": (1.25, 2.0), "metadata": {"axes": "ZYX", "spacing": 1.75, "unit": "um"}}
@@ -73,7 +74,7 @@ def test_imagej_spacing(tmp_path, voxels, unit):
     tifffile.imwrite(tmp_path / "a.tif", voxels, **options)
     volume = read_image(tmp_path / "a.tif")
     np.testing.assert_allclose(volume.spacing, (1.75, 0.5, 0.8))
-    assert (volume.spacing_unit, volume.file_format, volume.axes) == ("micrometer", "imagej", "ZYX")
+    assert (volume.file_unit, volume.file_format, volume.axes) == ("micrometer", "imagej", "ZYX")
     np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), volume.spacing)
 
 
@@ -87,7 +88,7 @@ def test_ome_spacing_in_the_unit_of_x(tmp_path, voxels):
     tifffile.imwrite(tmp_path / "a.ome.tif", voxels, **OME)
     volume = read_image(tmp_path / "a.ome.tif")
     np.testing.assert_allclose(volume.spacing, (1.75, 0.8, 0.5))
-    assert (volume.spacing_unit, volume.file_format, volume.axes) == ("micrometer", "ome", "ZYX")
+    assert (volume.file_unit, volume.file_format, volume.axes) == ("micrometer", "ome", "ZYX")
 
 
 def test_ome_without_z_size_is_unknown(tmp_path, voxels):
@@ -97,11 +98,11 @@ def test_ome_without_z_size_is_unknown(tmp_path, voxels):
     assert volume.spacing == (3, 2, 1)
 
 
-def test_stated_spacing_wins_unless_overridden(tmp_path, voxels):
+def test_a_given_spacing_wins_over_the_stated_one(tmp_path, voxels):
     tifffile.imwrite(tmp_path / "a.tif", voxels, **OME)
-    assert read_image(tmp_path / "a.tif", spacing=(3, 2, 1)).spacing == (1.75, 0.8, 0.5)
-    forced = read_image(tmp_path / "a.tif", spacing=(3, 2, 1), spacing_unit="nanometer", override_spacing=True)
-    assert (forced.spacing, forced.spacing_unit) == ((3, 2, 1), "nanometer")
+    forced = read_image(tmp_path / "a.tif", spacing=(3, 2, 1))
+    assert (forced.spacing, forced.file_unit) == ((3, 2, 1), "micrometer")
+    assert forced.stated_size == "1.75 um x 800 nanometer x 0.5 um"
     np.testing.assert_allclose(np.linalg.norm(forced.affine[:3, :3], axis=0), (3, 2, 1))
 
 
@@ -127,7 +128,7 @@ def test_labels_are_written_in_the_likeness_of_their_image(tmp_path, voxels, nam
     assert stored.dtype == np.uint16
     np.testing.assert_array_equal(stored, labels)
     before, after = read_image(source), read_image(target, kind="label")
-    assert (after.spacing, after.spacing_unit, after.axes) == (before.spacing, before.spacing_unit, before.axes)
+    assert (after.spacing, after.file_unit, after.axes) == (before.spacing, before.file_unit, before.axes)
     with tifffile.TiffFile(target) as tif:
         # ImageJ reads its stacks as one run of raw voxels
         assert (tif.pages.first.compression == tifffile.COMPRESSION.NONE) == ("imagej" in name)
@@ -151,7 +152,7 @@ def test_more_ids_than_16_bits(tmp_path, voxels, name):
     after, before = read_image(target, kind="label"), read_image(source)
     assert tifffile.imread(target).dtype == np.uint32
     np.testing.assert_array_equal(after.array[0], labels)
-    assert (after.spacing, after.spacing_unit) == (before.spacing, before.spacing_unit)
+    assert (after.spacing, after.file_unit) == (before.spacing, before.file_unit)
     # ImageJ's own format has no 32-bit integers
     assert after.file_format == {"plain": "tiff"}.get(name, "ome")
 
@@ -182,7 +183,7 @@ def test_imagej_2d_spacing(tmp_path):
     image = np.arange(168, dtype=np.uint8).reshape(12, 14)
     tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, resolution=(4, 2), metadata={"axes": "YX", "unit": "nm"})
     volume = read_image(tmp_path / "a.tif", spatial_dims=2)
-    assert (volume.spacing, volume.spacing_unit) == ((0.5, 0.25), "nanometer")
+    assert (volume.spacing, volume.file_unit) == ((0.0005, 0.00025), "nanometer")
 
 
 @pytest.mark.parametrize("axes", ["CZYX", "ZCYX"])
@@ -233,11 +234,17 @@ def test_dimension_mismatch(tmp_path, voxels):
         read_image(tmp_path / "single.tif", spatial_dims=3)
 
 
-def test_time_series_is_refused(tmp_path, voxels):
-    movie = np.stack([voxels, voxels])
+def test_a_time_point_is_chosen(tmp_path, voxels):
+    movie = np.stack([voxels, voxels + 1])
     tifffile.imwrite(tmp_path / "a.tif", movie, imagej=True, metadata={"axes": "TZYX"})
-    with pytest.raises(SpocoError, match="dimension T.*one time point"):
+    with pytest.raises(SpocoError, match="2 time points.*--time"):
         read_image(tmp_path / "a.tif")
+    with pytest.raises(SpocoError, match="time is 2.*0 to 1"):
+        read_image(tmp_path / "a.tif", time=2)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", time=1).array[0], voxels + 1)
+    np.testing.assert_array_equal(open_volume(tmp_path / "a.tif", time=1).read_all()[0], voxels + 1)
+    write_instances(tmp_path / "b.tif", voxels, tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif", kind="label", time=1).array[0], voxels)
 
 
 def test_several_images_in_one_file(tmp_path, voxels):
@@ -307,7 +314,7 @@ def test_images_are_written_with_their_spacing(tmp_path, voxels, dtype):
     path = tmp_path / "a_raw.tif"
     write_image(path, voxels.astype(dtype), (45, 4.6, 4.6), "nanometer")
     volume = read_image(path)
-    assert (volume.spacing, volume.spacing_unit, volume.file_format) == ((45, 4.6, 4.6), "nanometer", "ome")
+    assert (volume.spacing, volume.file_unit, volume.file_format) == ((45, 4.6, 4.6), "nanometer", "ome")
     assert volume.array.dtype == dtype and volume.array.tobytes() == voxels.astype(dtype).tobytes()
     labels = read_image(write_instances(tmp_path / "a_label.tif", voxels, path), "label")
     assert labels.spacing == volume.spacing and (labels.array[0] == voxels).all()
@@ -341,7 +348,7 @@ def test_ome_made_from_a_real_stack(tmp_path, shared_dir):
     source = tmp_path / "a.ome.tif"
     tifffile.imwrite(source, plain.array[0], ome=True, compression="zlib", metadata={"axes": "ZYX"} | sizes)
     volume = read_image(source)
-    assert (volume.spacing, volume.spacing_unit) == (plain.spacing, plain.spacing_unit)
+    assert (volume.spacing, volume.file_unit) == (plain.spacing, plain.file_unit)
     np.testing.assert_array_equal(volume.affine, plain.affine)
     target = write_instances(tmp_path / "a_instances.ome.tif", truth, source)
     assert layout(target) == layout(source)

@@ -3,11 +3,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
-from collections import OrderedDict, deque
 
 import numpy as np
 import pytest
@@ -16,15 +14,9 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.handlers.best_weights import BestWeights
-from spoco_bundle.handlers.checkpoint import (
-    TrainingCheckpoint,
-    load_checkpoint,
-    plain,
-    random_state,
-    save_atomically,
-    set_random_state,
-)
+from spoco_bundle.core.saved_state import plain_state
+from spoco_bundle.handlers import BestWeights, TrainingCheckpoint
+from spoco_bundle.handlers.checkpoint import load_checkpoint
 
 
 class Training:
@@ -56,7 +48,7 @@ class Training:
         return self
 
     def state(self):
-        return [plain(thing.state_dict()) for thing in (self.network, self.optimizer, self.scheduler)]
+        return [plain_state(thing.state_dict()) for thing in (self.network, self.optimizer, self.scheduler)]
 
 
 def assert_equal(one, other):
@@ -100,6 +92,58 @@ def test_resume_is_exact_in_the_middle_of_an_epoch(tmp_path):
     assert_equal(resumed.state(), through.state())
 
 
+class OneCycle(Training):
+    """The schedule of the bundle, which refuses steps beyond its end."""
+
+    def __init__(self, folder, max_epochs, learning_rate=0.01, **arguments):
+        super().__init__(folder, **arguments)
+        self.optimizer.param_groups[0].update(lr=learning_rate, weight_decay=learning_rate)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=learning_rate, total_steps=10 * max_epochs + 1, cycle_momentum=False
+        )
+        self.checkpoint.objects["scheduler"] = self.scheduler
+        self.rates = []
+        self.engine.add_event_handler(
+            Events.ITERATION_STARTED, lambda engine: self.rates.append(self.optimizer.param_groups[0]["lr"])
+        )
+
+
+@pytest.mark.parametrize("schedule", ["OneCycleLR", "CosineAnnealingLR"])
+def test_with_more_epochs_the_learning_rate_follows_the_longer_schedule(tmp_path, schedule):
+    def make(folder, max_epochs, **arguments):
+        training = OneCycle(folder, max_epochs, **arguments)
+        if schedule == "CosineAnnealingLR":
+            training.optimizer.param_groups[0]["lr"] = 0.01
+            training.optimizer.param_groups[0].pop("initial_lr")
+            training.scheduler = training.checkpoint.objects["scheduler"] = torch.optim.lr_scheduler.CosineAnnealingLR(
+                training.optimizer, T_max=10 * max_epochs
+            )
+        return training
+
+    long = make(tmp_path / "long", 3).run(3)
+    make(tmp_path / "short", 1).run(1)
+    resumed = make(tmp_path / "short", 3, resume="last").run(3)
+    assert resumed.rates == long.rates[10:] and max(resumed.rates) > 0.003
+    assert load_checkpoint(tmp_path / "short" / "last.pt")["engine"]["epoch"] == 3
+
+
+def test_settings_of_this_run_win_over_those_of_the_checkpoint(tmp_path):
+    OneCycle(tmp_path, 2).run(1)
+    other = OneCycle(tmp_path, 2, learning_rate=0.1, resume="last").run(2)
+    whole = OneCycle(tmp_path / "whole", 2, learning_rate=0.1).run(2)
+    assert other.rates == whole.rates[10:]
+    assert other.optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert float(next(iter(other.optimizer.state.values()))["step"]) == 20, "the moments are those of the checkpoint"
+
+
+def test_fewer_epochs_than_done_are_refused_and_leave_the_checkpoint(tmp_path):
+    OneCycle(tmp_path, 3).run(3)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(SpocoError, match="max_epochs is 2: .*last.pt has more than that behind it; give at least 4"):
+        OneCycle(tmp_path, 2, resume="last").run(2)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
 def test_resume_of_a_finished_training_does_nothing(tmp_path):
     done = Training(tmp_path).run(2)
     again = Training(tmp_path, resume="last").run(2)
@@ -119,7 +163,6 @@ def test_keeps_the_previous_checkpoint_and_no_leftovers(tmp_path):
 def test_interruption_between_the_renames_loses_nothing(tmp_path):
     Training(tmp_path, interval_iterations=4).run(1)
     os.remove(tmp_path / "last.pt")
-    (tmp_path / "last.pt.new").write_bytes(b"half a file")
     assert Training(tmp_path, resume="last").run(1).steps == [9, 10]
 
 
@@ -172,52 +215,6 @@ def test_checkpoint_of_another_config_is_refused(tmp_path):
         longer.engine.run(range(11), max_epochs=2)
     with pytest.raises(SpocoError, match="reserved"):
         TrainingCheckpoint(str(tmp_path), {"engine": more.network})
-
-
-def test_everything_loads_with_weights_only(tmp_path):
-    state = {
-        "array": np.arange(3),
-        "number": np.float64(0.5),
-        "flag": np.bool_(True),
-        "ordered": OrderedDict(a=(1, 2.0)),
-        "queue": deque([1]),
-        "none": None,
-        3: float("nan"),
-    }
-    save_atomically(plain(state), tmp_path / "x.pt")
-    back = torch.load(tmp_path / "x.pt", weights_only=True)
-    assert torch.equal(back.pop("array"), torch.arange(3))
-    assert np.isnan(back.pop(3))
-    assert back == {"number": 0.5, "flag": True, "ordered": {"a": (1, 2.0)}, "queue": [1], "none": None}
-    with pytest.raises(TypeError, match="Evil"):
-        plain({"x": Evil()})
-
-
-def test_random_state_round_trip():
-    import random
-
-    state = random_state()
-    drawn = [random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()]
-    set_random_state(state)
-    assert [random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()] == drawn
-
-
-@pytest.fixture
-def nearly_full_disk():
-    """Files of this process may not grow beyond 100 kB, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, nearly_full_disk):
-    save_atomically({"kept": torch.ones(2)}, tmp_path / "last.pt")
-    with pytest.raises(SpocoError, match="last.pt: cannot be written") as error:
-        save_atomically({"big": torch.zeros(10**6)}, tmp_path / "last.pt")
-    assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path) == ["last.pt"]
-    assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["kept"], torch.ones(2))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -334,47 +331,3 @@ def test_runs_outside_the_main_thread(tmp_path):
     worker.start()
     worker.join()
     assert (tmp_path / "last.pt").is_file()
-
-
-class TestBestWeights:
-    def evaluate(self, best: BestWeights, scores) -> None:
-        engine = Engine(lambda engine, batch: None)
-        values = iter(scores)
-
-        @engine.on(Events.EPOCH_COMPLETED)
-        def score(engine):
-            engine.state.metrics["ap"] = next(values)
-            engine.state.key_metric_name = "ap"
-            with torch.no_grad():
-                best.network.weight.fill_(engine.state.epoch)
-
-        best.attach(engine)
-        engine.run([0], max_epochs=len(scores))
-
-    def test_saves_on_improvement_only(self, tmp_path):
-        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "models" / "model.pt"))
-        self.evaluate(best, [float("nan"), 0.2, 0.5, 0.5, 0.4])
-        assert (best.best_score, best.best_epoch) == (0.5, 3)
-        state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-        assert set(state) == {"weight", "bias"} and float(state["weight"]) == 3
-
-    def test_a_score_of_zero_is_better_than_none(self, tmp_path):
-        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="ap")
-        self.evaluate(best, [0.0])
-        assert (tmp_path / "model.pt").is_file()
-
-    def test_state_survives_a_resume(self, tmp_path):
-        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"))
-        best.load_state_dict({"best_score": 0.9, "best_epoch": 7})
-        self.evaluate(best, [0.8])
-        assert best.state_dict() == {"best_score": 0.9, "best_epoch": 7}
-        assert not (tmp_path / "model.pt").exists()
-
-    def test_unknown_metric(self, tmp_path):
-        with pytest.raises(SpocoError, match="'f1'; choose among \\['ap'\\]"):
-            self.evaluate(BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="f1"), [0.1])
-
-    def test_inner_module_of_a_wrapper(self, tmp_path):
-        best = BestWeights(nn.DataParallel(nn.Linear(1, 1)), str(tmp_path / "model.pt"))
-        best.save()
-        assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == {"weight", "bias"}

@@ -10,18 +10,20 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import BestWeights
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher
+from spoco_bundle.networks.lengths import learn_lengths, learnt_lengths
 
 
 def network() -> EmbeddingUNet:
     return EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
 
 
-def sample(radius: float, spacing=(2.0, 1.0, 1.0)) -> dict:
+def sample(radius: float, spacing=(2.0, 1.0, 1.0), unit="micrometer") -> dict:
     shape = (20, 40, 40)
     axes = np.meshgrid(*((np.arange(n) - n / 2) * s for n, s in zip(shape, spacing)), indexing="ij")
     label = (sum(axis**2 for axis in axes) <= radius**2).astype(np.int32)
     affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
-    return {"image": MetaTensor(torch.zeros(1, *shape), affine=affine), "label": MetaTensor(label[None], affine=affine)}
+    image = MetaTensor(torch.zeros(1, *shape), affine=affine, meta={"length_unit": unit})
+    return {"image": image, "label": MetaTensor(label[None], affine=affine)}
 
 
 def prepared(samples, student=None, **arguments) -> tuple[EmbeddingUNet, EmbeddingUNet]:
@@ -62,10 +64,20 @@ def test_given_scale_wins_over_that_of_the_weights_and_this_over_an_estimate():
 def test_scale_of_the_weights_is_kept_only_for_voxels_like_those_it_was_made_for(trained_at, expected):
     tuned = network()
     tuned.coordinate_scale.fill_(7.0)
-    tuned.training_spacing.copy_(torch.tensor(trained_at))
+    learn_lengths(tuned, trained_at, "micrometer")
     for one in prepared([sample(6.0)], tuned, radii=0.5):
         assert float(one.coordinate_scale) == pytest.approx(expected, rel=0.05)
         assert one.training_spacing.tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize("unit", ["micrometer", "pixel", "unknown"])
+def test_the_weights_say_what_they_learnt_and_do_not_take_one_for_the_other(unit):
+    tuned = network()
+    tuned.coordinate_scale.fill_(7.0)
+    learn_lengths(tuned, (2.0, 1.0, 1.0), "micrometer")
+    for one in prepared([sample(6.0, unit=unit)], tuned):
+        assert learnt_lengths(one) == ((2.0, 1.0, 1.0), unit)
+        assert float(one.coordinate_scale) == pytest.approx(7.0 if unit == "micrometer" else 6.0, rel=0.05)
 
 
 def test_nothing_to_estimate_from():

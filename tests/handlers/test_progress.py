@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 
-import torch
 from ignite.engine import Engine, Events
 
 from spoco_bundle.core import progress as progress_module
@@ -14,7 +13,7 @@ def lines(caplog):
 
 
 def test_all_iterations_are_one_work_from_where_a_run_resumes(caplog):
-    engine = Engine(lambda engine, batch: {"loss": torch.tensor(0.5)})
+    engine = Engine(lambda engine, batch: {"loss_terms": {"loss": 0.5}})
 
     @engine.on(Events.STARTED)
     def resume(engine):
@@ -30,7 +29,7 @@ def test_all_iterations_are_one_work_from_where_a_run_resumes(caplog):
 
 
 def test_a_long_training_does_not_flood_the_log(caplog):
-    engine = Engine(lambda engine, batch: {"loss": torch.tensor(0.25)})
+    engine = Engine(lambda engine, batch: {"loss_terms": {"loss": 0.25}})
     TrainingProgress().attach(engine)
     with caplog.at_level("INFO"):
         engine.run(range(50), max_epochs=40)

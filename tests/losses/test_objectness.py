@@ -62,6 +62,24 @@ def test_target_equals_the_distance_transform_of_each_object_alone():
         assert torch.allclose(target[labels == label], torch.from_numpy(depth / depth.max()).float())
 
 
+@pytest.mark.parametrize(
+    ("spacing", "shell", "steps"),
+    [(None, 2, (2, 2, 2)), ((0.3, 0.3, 0.3), 2, (2, 2, 2)), ((4, 1, 1), 4, (1, 4, 4)), ((4, 1, 1), 1, (1, 1, 1))],
+)
+def test_the_shell_has_one_physical_width(spacing, shell, steps):
+    labels = ball(radius=4)
+    target = objectness_target(labels, "binary", spacing, shell)
+    for axis, count in enumerate(steps):
+        profile = target.movedim(axis, 0)[:, 10 if axis == 0 else 8, 10]
+        assert int((profile == 0).sum()) == 2 * count
+    box = torch.zeros(17, 21, 21, dtype=torch.int64)
+    box[2:15, 4:17, 4:17] = 1
+    inside = objectness_target(box, "interior", spacing, shell)
+    for axis, count in enumerate(steps):
+        profile = inside.movedim(axis, 0)[:, 10 if axis == 0 else 8, 10]
+        assert int((profile == 1).sum()) == 13 - 2 * count
+
+
 @pytest.mark.parametrize("shell", [0, 1, 2])
 def test_interior_leaves_out_the_outermost_voxels_of_touching_objects(shell):
     torch.manual_seed(0)

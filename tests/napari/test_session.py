@@ -141,7 +141,7 @@ def test_ome_zarr_trains_on_a_part_and_is_predicted_and_saved_as_zarr(
 
     one.save(tmp_path / "out", found.instances, annotated)
     saved = open_volume(tmp_path / "out" / "crowd_instances.ome.zarr")
-    assert saved.spacing == pytest.approx(image.spacing) and saved.spacing_unit == "micrometer"
+    assert saved.spacing == pytest.approx(image.spacing) and saved.file_unit == "micrometer"
     labels = saved.read(tuple(slice(0, size) for size in saved.shape))[0]
     rows = read_objects_table(tmp_path / "out" / "crowd_objects.csv")
     assert {int(row["id"]) for row in rows} == set(np.unique(labels)) - {0}

@@ -289,7 +289,7 @@ def test_bbbc050_is_split_by_embryo_and_gets_its_spacing(script, bbbc050, tmp_pa
     for split, depth, embryo in (("train", 1.75, "Emb01"), ("val", 1.75, "Emb09"), ("test", 2.0, "Emb01")):
         for end, kind in (("raw", "image"), ("label", "label")):
             volume = read_image(out / split / f"{embryo}_t001_{end}.tif", kind)
-            assert volume.spacing == pytest.approx((depth, 0.8, 0.8)) and volume.spacing_unit == "micrometer"
+            assert volume.spacing == pytest.approx((depth, 0.8, 0.8)) and volume.file_unit == "micrometer"
     source = read_image(bbbc050 / "Images" / "test" / "Images" / "Emb01_t001.tif").array
     np.testing.assert_array_equal(read_image(out / "test" / "Emb01_t001_raw.tif").array, source)
 

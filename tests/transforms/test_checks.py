@@ -42,7 +42,7 @@ def test_labels_take_over_the_grid_of_the_image(tmp_path):
     sample = CheckLabelsd()(save(tmp_path, two_objects(), affine=np.eye(4)))
     assert voxel_spacing(sample["label"], 3) == voxel_spacing(sample["image"], 3) == (3, 2, 2)
     np.testing.assert_array_equal(sample["label"].affine, sample["image"].affine)
-    assert sample["label"].meta["file_spacing"].tolist() == [3, 2, 2]
+    assert sample["label"].meta["file_affine"].tolist() == sample["image"].meta["file_affine"].tolist()
 
 
 def test_tiff_does_not_say_where_it_lies(tmp_path):
@@ -104,8 +104,17 @@ def test_tiff_in_2d(tmp_path):
     tifffile.imwrite(tmp_path / "a_raw.tif", rng.integers(0, 99, (6, 8, 3)).astype(np.uint8), photometric="rgb")
     tifffile.imwrite(tmp_path / "a_label.tif", two_objects()[0])
     paths = {"image": str(tmp_path / "a_raw.tif"), "label": str(tmp_path / "a_label.tif")}
-    checked = CheckLabelsd()(LoadVolumed(spatial_dims=2)(paths))
+    checked = CheckLabelsd(min_voxels=4)(LoadVolumed(spatial_dims=2)(paths))
     assert checked["image"].shape == (3, 6, 8)
+
+
+def test_doubts_are_said_once(tmp_path, caplog):
+    labels = np.zeros(SHAPE, np.int16)
+    labels[:, :3, :3], labels[:, :, 7], labels[0, 5, 0], labels[3, 5, 0], labels[0, 5, 5] = 1, 2, 3, 4, 5
+    sample, check = save(tmp_path, labels), CheckLabelsd()
+    for _ in range(2):
+        check(sample)
+    assert [record.getMessage().partition(": ")[2][:26] for record in caplog.records] == ["3 of 5 objects have fewer "]
 
 
 def test_every_real_annotation_passes(shared_dir):

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import NormalizePercentiled
@@ -12,7 +17,8 @@ from spoco_bundle.transforms.intensity import intensity_range, normalize
 
 
 def image(shape=(2, 6, 20, 20)) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) ** 3
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(1)) ** 3
+    return noise * 0.2 + torch.linspace(0, 0.8, shape[-1]) ** 2
 
 
 def run(values: torch.Tensor) -> torch.Tensor:
@@ -73,6 +79,52 @@ def test_inverted_images_are_as_those_of_the_negative_with_the_percentiles_swapp
     part = inverted.apply(image()[..., :7], inverted.fit(image()))
     assert torch.equal(part, out[..., :7])
     assert not inverted({"image": torch.full((1, 4, 4), 7.0)})["image"].any()
+
+
+def blurred_noise(sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(1, 24, 64, 64))
+    return gaussian_filter(noise, (0, sigma, sigma, sigma)) if sigma else noise
+
+
+@pytest.mark.parametrize("offset", [100.0, 3e4])
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.0])
+def test_noise_is_not_stretched_until_it_looks_like_objects(caplog, sigma, offset):
+    noise = blurred_noise(sigma)
+    values = MetaTensor(torch.tensor(offset + 500 * noise), meta={"filename_or_obj": "folder/noise.tif"})
+    out = run(values)
+    assert np.percentile(out, 99.8) < 0.3
+    assert "folder/noise.tif: hardly any contrast" in caplog.text
+
+
+def test_a_few_faint_objects_in_noise_are_contrast_enough(caplog):
+    noise = blurred_noise(0.0)
+    noise[0, 8:14, 20:30, 20:30] += 8  # times the noise
+    out = run(torch.tensor(noise))
+    assert np.percentile(out, [1, 99.8]) == pytest.approx([0, 1], abs=1e-5) and not caplog.text
+
+
+def test_a_channel_without_contrast_is_named_and_leaves_the_others(caplog):
+    both = torch.cat([image((1, 24, 64, 64)), torch.tensor(blurred_noise(0.0))])
+    out = run(both)
+    assert np.percentile(out[0], 99.8) == pytest.approx(1, abs=1e-5) and np.percentile(out[1], 99.8) < 0.3
+    assert "in channel 1" in caplog.text
+
+
+@pytest.mark.parametrize("dataset", ["bbbc050", "fib25_neuron", "vnc_mito", "cvppp_a1", "he_nuclei_rgb", "dsb2018"])
+def test_no_real_image_lacks_contrast(dataset, caplog):
+    files = sorted((shared_data() / dataset / "val").glob("*_raw.tif"))
+    if not files:
+        pytest.skip(f"SPOCO_SHARED holds no data/{dataset}")
+    for file in files[:4]:
+        array = tifffile.imread(file)
+        colours = array.shape[-1] in (3, 4)
+        fitted = NormalizePercentiled("image").fit(np.moveaxis(array, -1, 0)[:3] if colours else array[None])
+        assert (np.ptp(fitted.numpy(), 1) > 0).all()
+    assert not caplog.text
+
+
+def shared_data() -> Path:
+    return Path(os.environ.get("SPOCO_SHARED", "")) / "data"
 
 
 def test_wrong_percentiles():

@@ -39,8 +39,8 @@ def test_load(sample):
     assert (label.shape, label.dtype) == ((1, *SHAPE), torch.int32)
     assert voxel_spacing(image, 3) == pytest.approx((1.75, 0.8, 0.5))
     assert image.meta["filename_or_obj"] == sample["image"]
-    assert (image.meta["spacing_known"], image.meta["spacing_unit"]) == (1, "micrometer")
-    assert (label.meta["spacing_known"], label.meta["spacing_unit"]) == (0, "unknown")
+    assert (image.meta["length_unit"], image.meta["file_unit"]) == ("micrometer", "micrometer")
+    assert (label.meta["length_unit"], label.meta["file_unit"]) == ("pixel", "unknown")
     assert None not in image.meta.values()
     np.testing.assert_array_equal(label[0].numpy(), tifffile.imread(sample["label"]))
 
@@ -55,7 +55,7 @@ def test_geometry_passes_through_augmentation_and_collation(sample):
     single = decollate_batch(batch)[0]["image"]
     assert single.meta["filename_or_obj"] == sample["image"]
     assert voxel_spacing(single, 3) == pytest.approx((1.75, 0.5, 0.8))
-    assert single.meta["file_spacing"].tolist() == pytest.approx([1.75, 0.8, 0.5])
+    assert np.linalg.norm(single.meta["file_affine"][:3, :3], axis=0) == pytest.approx([1.75, 0.8, 0.5])
 
 
 def test_missing_label(sample):
@@ -65,13 +65,16 @@ def test_missing_label(sample):
         LoadVolumed()(sample)
 
 
-def test_spacing_for_files_without(sample):
-    loaded = LoadVolumed(spacing=(3, 2, 1), spacing_unit="nanometer")(sample)
-    assert voxel_spacing(loaded["image"], 3) == pytest.approx((1.75, 0.8, 0.5))
-    assert voxel_spacing(loaded["label"], 3) == (3, 2, 1)
-    assert loaded["label"].meta["spacing_unit"] == "nanometer"
-    forced = LoadVolumed(spacing=(3, 2, 1), override_spacing=True)(sample)
-    assert voxel_spacing(forced["image"], 3) == pytest.approx((3, 2, 1))
+def test_a_given_spacing_replaces_what_files_state_and_says_so_once(sample, caplog):
+    load = LoadVolumed(spacing=(3, 2, 1))
+    with caplog.at_level("INFO"):
+        loaded = [load(sample), load(sample)][0]
+    for key in ("image", "label"):
+        assert voxel_spacing(loaded[key], 3) == pytest.approx((3, 2, 1))
+        assert loaded[key].meta["length_unit"] == "micrometer"
+    assert [record.message for record in caplog.records] == [
+        f"--spacing 3 x 2 x 1 um replaces the 1.75 x 0.8 x 0.5 um that {sample['image']} states"
+    ]
     with pytest.raises(SpocoError, match="2 positive numbers in the order y, x"):
         LoadVolumed(spatial_dims=2, spacing=(3, 2, 1))
 

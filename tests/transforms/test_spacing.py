@@ -93,7 +93,7 @@ def test_refusals():
     with pytest.raises(SpocoError, match="unknown"):
         ResampleToSpacingd("image", (1.0, 1.0))({"image": torch.zeros(1, 4, 4)})
     with pytest.raises(SpocoError, match="unknown"):
-        image = MetaTensor(torch.zeros(1, 4, 4), meta={"spacing_known": 0})
+        image = MetaTensor(torch.zeros(1, 4, 4), meta={"length_unit": "pixel"})
         ResampleToSpacingd("image", (1.0, 1.0))({"image": image})
     with pytest.raises(SpocoError, match="does not fit"):
         ResampleToSpacingd("image", (1.0, 1.0))(sample())

@@ -9,6 +9,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import package_zoo
 import pytest
 import tifffile
 
@@ -33,6 +34,18 @@ def plain_python(tmp_path_factory) -> Path:
     found = subprocess.run([python, "-c", "import torch, spoco_bundle"], cwd=folder, capture_output=True, text=True)
     assert "No module named 'spoco_bundle'" in found.stderr
     return python
+
+
+def test_a_link_out_of_the_bundle_is_not_followed(tmp_path, monkeypatch):
+    bundle, secret = tmp_path / "bundle", tmp_path / "secret.json"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "LICENSE").write_text("")
+    secret.write_text("{}")
+    (bundle / "configs" / "own.json").symlink_to(secret)
+    monkeypatch.setattr(package_zoo, "ROOT", bundle)
+    with pytest.raises(SystemExit, match="configs/own.json: is a link out of"):
+        package_zoo.assemble(tmp_path / "target")
+    assert not (tmp_path / "target" / "configs").exists()
 
 
 def test_archive_is_reproducible_and_holds_the_bundle_alone(bundle_root, tmp_path):

@@ -47,7 +47,7 @@ def test_ome_tiff_of_nuclei_keeps_axes_and_spacing_and_agrees_with_nifti(shared_
     predict(tmp_path / "*.*", trained, tmp_path / "out")
     before = read_image(ome)
     after = read_image(tmp_path / "out" / "nuclei_instances.ome.tif", "label")
-    assert (after.axes, after.file_format, after.spacing_unit) == (before.axes, "ome", before.spacing_unit)
+    assert (after.axes, after.file_format, after.file_unit) == (before.axes, "ome", before.file_unit)
     assert after.spacing == pytest.approx(spacing)
     twin = read_image(tmp_path / "out" / "cells_instances.nii.gz", "label")
     np.testing.assert_array_equal(after.array, twin.array)

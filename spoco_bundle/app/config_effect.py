@@ -1,0 +1,86 @@
+"""Whether what a user sets has any effect: an option is never ignored in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from spoco_bundle.app.config_checks import PLACES
+from spoco_bundle.core.errors import SpocoError
+
+__all__ = ["check_effect"]
+
+#: what MONAI runs of a config; all else counts as far as these refer to it
+_ROOTS = ("imports", "initialize", "run", "finalize")
+
+_REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
+
+#: id -> id that has to be neither false, 0 nor null for it to matter
+_NEEDS = {
+    **dict.fromkeys(
+        ("objectness_target", "objectness_shell", "objectness_unlabeled_weight", "objectness_threshold"), "objectness"
+    ),
+    **dict.fromkeys(("coordinate_scale", "coordinate_radii"), "coordinate_channels"),
+}
+
+
+def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str) -> None:
+    """Refuses ids that nothing which runs refers to, or that another id makes meaningless.
+
+    Args:
+        config: the merged config, overrides included.
+        overrides: ids that the user has set; those of places are set by every command and left out.
+        where: put before ids in messages, as in ``check_ids``.
+
+    Raises:
+        SpocoError: at the first id without effect.
+    """
+    used: set[tuple[str, ...]] = set()
+    for root in _ROOTS:
+        _follow(config, (root,), used)
+    for name in overrides:
+        place = _levels(name)
+        if name not in PLACES and not any(place[: len(path)] == path[: len(place)] for path in used):
+            raise SpocoError(f"{where}{name}: has no effect in this command: leave it out")
+        need = _NEEDS.get(name)
+        if need in config and config[need] in (False, 0, None) and config.get(name) is not None:
+            raise SpocoError(f"{where}{name}: has no effect where {need} is {config[need]}: leave it out")
+        if name == "agreement" and config[name] is True and "second_network" not in config:
+            raise SpocoError(
+                f"{where}{name}: compares two networks, which prediction and evaluation have: leave it out"
+            )
+        if name == "coordinate_radii" and config.get("coordinate_scale") is not None:
+            raise SpocoError(f"{where}{name}: has no effect where coordinate_scale is given: leave one of them out")
+
+
+def _follow(config: Mapping[str, Any], path: tuple[str, ...], used: set[tuple[str, ...]]) -> None:
+    """Adds a place in the config, and all that it refers to."""
+    if path in used:
+        return
+    used.add(path)
+    content: Any = config
+    for level in path:
+        if isinstance(content, Mapping) and level in content:
+            content = content[level]
+        elif isinstance(content, list) and level.isdigit() and int(level) < len(content):
+            content = content[int(level)]
+        else:
+            # the rest is looked up in what an expression gives; a reference to nothing is refused elsewhere
+            break
+    for text in _texts(() if content is config else content):
+        for reference in _REFERENCE.findall(text):
+            _follow(config, _levels(reference), used)
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Expressions and references in a part of a config."""
+    if isinstance(content, str):
+        yield from [content] if content[:1] in ("$", "@", "%") else []
+    elif isinstance(content, (Mapping, list)):
+        for item in content.values() if isinstance(content, Mapping) else content:
+            yield from _texts(item)
+
+
+def _levels(name: str) -> tuple[str, ...]:
+    return tuple(name.replace("::", "#").split("#"))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.handlers import BestWeights
+
+
+class TestBestWeights:
+    def evaluate(self, best: BestWeights, scores) -> None:
+        engine = Engine(lambda engine, batch: None)
+        values = iter(scores)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def score(engine):
+            engine.state.metrics["ap"] = next(values)
+            engine.state.key_metric_name = "ap"
+            with torch.no_grad():
+                best.network.weight.fill_(engine.state.epoch)
+
+        best.attach(engine)
+        engine.run([0], max_epochs=len(scores))
+
+    def test_saves_on_improvement_only(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "models" / "model.pt"))
+        self.evaluate(best, [float("nan"), 0.2, 0.5, 0.5, 0.4])
+        assert (best.best_score, best.best_epoch) == (0.5, 3)
+        state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+        assert set(state) == {"weight", "bias"} and float(state["weight"]) == 3
+
+    def test_a_score_of_zero_is_better_than_none(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="ap")
+        self.evaluate(best, [0.0])
+        assert (tmp_path / "model.pt").is_file()
+
+    def test_state_survives_a_resume(self, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"))
+        best.load_state_dict({"best_score": 0.9, "best_epoch": 7})
+        self.evaluate(best, [0.8])
+        assert best.state_dict() == {"best_score": 0.9, "best_epoch": 7}
+        assert not (tmp_path / "model.pt").exists()
+
+    def test_unknown_metric(self, tmp_path):
+        with pytest.raises(SpocoError, match="'f1'; choose among \\['ap'\\]"):
+            self.evaluate(BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="f1"), [0.1])
+
+    def test_inner_module_of_a_wrapper(self, tmp_path):
+        best = BestWeights(nn.DataParallel(nn.Linear(1, 1)), str(tmp_path / "model.pt"))
+        best.save()
+        assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == {"weight", "bias"}
