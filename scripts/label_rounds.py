@@ -30,8 +30,10 @@ from matplotlib.figure import Figure
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import file_suffix, read_image, write_instances
+from spoco_bundle.label.app_folder import prepare_app
 from spoco_bundle.label.client import LabelClient
-from spoco_bundle.label.server import build_environment, prepare_app, server_command
+from spoco_bundle.label.environment import build_environment
+from spoco_bundle.label.server import Door, server_command
 from spoco_bundle.metrics import instance_scores
 from spoco_bundle.report.pictures import instance_overlay
 
@@ -97,7 +99,7 @@ def play(
             for instance in chosen:
                 returned[truth == instance] = returned.max() + 1
             submit(client, folder, returned)
-            client.train(seed=seed)
+            client.train()
             task = client.wait_for_training()
             if task["status"] != "DONE":
                 raise SpocoError("training failed: " + "\n".join(task["details"]))
@@ -167,7 +169,7 @@ def submit(client: LabelClient, folder: Path, labels: np.ndarray) -> None:
 @contextmanager
 def server(python: Path, folder: Path, port: int) -> Iterator[LabelClient]:
     """Runs a server on the folder's app and studies."""
-    command, variables = server_command(python, folder / "app", folder / "studies", port)
+    command, variables = server_command(python, folder / "app", folder / "studies", Door(port))
     with open(folder / "server.log", "a") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         try:

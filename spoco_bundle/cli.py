@@ -96,9 +96,8 @@ class Spoco:
                 them; auto finds out by comparing the annotated objects with what lies around them.
             overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
-        _check_early(
-            [find_config("train"), *find_overlays(config)], {"dataset_dir": dataset_dir, **overrides}, ("train", "val")
-        )
+        files = [find_config("train"), *find_overlays(config)]
+        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train", "val"))
         from spoco_bundle.app.training import train
 
         train(dataset_dir, output, config, resume, tissue, **overrides)
@@ -217,7 +216,7 @@ class Spoco:
         """Make one page to look at and to pass on: slices with outlines, objects, sizes, training curves, settings.
 
         Args:
-            folder: what `spoco predict` or `spoco train` wrote.
+            folder: what `spoco predict` or `spoco train` wrote: a folder, or a Zarr result.
             output: the HTML file, by default report.html in the folder; PNG copies of the pictures go beside it.
             truth: folder of label images NAME_label or NAME with every object annotated, to compare with.
             embeddings: also show the embedding in colours; runs the network on a few slices.
@@ -226,12 +225,13 @@ class Spoco:
         """
         from spoco_bundle.app.run_report import write_report
 
-        page = Path(output) if output else Path(folder) / "report.html"
-        write_report(folder, page, truth or None, embeddings, max_images, max_megabytes)
+        page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
     @PATHS_AS_TYPED
-    @SetParseFns(studies=str, output=str, model=str, config=str, environment=str)
+    @SetParseFns(
+        studies=str, output=str, model=str, config=str, environment=str, host=str, names=str, origins=str, token=str
+    )
     def label(
         self,
         studies: str,
@@ -242,6 +242,10 @@ class Spoco:
         port: int = 8000,
         random_weights: bool = False,
         environment: str = "",
+        host: str = "127.0.0.1",
+        names: str = "",
+        origins: str = "",
+        token: str = "",
         **overrides: Any,
     ) -> None:
         """Annotate in 3D Slicer or QuPath, train on what you annotated, predict, correct: starts a MONAI Label server.
@@ -251,17 +255,21 @@ class Spoco:
             output: folder for the server's app, its weights and, once, its environment of some 4 GB.
             model: folder that `spoco train` wrote, to start from; by default the model that comes with the bundle.
             config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
-            port: of the server, on this machine's own address 127.0.0.1.
+            port: of the server.
             random_weights: start from nothing, not from a model.
             environment: folder of a server environment that another output folder has built.
+            host: address to listen on; by default only this machine reaches the server. 0.0.0.0 is every address.
+            names: further names by which the server is reached, such as lab-pc.example.org, with commas between.
+            origins: web pages of other servers that may ask, such as http://viewer.example.org, with commas between.
+            token: what clients have to send; SPOCO_LABEL_TOKEN in the environment does the same, out of others' sight.
             overrides: any id of configs/train.json, such as --spacing "[2.0,0.5,0.5]" or --iterations_per_epoch 100.
         """
-        from spoco_bundle.label.server import run_server
+        from spoco_bundle.label.server import Door, run_server
 
         home = Path(environment) if environment else Path(output) / "environment"
-        run_server(
-            Path(studies), Path(output), home, port, model, random_weights, tuple(find_overlays(config)), overrides
-        )
+        door = Door(port, host, _separated(names), _separated(origins), token)
+        overlays = tuple(find_overlays(config))
+        run_server(Path(studies), Path(output), home, door, model, random_weights, overlays, overrides)
 
 
 def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
@@ -271,6 +279,10 @@ def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
 
     image, label = read_image(pair["image"]), read_image(pair["label"], "label")
     return instance_scores(label.array[0], otsu_watershed(image.array[0], image.spacing))
+
+
+def _separated(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _weights(model: str) -> dict[str, str]:

@@ -34,7 +34,19 @@ MODEL_CONFIG = "model.json"
 
 #: ids that no model decides; the voxel size and the time point are of the images, and the weights carry the training's
 _NOT_A_MODELS = frozenset(
-    {*PLACES, "imports", "device", "load", "announce", "initialize", "run", "clustering#keep_field", "spacing", "time"}
+    {
+        *PLACES,
+        "imports",
+        "device",
+        "load",
+        "announce",
+        "record",
+        "initialize",
+        "run",
+        "clustering#keep_field",
+        "spacing",
+        "time",
+    }
 )
 
 
@@ -260,9 +272,9 @@ def model_overlay(model: str | Path) -> list[Path]:
     file = Path(model) / MODEL_CONFIG
     if not model or not file.is_file():
         return []
-    known = (
-        _checked_content(find_config("inference")).keys() | _checked_content(find_config("inference_blockwise")).keys()
-    )
+    known = {
+        top_id(key) for name in ("inference", "inference_blockwise") for key in _checked_content(find_config(name))
+    }
     for key, value in _checked_content(file).items():
         if key in _NOT_A_MODELS or top_id(key) not in known:
             raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")

@@ -77,6 +77,10 @@ def check_together(config: Mapping[str, Any], where: str) -> None:
             raise SpocoError(
                 f"{where}{name}: refers to @{missing[0]}, which is no id{nearest(missing[0], config, '@')}"
             )
+    if config.get("pretrained_student") is not None and config.get("pretrained") is None:
+        raise SpocoError(
+            f"{where}pretrained_student: is for a teacher that goes on too; give {where}pretrained as well"
+        )
     _check_values(config, where)
 
 
@@ -144,12 +148,8 @@ def check_running_config() -> None:
     Raises:
         SpocoError: as ``check_ids``; or for a path in which MONAI has turned ``#`` into ``::``.
     """
-    from monai.bundle import ConfigParser
-
     report_last_on_stderr()
-    # MONAI hands its config to nothing that it runs: references give single ids, macros a copy that is run once more
-    callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
-    config = next(caller for caller in callers if isinstance(caller, ConfigParser)).get()
+    config = running_parser().get()
     check_ids(config, shipped_ids() | referred_ids(config), "--")
     check_together(config, "--")
     check_components(config, "--")
@@ -157,6 +157,13 @@ def check_running_config() -> None:
         for path in config[name] if _is_list(config[name]) else [config[name]]:
             if "::" in str(path) and not _is_left_to_monai(path):
                 raise SpocoError(f"--{name}: {path!r}: no path can hold # or :: here: rename it, or use `spoco`")
+
+
+def running_parser() -> ConfigParser:
+    """The parser of the config that MONAI is running, to be called from the list that it runs."""
+    # MONAI hands its config to nothing that it runs: references give single ids, macros a copy that is run once more
+    callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
+    return next(caller for caller in callers if isinstance(caller, ConfigParser))
 
 
 def nearest(name: str, known: Iterable[str], where: str = "--") -> str:

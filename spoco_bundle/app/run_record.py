@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import foreign_code, model_overlay, read_configs
-from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, top_id
+import ignite.distributed as idist
+
+from spoco_bundle.app.config import find_config, foreign_code, model_overlay, read_configs
+from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, running_parser, top_id
 from spoco_bundle.blockwise.work import digest
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
+from spoco_bundle.formats.files import is_zarr
 
-__all__ = ["RUN_RECORD", "forget_outdated", "read_run_record", "write_run_record"]
+__all__ = ["RUN_RECORD", "forget_outdated", "read_run_record", "record_running_config", "write_run_record"]
 
 #: file in a folder of results that says how they were made
 RUN_RECORD = "run.json"
@@ -42,11 +45,15 @@ _WITHOUT_EFFECT = PATHS | {
 
 logger = logging.getLogger(__name__)
 
+# folders whose record this process wrote, which knows more of it than the config that MONAI runs then
+_written: set[Path] = set()
+
 
 def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
     """Writes how the results in a folder are made: the command, its configs and overrides, and the plain ids in force.
 
-    A prediction is added to the list of those that wrote into the folder before.
+    It is ``run.json`` in the folder; of a Zarr result that has a name of its own (``output``), ``NAME_run.json`` beside
+    it, as others may lie there too. A prediction is added to the list of those that wrote into the folder before.
 
     Args:
         command: "train" or "predict".
@@ -57,7 +64,9 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
     Returns:
         The file written.
     """
-    target = Path(folder) / RUN_RECORD
+    result = overrides.get("output") if command == "predict" else None
+    target = Path(folder) / RUN_RECORD if result is None else _record_file(Path(result))
+    _written.add(Path(folder).resolve())
     known = read_configs(files, {}).get()
     others = {key: value for key, value in overrides.items() if top_id(key) not in known}
     overrides = {key: value for key, value in overrides.items() if key not in others}
@@ -65,13 +74,15 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
     merged = parser.get()
     plain = {key: value for key, value in merged.items() if not isinstance(value, (dict, list)) or key in overrides}
     plain |= {key: overrides[key] for key in PATHS & set(overrides)}
-    places = {key: str(Path(overrides[key]).resolve()) for key in PLACES if key in overrides}
+    places = {key: _resolved(overrides[key]) for key in PLACES if key in overrides}
     record = {
         "command": command,
         "files": [str(Path(file).resolve()) for file in files],
         "overrides": overrides | places,
         "ids": plain,
     }
+    if result is not None:
+        record["result"] = str(Path(result).resolve())
     if command == "predict":
         settings = {key: _short(value) for key, value in (merged | others).items() if key not in _WITHOUT_EFFECT}
         settings["weights"] = _short([digest(file) for file in _weights(parser) if file.is_file()])
@@ -84,19 +95,61 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
     return target
 
 
-def read_run_record(folder: str | Path) -> dict[str, Any]:
-    """The record of a folder.
+def record_running_config(command: str) -> None:
+    """Writes a record for the config that MONAI is running, unless this package's own command has done so.
+
+    To be called from the list that MONAI runs, see ``check_running_config``. Of the config it holds the values, not the
+    components: a record is data, and reading it runs nothing but what the shipped configs say.
+
+    Args:
+        command: "train" or "predict".
+    """
+    parser = running_parser()
+    folder = Path(parser.get_parsed_content("output_dir"))
+    if idist.get_rank() != 0 or folder.resolve() in _written:
+        return
+    base = find_config("inference" if command == "predict" else "train")
+    usual = read_configs([base], {}).get()
+    values = {key: value for key, value in parser.get().items() if key in usual and not isinstance(value, dict)}
+    own = {
+        key: value
+        for key, value in values.items()
+        if value != usual[key] and key not in _WITHOUT_EFFECT and not foreign_code(key, value)
+    }
+    places = {key: str(Path(parser.get_parsed_content(key)).resolve()) for key in PLACES if key in parser.get()}
+    record = {"command": command, "files": [str(base)], "overrides": own | places, "ids": values | places}
+    with atomic_write(folder / RUN_RECORD) as path:
+        path.write_text(json.dumps(record, indent=4, default=str) + "\n")
+
+
+def _resolved(place: Any) -> Any:
+    return [str(Path(path).resolve()) for path in place] if isinstance(place, list) else str(Path(place).resolve())
+
+
+def read_run_record(place: str | Path) -> dict[str, Any]:
+    """The record of a folder, or of a Zarr result.
 
     Raises:
-        SpocoError: if there is none, it is damaged, or it would run code that no shipped config runs: results are
-            passed on, and looking at them must not run what their folder says.
+        SpocoError: if there is no such place, it has no record, several, or a damaged one, or one that would run code
+            that no shipped config runs: results are passed on, and looking at them must not run what their folder says.
     """
-    file = Path(folder) / RUN_RECORD
+    place = Path(place)
+    if not place.is_dir():
+        raise SpocoError(f"{place}: no such folder; name one that `spoco predict` or `spoco train` filled")
+    file = _record_file(place) if is_zarr(place) else place / RUN_RECORD
+    of_results = sorted(place.glob(f"*_{RUN_RECORD}"))
+    if not file.is_file() and len(of_results) == 1:
+        file = of_results[0]
     if not file.is_file():
-        raise SpocoError(f"{folder}: holds no {RUN_RECORD}: name a folder that `spoco predict` or `spoco train` filled")
+        others = ", ".join(path.name.removesuffix(f"_{RUN_RECORD}") for path in of_results)
+        more = f"; name one of the results in it: {others}" if others else ""
+        raise SpocoError(
+            f"{place}: holds no {RUN_RECORD}: name a folder that `spoco predict` or `spoco train` filled{more}"
+        )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        record = {key: record[key] for key in ("command", "files", "overrides", "ids")}
+        result = str(record.get("result") or "")
+        record = {key: record[key] for key in ("command", "files", "overrides", "ids")} | {"result": result}
         code = {key: foreign_code(key, value) for key, value in record["overrides"].items() if key not in PATHS}
         for config in map(Path, record["files"]):
             if config.parent != config_folder():
@@ -121,6 +174,8 @@ def forget_outdated(images: Iterable[str], folder: str | Path) -> None:
         folder: folder of the results.
     """
     runs = _runs(Path(folder) / RUN_RECORD)
+    if not runs:
+        return
     outdated, differing = [], set()
     for image in images:
         table = Path(folder) / f"{image_name(image)}{TABLE_ENDING}.csv"
@@ -140,6 +195,10 @@ def forget_outdated(images: Iterable[str], folder: str | Path) -> None:
         logger.info("%s in %s made with %s: made anew", count, folder, other)
     for table in outdated:
         table.unlink()
+
+
+def _record_file(result: Path) -> Path:
+    return result.with_name(f"{image_name(result)}_{RUN_RECORD}")
 
 
 def _runs(file: Path) -> list[dict[str, Any]]:

@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fastremap
 import numpy as np
-import torch
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spoco_bundle.app.config import read_configs
+from spoco_bundle.app.embedding_planes import embedding_planes
 from spoco_bundle.app.run_record import read_run_record
 from spoco_bundle.app.run_summary import announce
+from spoco_bundle.blockwise.memory import available_memory, readable
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats import read_image, voxel_spacing
+from spoco_bundle.formats import Image, read_image
+from spoco_bundle.formats.files import is_zarr
+from spoco_bundle.formats.lazy import open_volume, stored_size
 from spoco_bundle.formats.objects_table import read_objects_table
-from spoco_bundle.metrics import instance_scores
+from spoco_bundle.metrics.contingency import contingency_table
+from spoco_bundle.metrics.matching import matching_scores
+from spoco_bundle.metrics.partition import error_counts, symmetric_best_dice
 from spoco_bundle.networks import load_weights
-from spoco_bundle.report.page import ImagePanel, render_page
-from spoco_bundle.report.pictures import embedding_colours, fullest_plane, overview_picture
+from spoco_bundle.report.mistakes import find_mistakes
+from spoco_bundle.report.page import render_page
+from spoco_bundle.report.pictures import overview_picture
+from spoco_bundle.report.slices import ImagePanel
 
 __all__ = ["training_curves", "write_report"]
 
 CURVES = ("train/loss", "train/instance", "train/pull", "train/push", "train/learning_rate")
 
+#: of an image, its instances and a truth, with what is computed from them for a while
+BYTES_PER_VOXEL = 12
+
+
+@dataclass
+class StoredVolume:
+    """What a page needs of an image that came from a Zarr folder; the names are those of ``Image``."""
+
+    array: np.ndarray
+    spacing: tuple[float, ...] | None
+    affine: np.ndarray
+
 
 def write_report(
     folder: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     truth: str | Path | None = None,
     embeddings: bool = True,
     max_images: int = 4,
     max_megabytes: float = 4.5,
 ) -> Path:
-    """Writes the page of a folder that ``spoco predict`` or ``spoco train`` filled.
+    """Writes the page of what ``spoco predict``, ``spoco train`` or MONAI's own ``run`` of their configs left.
 
     Args:
-        folder: results of a prediction, or a trained model.
-        output: the HTML file; PNG copies of the pictures go beside it, ``NAME_report.png``.
+        folder: results of a prediction, or a trained model; or a Zarr result.
+        output: the HTML file, ``report.html`` in the folder or ``NAME_report.html`` beside a Zarr result by default;
+            PNG copies of the pictures go beside it, ``NAME_report.png``.
         truth: folder of label images ``NAME_label.EXT`` or ``NAME.EXT`` to compare with, every object annotated.
         embeddings: whether to run the network again on the slices shown first, for its embedding in PCA colours.
         max_images: images shown, the first ones by name.
@@ -53,12 +76,17 @@ def write_report(
         The page written.
 
     Raises:
-        SpocoError: if the folder holds no run of this program, an image is gone, or a truth does not fit.
+        SpocoError: if the folder holds no run of this program, an image is gone or too large to be drawn, or a truth
+            does not fit.
     """
-    folder, output = Path(folder), Path(output)
+    folder = Path(folder)
     record = read_run_record(folder)
+    if output is None:
+        inside = not is_zarr(folder)
+        output = folder / "report.html" if inside else folder.with_name(f"{image_name(folder)}_report.html")
+    output = Path(output)
     parser = read_configs(record["files"], record["overrides"])
-    pairs = _predictions(folder, parser) if record["command"] == "predict" else []
+    pairs = _predictions(folder, record, parser) if record["command"] == "predict" else []
     if pairs and embeddings:
         # the config's own rule for the file of the network that predicted
         weights = parser.get_parsed_content("handlers#0#path")
@@ -76,9 +104,14 @@ def write_report(
         for image, result in shown:
             panels.append(_panel(image, result, parser, truth, embeddings))
             progress.update()
-    curves = training_curves(Path(parser.get_parsed_content("ckpt_dir")))
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for place in {parser.get_parsed_content(key) for key in ("ckpt_dir", "output_dir")}:
+        curves |= training_curves(Path(place))
     if not panels and not curves:
-        raise SpocoError(f"{folder}: holds neither NAME{OUTPUT_ENDING} files nor training curves: name a finished run")
+        raise SpocoError(
+            f"{folder}: holds neither NAME{OUTPUT_ENDING} of the images of this run nor training curves: name a "
+            "finished run"
+        )
     summary = f"spoco {record['command']} of {record['overrides']['dataset_dir']}"
     if len(pairs) > len(panels):
         summary += f"; the first {len(panels)} of {len(pairs)} images"
@@ -98,33 +131,68 @@ def write_report(
     return output
 
 
-def _predictions(folder: Path, parser: ConfigParser) -> list[tuple[Path, Path]]:
-    """Images with the instance files made from them, in the order of names."""
-    results = {file.name.split(OUTPUT_ENDING)[0]: file for file in sorted(folder.glob(f"*{OUTPUT_ENDING}.*"))}
+def _predictions(folder: Path, record: dict[str, Any], parser: ConfigParser) -> list[tuple[Path, Path]]:
+    """Images with the results made from them, in the order of names."""
     ending = parser.get_parsed_content("image_ending")
     images = build_datalist(parser.get_parsed_content("dataset_dir"), "predict", image_ending=ending)
     paths = [Path(item["image"]) for item in images]
+    if record["result"]:
+        return [(path, Path(record["result"])) for path in paths]
+    results = {
+        image_name(file).removesuffix(OUTPUT_ENDING): file
+        for file in sorted(folder.glob(f"*{OUTPUT_ENDING}.*"))
+        if not file.name.endswith(".partial")
+    }
     return [(path, results[image_name(path)]) for path in paths if image_name(path) in results]
 
 
-def _panel(image: Path, result: Path, parser: ConfigParser, truth: str | Path | None, embeddings: bool) -> ImagePanel:
-    names = ("spatial_dims", "spacing", "axes", "image_ending", "channel", "time")
-    dims, spacing, axes, ending, channel, time = map(parser.get_parsed_content, names)
-    labels = read_image(result, "label", dims).array[0]
-    volume = read_image(image, "image", dims, spacing, axes, channel, time)
-    rows = read_objects_table(result.with_name(f"{image_name(image)}{TABLE_ENDING}.csv"))
-    facts = {"objects": str(len(rows))}
-    true_labels = None
+def _panel(
+    image: Path,
+    result: Path,
+    parser: ConfigParser,
+    truth: str | Path | None,
+    embeddings: bool,
+) -> ImagePanel:
+    reading = {key: parser.get_parsed_content(key) for key in ("spacing", "axes", "channel", "time")}
+    dims, ending = map(parser.get_parsed_content, ("spatial_dims", "image_ending"))
+    labels = _read_labels(result, dims)
+    volume = _read(image, "image", dims, **reading)
+    name = image_name(result).removesuffix(OUTPUT_ENDING)
+    rows = read_objects_table(result.with_name(f"{name}{TABLE_ENDING}.csv"))
+    panel = ImagePanel(image.name, volume.array, labels, rows, volume.spacing, facts={"objects": str(len(rows))})
     if truth is not None:
-        true_labels = read_image(_truth_of(image, Path(truth), ending), "label", dims).array[0]
-        scores = instance_scores(true_labels, labels, iou_thresholds=(0.5,))
-        facts |= {"objects in the truth": f"{scores['true_objects']:.0f}", "AP at IoU 0.5": f"{scores['ap_50']:.2f}"}
-        facts |= {"symmetric best Dice": f"{scores['sbd']:.2f}"}
-        facts |= {name.replace("_", " "): f"{scores[name]:.0f}" for name in ("merges", "splits", "misses")}
-    panel = ImagePanel(image.name, volume.array, labels, rows, volume.spacing, true_labels, facts=facts)
+        panel.truth = _read_labels(_truth_of(image, Path(truth), ending), dims)
+        table = contingency_table(panel.truth, labels)
+        panel.mistakes = find_mistakes(panel.truth, labels, table)
+        panel.facts = {**panel.facts, "objects in the truth": str(table.true_objects)}
+        panel.facts |= {"AP at IoU 0.5": f"{matching_scores(table, (0.5,))['ap_50']:.2f}"}
+        panel.facts |= {"symmetric best Dice": f"{symmetric_best_dice(table):.2f}"}
+        panel.facts |= {kind: f"{count:.0f}" for kind, count in error_counts(table).items() if kind != "false_objects"}
+        panel.facts |= {"false objects": f"{error_counts(table)['false_objects']:.0f}"}
     if embeddings:
-        panel.embedding = _embedding_planes(image, labels, parser)
+        panel.embedding = embedding_planes(volume, labels, parser)
     return panel
+
+
+def _read_labels(path: Path, dims: int) -> np.ndarray:
+    """Labels in the smallest type that holds their ids, since a page keeps two volumes of them in memory."""
+    return fastremap.refit(_read(path, "label", dims).array[0])
+
+
+def _read(path: Path, kind: str, dims: int, **options: Any) -> Image | StoredVolume:
+    """An image or labels, of a Zarr folder too; what a page does not have the memory for is refused."""
+    size = stored_size(path, dims, options.get("axes"))
+    free = available_memory()
+    if size is not None and size[0] * BYTES_PER_VOXEL > free:
+        raise SpocoError(
+            f"{path}: {size[0]:,} voxels are too many to be drawn in {readable(free)} of free memory: cut out a part, "
+            "or use a machine with more"
+        )
+    if is_zarr(path):
+        lazy = open_volume(path, dims, **options)
+        array = lazy.read(tuple(slice(0, length) for length in lazy.shape))
+        return StoredVolume(array, lazy.spacing, lazy.affine)
+    return read_image(path, kind, dims, **options)
 
 
 def _truth_of(image: Path, folder: Path, image_ending: str) -> Path:
@@ -134,33 +202,6 @@ def _truth_of(image: Path, folder: Path, image_ending: str) -> Path:
         if found:
             return found[0]
     raise SpocoError(f"{folder}: holds no {name}_label or {name} to compare {image.name} with")
-
-
-def _embedding_planes(image: Path, labels: np.ndarray, parser: ConfigParser) -> dict[int, tuple[int, np.ndarray]]:
-    """Colours of the embedding in the fullest slice across each axis, computed from slabs just thick enough."""
-    sample = parser.get_parsed_content("preprocessing")({"image": str(image)})
-    tensor = sample["image"]
-    network = parser.get_parsed_content("network")
-    inferer = parser.get_parsed_content("inferer")
-    device = parser.get_parsed_content("device")
-    decoder = parser.get_parsed_content("decoder")
-    planes = {}
-    for axis in range(3) if labels.ndim == 3 else (0,):
-        if labels.ndim == 2:
-            slab, inside, index = tensor, None, 0
-        else:
-            index = fullest_plane(labels, axis)
-            size = tensor.shape[axis + 1]
-            place = min(size - 1, index * size // labels.shape[axis])
-            reach = network.receptive_radius[axis]
-            start = max(0, place - reach) // network.total_stride[axis] * network.total_stride[axis]
-            slab = tensor.narrow(axis + 1, start, min(size, place + reach + 1) - start)
-            inside = place - start
-        with torch.no_grad():
-            output = inferer(slab[None].as_tensor().to(device), network)[0].cpu()
-        field = decoder.field(output, voxel_spacing(tensor, labels.ndim))
-        planes[axis] = (index, embedding_colours(field, None if inside is None else axis, inside or 0))
-    return planes
 
 
 def training_curves(model: Path) -> dict[str, list[tuple[float, float]]]:

@@ -1,4 +1,4 @@
-"""The weights with the best validation score."""
+"""The best weights of a training, by the score of its validations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state
+from spoco_bundle.networks.weights import DamagedFile, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,11 @@ class BestWeights:
         path: file to write, such as ``models/model.pt``.
         metric: name in ``engine.state.metrics``; None takes the evaluator's key metric.
 
+    Attributes:
+        best_score: the best so far.
+        best_epoch: its epoch; 0 for none yet, and for weights from before the training.
+        saving: whether better weights are saved; switched off where those that are validated lie there already.
+
     Raises:
         SpocoError: when a validation ends, if there is no such metric.
     """
@@ -39,6 +46,12 @@ class BestWeights:
         self.metric = metric
         self.best_score = -float("inf")
         self.best_epoch = 0
+        self.saving = True
+
+    @property
+    def won(self) -> bool:
+        """Whether a validation of this training was the best; not so where weights from before it still are."""
+        return self.best_epoch > 0
 
     def attach(self, engine: Engine) -> None:
         """Registers the comparison at the end of each validation."""
@@ -55,10 +68,29 @@ class BestWeights:
 
     def save(self) -> None:
         """Writes the weights as they are now."""
+        save_state(plain_state(self._weights()), self.path)
+
+    def is_saved(self) -> bool:
+        """Whether the file holds the weights as they are now."""
+        try:
+            saved = load_tensors(self.path, "cpu")
+        except DamagedFile:
+            return False
+        mine = self._weights()
+        return (
+            isinstance(saved, Mapping)
+            and saved.keys() == mine.keys()
+            and all(
+                isinstance(saved[name], torch.Tensor) and torch.equal(saved[name], value.cpu())
+                for name, value in mine.items()
+            )
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
         network = self.network
         if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
-        save_state(plain_state(network.state_dict()), self.path)
+        return network.state_dict()
 
     def _epoch_completed(self, engine: Engine) -> None:
         name = self.metric or getattr(engine.state, "key_metric_name", None)
@@ -69,6 +101,8 @@ class BestWeights:
             return
         self.best_score = score
         self.best_epoch = int(engine.state.epoch)
+        if not self.saving:
+            return
         if idist.get_rank() == 0:
             self.save()
         logger.info("best validation score so far: %.4f at epoch %d, weights in %s", score, self.best_epoch, self.path)

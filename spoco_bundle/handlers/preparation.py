@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
 from spoco_bundle.networks.lengths import alike_spacings, learn_lengths, learnt_lengths
 
@@ -28,15 +29,19 @@ class LoadWeights:
         path: flat state dict, see :func:`spoco_bundle.networks.load_weights`.
         network: the network to fill.
         teacher: momentum teacher that shall start from the same weights.
+        student_path: weights of the network, where it shall start from others than the teacher.
 
     Raises:
-        SpocoError: when the engine starts, if the file is missing, damaged or made for another network.
+        SpocoError: when the engine starts, if a file is missing, damaged or made for another network.
     """
 
-    def __init__(self, path: str, network: nn.Module, teacher: MomentumTeacher | None = None):
+    def __init__(
+        self, path: str, network: nn.Module, teacher: MomentumTeacher | None = None, student_path: str | None = None
+    ):
         self.path = path
         self.network = network
         self.teacher = teacher
+        self.student_path = student_path
 
     def attach(self, engine: Engine) -> None:
         """Registers the loading at the start of the engine."""
@@ -47,7 +52,9 @@ class LoadWeights:
         load_weights(self.network, self.path)
         if self.teacher is not None:
             self.teacher.copy_from(self.network)
-        logger.info("weights from %s", self.path)
+        if self.student_path is not None:
+            load_weights(self.network, self.student_path)
+        logger.info("weights from %s", " and ".join(filter(None, (self.path, self.student_path))))
 
 
 class CoordinateScale:
@@ -134,22 +141,44 @@ class CoordinateScale:
 class ScoreBefore:
     """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
 
-    Put it behind the handlers that load weights and set the coordinate scale.
+    Files that hold the very weights that a training starts from are not written anew. At the end it says so where none
+    was better. Put it behind the handlers that load weights and set the coordinate
+    scale.
 
     Args:
-        evaluator: the validation, whose handlers keep the best score.
+        evaluator: the validation.
+        best: what keeps the best weights there.
+        top: score from which on a better one could not be told from it.
     """
 
-    def __init__(self, evaluator: Evaluator):
+    def __init__(self, evaluator: Evaluator, best: Sequence[BestWeights] = (), top: float = 0.999):
         self.evaluator = evaluator
+        self.best = best
+        self.top = top
 
     def attach(self, engine: Engine) -> None:
-        """Registers the validation at the start of the engine."""
+        """Registers the validation at the start of the engine, and the word at its end."""
         engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def __call__(self, engine: Engine) -> None:
         """Validates once."""
+        for one in self.best:
+            one.saving = not one.is_saved()
         self.evaluator.run(1)
         state = self.evaluator.state
         score = state.metrics.get(state.key_metric_name, float("nan"))
+        for one in self.best:
+            one.saving, one.best_epoch = True, 0
         logger.info("the weights before this training score %.4f", score)
+
+    def _completed(self, engine: Engine) -> None:
+        if not self.best or self.best[0].won:
+            return
+        score = self.best[0].best_score
+        if score == -float("inf"):
+            logger.info("kept the old weights: no object was held out that could tell which are better")
+            return
+        logger.info("kept the old weights: none was better (%.4f)", score)
+        if score >= self.top:
+            logger.info("that score can hardly be beaten, so it cannot tell which are better: annotate more objects")

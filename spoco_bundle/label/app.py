@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import HTTPException
 from monai.bundle import ConfigParser
-from monailabel.config import settings
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
@@ -25,26 +19,15 @@ from monailabel.utils.others.generic import device_list, get_bundle_models
 
 from spoco_bundle import __version__
 from spoco_bundle.app.config import run_configs
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.label.client_input import inference_request, proposal_request, training_request
+from spoco_bundle.label.datastore import FINAL, SpocoDatastore, clear_answers
 from spoco_bundle.label.strategy import Disagreement
 from spoco_bundle.label.studies import Studies
 from spoco_bundle.transforms.serving import SERVED, as_served
 
-FINAL = DefaultLabelTag.FINAL.value
 BEST = "validate#best_weights"
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def clear_answers() -> Iterator[None]:
-    """Answers what the user can mend with one line (422), where the server would say "Internal Server Error"."""
-    try:
-        yield
-    except Exception as error:
-        mendable = user_error(error)
-        if mendable is None:
-            raise
-        raise HTTPException(status_code=422, detail=str(mendable)) from None
 
 
 class SpocoApp(MONAILabelApp):
@@ -86,62 +69,24 @@ class SpocoApp(MONAILabelApp):
         return {"disagreement": Disagreement(self._infers[self.model]), "random": Random(), "first": First()}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Predicts, with a clear answer to what the user can mend."""
-        image = request.get("image")
-        if isinstance(image, str) and not Path(image).exists():
-            if not self._datastore.get_image_uri(image):
-                raise HTTPException(status_code=404, detail=f"image {image!r}: is not among the studies")
-            # the task is given a path only, which a link leads out of the studies
-            request = {**request, "study": image}
+        """Predicts an image among the studies, with a clear answer to what the user can mend."""
         with clear_answers():
-            return super().infer(request, datastore)
+            image = request.get("image")
+            if not isinstance(image, str) or not self._datastore.get_image_uri(image):
+                raise HTTPException(status_code=404, detail=f"image {image!r}: is not among the studies; add it first")
+            asked = {"model": request.get("model"), "image": image, **inference_request(request)}
+            # the task itself is given a path only
+            return super().infer({**asked, "study": image}, datastore)
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Trains, with a clear answer to what the user can mend."""
         with clear_answers():
-            return super().train(request)
+            return super().train({"model": request.get("model"), **training_request(request)})
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Proposes an image, with a clear answer to what the user can mend."""
         with clear_answers():
-            return super().next_sample(request)
-
-
-class SpocoDatastore(LocalDatastore):
-    """Keeps of a label that comes back what a person drew, changed or confirmed; the label as it came is kept beside.
-
-    Args:
-        kept: see ``Studies``.
-        folder: the studies folder.
-    """
-
-    def __init__(self, kept: Studies, folder: str):
-        self.kept = kept
-        super().__init__(
-            folder,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
-            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        )
-
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Saves a label; one for training is checked and filtered first, and nothing is replaced if it is refused."""
-        image = self.get_image_uri(image_id)
-        if not image:
-            raise HTTPException(status_code=404, detail=f"image {image_id}: is not among the studies")
-        if label_tag != FINAL:
-            return super().save_label(image_id, label_filename, label_tag, label_info)
-        with clear_answers():
-            previous = self.get_label_uri(image_id, FINAL)
-            final = self.kept.take_back(image_id, image, label_filename, label_info or {}, previous)
-        try:
-            super().save_label(image_id, label_filename, "returned", dict(label_info or {}))
-            label = super().save_label(image_id, str(final), FINAL, label_info)
-            if previous != self.get_label_uri(image_id, FINAL):
-                Path(previous).unlink(missing_ok=True) if previous else None
-            return label
-        finally:
-            shutil.rmtree(final.parent)
+            return super().next_sample({"strategy": request.get("strategy"), **proposal_request(request)})
 
 
 class SpocoInfer(BundleInferTask):
@@ -169,10 +114,9 @@ class SpocoInfer(BundleInferTask):
 
     def writer(self, data: dict[str, Any], extension: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
         """Writes the labels as they are handed out."""
-        labels, study = np.asarray(data["pred"].array).transpose(), data.get("study")
+        labels, study = np.asarray(data["pred"].array).transpose(), data["study"]
         labels = labels[0] if labels.ndim > self.kept.spatial_dims else labels
-        shown = study and data.get("show_confirmed", True)
-        previous = self.datastore.get_label_uri(study, FINAL) if shown else ""
+        previous = self.datastore.get_label_uri(study, FINAL) if data.get("show_confirmed", True) else ""
         labels, names = self.kept.hand_out(study, labels, previous)
         data["pred"], data["result_dtype"] = as_served(labels, data[SERVED])
         file, result = super().writer(data)
@@ -199,14 +143,17 @@ class SpocoTrain(BundleTrainTask):
 
     def __call__(self, request: dict[str, Any], datastore: SpocoDatastore) -> dict[str, Any]:
         """Trains and replaces the weights where the new ones score better on the objects that were held out."""
-        return super().__call__({"max_epochs": self.bundle_config["max_epochs"], **request}, datastore)
+        return super().__call__(
+            {"max_epochs": self.bundle_config["max_epochs"], "tracking": "None", **request}, datastore
+        )
 
     def run_single_gpu(self, request: dict[str, Any], overrides: dict[str, Any]) -> None:
         """Runs the config as ``spoco train`` does."""
         # clients see the last twenty lines, which Ignite's would fill
         logging.getLogger("ignite").setLevel(logging.ERROR)
         best = run_configs([self.bundle_config_path], overrides, "train").parser.get_parsed_content(BEST)
-        logger.info("the weights in use from now on score %.4f on the objects held out", best.best_score)
+        if best.won:
+            logger.info("the weights in use from now on score %.4f on the objects held out", best.best_score)
 
     def run_multi_gpu(self, request: dict[str, Any], cmd: list[str], env: dict[str, str]) -> None:
         """Runs the stock command; unlike the stock task says so when it fails."""
@@ -219,9 +166,13 @@ class SpocoTrain(BundleTrainTask):
         return datalist, datalist
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list) -> None:
-        self._pretrained = model_pytorch if pretrained else None
+        # student and teacher, each strictly from its own file, where the stock handler fills the student with what fits
+        student = Path(model_pytorch).with_name("model_student.pt")
+        self._start = {
+            "pretrained": model_pytorch if pretrained else None,
+            "pretrained_student": str(student) if pretrained and student.is_file() else None,
+        }
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        # loads student and teacher, strictly, where the stock handler fills the student with whatever fits
-        overrides["pretrained"] = self._pretrained
+        overrides.update(self._start)
         return overrides

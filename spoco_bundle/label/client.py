@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.label.server import NAME
+from spoco_bundle.label.app_folder import NAME
 
 
 class LabelClient:
@@ -21,14 +21,16 @@ class LabelClient:
     Args:
         url: of the server, such as ``http://127.0.0.1:8000``.
         timeout: seconds to wait for an answer.
+        token: that the server asks for, if it does.
 
     Raises:
         SpocoError: by every method, if the server answers with an error; the message holds its status and words.
     """
 
-    def __init__(self, url: str, timeout: float = 600):
+    def __init__(self, url: str, timeout: float = 600, token: str = ""):
         self.url = url.rstrip("/")
         self.timeout = timeout
+        self.token = token
 
     def wait_until_up(self, seconds: float = 180) -> dict[str, Any]:
         """Waits for a server that starts; returns its description."""
@@ -108,7 +110,9 @@ class LabelClient:
             body = b"".join(f"--{boundary}\r\n".encode() + part + b"\r\n" for part in parts)
             body += f"--{boundary}--\r\n".encode()
             kind = f"multipart/form-data; boundary={boundary}"
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind} if kind else {}, method=method)
+        headers = {"Content-Type": kind} if kind else {}
+        headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return answer.read()

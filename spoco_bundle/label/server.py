@@ -1,44 +1,58 @@
-"""Everything between a folder of images and a running MONAI Label server: its environment, its app, its process."""
+"""From a folder of images to a running MONAI Label server."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import venv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.bundle import ConfigParser
-
-from spoco_bundle.app.config import config_folder, find_config, model_overlay, read_configs, shipped_weights
-from spoco_bundle.app.config_checks import top_id
-from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.saved_state import plain_state, save_state
+from spoco_bundle.label.app_folder import NAME, prepare_app
+from spoco_bundle.label.client_input import SUFFIXES
+from spoco_bundle.label.environment import build_environment
+from spoco_bundle.label.guard import EVERY_ADDRESS, is_loopback, served_names
 
-#: the bundle's name in the app; MONAI Label guesses other tasks from deepedit, deepgrow, detection, classification
-NAME = "spoco"
-CONSTRAINTS = Path(__file__).with_name("constraints.txt")
-IMAGE_PATTERNS = [f"*{suffix}" for suffix in ".nii.gz .nii .nrrd .mha .ome.tif .tif .tiff .png .jpg".split()]
-MAIN = '''"""The app's door, as MONAI Label looks for it."""
+#: environment variable that holds the arguments of the guard before the server
+GUARD_VARIABLE = "SPOCO_LABEL_GUARD"
+#: environment variable with a token, for whom the command line is too public
+TOKEN_VARIABLE = "SPOCO_LABEL_TOKEN"
 
-from spoco_bundle.label.app import SpocoApp
 
-__all__ = ["SpocoApp"]
-'''
+@dataclass(frozen=True)
+class Door:
+    """Who reaches the server, and as whom.
+
+    Attributes:
+        port: to listen on.
+        host: address to listen on; only this machine's own by default.
+        names: see ``served_names``.
+        origins: see ``Guard``.
+        token: see ``Guard``.
+    """
+
+    port: int
+    host: str = "127.0.0.1"
+    names: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    token: str = ""
+
+    def guard(self) -> dict[str, Any]:
+        """Arguments of the guard."""
+        return {"hosts": served_names(self.host, self.names), "origins": list(self.origins), "token": self.token}
 
 
 def run_server(
     studies: Path,
     output: Path,
     environment: Path,
-    port: int,
+    door: Door,
     model: str,
     random_weights: bool,
     config: Sequence[Path],
@@ -50,7 +64,7 @@ def run_server(
         studies: folder of the images.
         output: folder of the app.
         environment: folder of the server's environment.
-        port: of the server.
+        door: address and who may pass.
         model: see ``prepare_app``, as the following.
         random_weights: start from nothing.
         config: overlays, base first.
@@ -62,19 +76,20 @@ def run_server(
     """
     if not studies.is_dir():
         raise SpocoError(f"--studies {studies}: no such folder; name the folder that holds the images")
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise SpocoError(f"--port {port}: something listens there already; choose another one")
+    _check_address(door)
+    door = replace(door, token=door.token or os.environ.get(TOKEN_VARIABLE, ""))
     app = output / "app"
     prepare_app(app, model, random_weights, config, **overrides)
     python = build_environment(environment)
-    command, variables = server_command(python, app, studies, port)
+    command, variables = server_command(python, app, studies, door)
     if subprocess.run([python, "-c", "import torchvision"], env=variables, capture_output=True).returncode:
         raise SpocoError(
             f"{environment}: its torchvision does not fit its torch, as PyPI's does not beside a CPU build of torch: "
             f"run {python} -m pip install --force-reinstall --no-deps torchvision from the index that torch came from"
         )
-    print(how_to_connect(port, studies), flush=True)
+    print(how_to_connect(door.port, studies), flush=True)
+    if not is_loopback(door.host):
+        print(who_may_connect(door), flush=True)
     # in a process group of its own: Ctrl-C comes here alone, and the server, with a training, is told to stop once
     server = subprocess.Popen(command, env=variables, start_new_session=True)
     # Ctrl-C too, which a shell lets background jobs ignore
@@ -89,102 +104,20 @@ def run_server(
     raise SpocoError(f"the server ended by itself with code {code}; the lines above say why")
 
 
-def build_environment(folder: Path) -> Path:
-    """Builds the server's own virtual environment where there is none yet: some 4 GB, a few minutes.
-
-    MONAI Label needs older packages than the bundle, so the two cannot share one environment.
-
-    Args:
-        folder: of the environment.
-
-    Returns:
-        Its Python.
-
-    Raises:
-        SpocoError: if the folder holds other things, or an installation fails.
-    """
-    python = folder.absolute() / "bin" / "python"
-    done = folder / "complete"
-    wanted = CONSTRAINTS.read_text()
-    if done.is_file() and done.read_text() == wanted:
-        return python
-    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise SpocoError(f"--environment {folder}: holds other things; name a new folder, or one built here before")
-    print(f"building the server's environment in {folder}: some 4 GB, a few minutes", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    source = config_folder().parent
-    bundle = ["--editable", str(source)] if (source / "pyproject.toml").is_file() else ["spoco-bundle"]
-    for what in (
-        ["setuptools", "wheel", "torch"],
-        # its build looks for the installed torch, and for a CUDA compiler unless told not to
-        ["--no-build-isolation", "sam2"],
-        [*bundle, "monailabel"],
-    ):
-        command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS), *what]
-        if subprocess.run(command, env={**os.environ, "SAM2_BUILD_CUDA": "0"}, check=False).returncode:
-            raise SpocoError(f"{folder}: installing {' '.join(what)} failed, see the lines above; run it again")
-    done.write_text(wanted)
-    return python
-
-
-def prepare_app(
-    folder: Path, model: str = "", random_weights: bool = False, config: Sequence[Path] = (), **overrides: Any
-) -> Path:
-    """Makes the app's folder, with the bundle in ``model/spoco``: its configs, merged with what the server needs.
-
-    Weights that are there already, from earlier trainings, stay.
-
-    Args:
-        folder: of the app.
-        model: folder that ``spoco train`` wrote; "" takes the weights that come with the bundle.
-        random_weights: start from nothing.
-        config: overlays, base first.
-        overrides: ids of train.json or inference.json.
-
-    Returns:
-        The folder of the bundle in the app.
-
-    Raises:
-        SpocoError: if an override is no id of either config, or the weights are missing.
-    """
-    bundle = folder / "model" / NAME
-    overlays = [*model_overlay(model), *config]
-    train = read_configs([find_config("train"), find_config("label"), *overlays], overrides).get()
-    default = read_configs([find_config("inference")], {}).get()
-    shared = {key: value for key, value in overrides.items() if top_id(key) in default}
-    merged = {
-        "train": train,
-        "inference": _only(read_configs([find_config("inference"), *overlays], shared).get(), default),
-        "metadata": _metadata(train),
-    }
-    for name in ("train", "inference"):
-        merged[name]["ckpt_dir"] = "$str(Path(@bundle_root) / 'models')"  # where the server looks for weights
-    for name, content in merged.items():
-        with atomic_write(bundle / "configs" / f"{name}.json") as path:
-            path.write_text(json.dumps(content, indent=4) + "\n")
-    for name in ("multi_gpu_train.json", "logging.conf"):
-        shutil.copy(config_folder() / name, bundle / "configs" / name)
-    weights = bundle / "models" / "model.pt"
-    if not weights.is_file():
-        source = Path(model) if model else shipped_weights(train["spatial_dims"])
-        _first_weights(bundle, source, random_weights)
-    with atomic_write(folder / "main.py") as path:
-        path.write_text(MAIN)
-    return bundle
-
-
-def server_command(python: Path, app: Path, studies: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command that starts the server on this machine's own address, and its environment variables."""
+def server_command(python: Path, app: Path, studies: Path, door: Door) -> tuple[list[str], dict[str, str]]:
+    """The command that starts the server, and its environment variables."""
     command = [str(python), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", door.host, "--port", str(door.port), "--uvicorn_app", "spoco_bundle.label.guarded:app"]
     # a zoo source other than "ngc" is asked for over the internet even where the bundle is local
     for key, value in (("models", NAME), ("zoo_source", "ngc"), ("sam2", "false")):
         command += ["--conf", key, value]
     variables = {
         **os.environ,
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(IMAGE_PATTERNS),
+        GUARD_VARIABLE: json.dumps(door.guard()),
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps([f"*{suffix}" for suffix in SUFFIXES]),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MONAI_LABEL_SESSIONS": "false",
     }
     return command, variables
 
@@ -204,30 +137,27 @@ OHIF       reads DICOM from a DICOMweb server; the images of {studies} are files
 """
 
 
-def _first_weights(bundle: Path, source: Path, random_weights: bool) -> None:
-    target = bundle / "models"
-    if random_weights:
-        parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
-        torch.manual_seed(int(ConfigParser.load_config_file(bundle / "configs" / "train.json")["seed"]))
-        network = parser.get_parsed_content("network_def")
-        save_state(plain_state(network.state_dict()), target / "model.pt")
-        return
-    if not (source / "model.pt").is_file():
-        raise SpocoError(f"{source}: holds no model.pt; name the output folder of `spoco train`, or --random_weights")
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("model_student.pt", "model.pt"):
-        if (source / name).is_file():
-            shutil.copy(source / name, target / name)
+def who_may_connect(door: Door) -> str:
+    """What a person needs to know whose server is reached from other machines."""
+    reached = "every address of this machine" if door.host in EVERY_ADDRESS else door.host
+    who = (
+        "Whoever reaches it with the token" if door.token else "Whoever reaches it, for want of a token (--token TEXT),"
+    )
+    return f"""WARNING: the server listens on {reached}, port {door.port}.
+{who} may see, change and remove the images and labels. What is sent is not encrypted. Safer: leave --host out, and let
+each person run `ssh -L {door.port}:127.0.0.1:{door.port} THIS_MACHINE` and connect to http://127.0.0.1:{door.port}.
+"""
 
 
-def _metadata(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a network of other dimensions, by which clients know a 2D model."""
-    metadata = json.loads((config_folder() / "metadata.json").read_text())
-    image = metadata["network_data_format"]["inputs"]["image"]
-    image["spatial_shape"] = image["spatial_shape"][-train["spatial_dims"] :]
-    image["num_channels"] = train["in_channels"]
-    return metadata
-
-
-def _only(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key in default}
+def _check_address(door: Door) -> None:
+    if not 0 < door.port < 2**16:
+        raise SpocoError(f"--port {door.port}: give a number from 1 to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(door.host or "0.0.0.0", door.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SpocoError(f"--port {door.port}: something listens there already; choose another one") from error
+        raise SpocoError(f"--host {door.host}: is no address of this machine ({error.strerror or error})") from error

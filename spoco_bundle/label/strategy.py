@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
 from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import load_weights
 from spoco_bundle.transforms.serving import SERVED
+
+logger = logging.getLogger(__name__)
 
 
 class Disagreement(Strategy):
@@ -26,8 +29,9 @@ class Disagreement(Strategy):
 
     Annotated images take part too: what counts is the place. The answer holds, besides ``id`` and ``weight`` (the mean
     disagreement there), ``position`` (voxel x, y, z), ``position_ras`` (right, anterior, superior, as 3D Slicer shows
-    it) and ``positions``, the best places of that image. Of the request it reads ``count`` (places per image, 3),
-    ``max_images`` (images looked at, drawn anew for every request, 16) and ``device``.
+    it), ``positions``, the best places of that image, and ``skipped``, the images that could not be looked at, each
+    with the reason. Of the request it reads ``count`` (places per image, 3), ``max_images`` (images looked at, drawn
+    anew for every request, 16) and ``device``.
 
     Args:
         infer: the prediction task, whose weights are compared with those of the student beside them.
@@ -46,7 +50,9 @@ class Disagreement(Strategy):
         if not (models / "model_student.pt").is_file():
             return {"id": sorted(images)[0], "weight": 0.0, "positions": [], "note": "nothing is trained yet"}
         chosen = np.random.permutation(images)[: int(request.get("max_images", 16))]
-        found = {str(image): self._places(str(image), request, datastore) for image in chosen}
+        found, skipped = self._look_at([str(image) for image in chosen], request, datastore)
+        if not found:
+            raise SpocoError(f"none of {len(skipped)} images can be looked at: {next(iter(skipped.values()))}")
         best = max(found, key=lambda image: found[image][0][1] if found[image] else -1.0)
         affine, rank = file_grid(datastore.get_image_uri(best))
         positions = [
@@ -58,7 +64,21 @@ class Disagreement(Strategy):
             for place, weight in found[best]
         ]
         first = positions[0] if positions else {"weight": 0.0}
-        return {"id": best, **first, "positions": positions}
+        return {"id": best, **first, "positions": positions, "skipped": skipped}
+
+    def _look_at(self, images: list[str], request: dict[str, Any], datastore: Datastore) -> tuple[dict, dict[str, str]]:
+        """The disputed places of images, and why others have none."""
+        found, skipped = {}, {}
+        for image in images:
+            try:
+                found[image] = self._places(image, request, datastore)
+            except Exception as error:
+                mendable = user_error(error)
+                if mendable is None:
+                    raise
+                skipped[image] = str(mendable)
+                logger.warning("%s is passed over: %s", image, mendable)
+        return found, skipped
 
     def _places(self, image: str, request: dict[str, Any], datastore: Datastore) -> list:
         device = name_to_device(request.get("device", "cuda"))

@@ -19,8 +19,6 @@ from spoco_bundle.formats.itk_io import file_grid
 
 #: how a segment's name begins that the person has checked, or painted where no object is
 CONFIRMED, BACKGROUND = "confirmed", "no object"
-#: in place of an id, for predictions of images that were given without one
-ELSEWHERE = "elsewhere"
 
 
 class Studies:
@@ -37,13 +35,11 @@ class Studies:
         self.background_label = background_label
         self.handed_out = PredictionLog(Path(folder) / ".spoco")
 
-    def hand_out(
-        self, study: str | None, prediction: np.ndarray, confirmed: str | Path
-    ) -> tuple[np.ndarray, dict[str, int]]:
+    def hand_out(self, study: str, prediction: np.ndarray, confirmed: str | Path) -> tuple[np.ndarray, dict[str, int]]:
         """Lays confirmed objects over a prediction and remembers what is left of it.
 
         Args:
-            study: id of the image; None for one that came as a file or a path, whose label may come back under any id.
+            study: id of the image.
             prediction: (*spatial) ids 1 to n, z, y, x.
             confirmed: label file of the image, "" where there is none.
 
@@ -55,7 +51,7 @@ class Studies:
             own = self._read(confirmed, "label").array[0]
             prediction, kinds = put_confirmed_over(prediction, own, self.background_label)
         numbers = [number for number, kind in kinds.items() if kind == "object"]
-        self.handed_out.keep(study or ELSEWHERE, fastremap.mask_except(prediction.astype(np.int32), numbers))
+        self.handed_out.keep(study, fastremap.mask_except(prediction.astype(np.int32), numbers))
         words = {"object": "object {}", "confirmed": CONFIRMED + " {}", "background": BACKGROUND}
         return prediction, {words[kind].format(number): number for number, kind in kinds.items()}
 
@@ -86,7 +82,7 @@ class Studies:
         _check_place(volume, label)
         kept = confirmed_labels(
             labels,
-            [one for name in (study, ELSEWHERE) for one in self.handed_out.predictions(name, labels.shape)],
+            self.handed_out.predictions(study, labels.shape),
             None if not previous else self._read(previous, "label").array[0],
             confirmed,
             background,

@@ -12,6 +12,8 @@ from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["ContingencyTable", "contingency_table"]
 
+PIECE = 2**24  # voxels that are counted at a time, which bounds the memory beside the volumes themselves
+
 
 @dataclass(frozen=True)
 class ContingencyTable:
@@ -114,12 +116,19 @@ def contingency_table(
                 "pass background_label or ignore_label where a negative id in the truth has such a meaning"
             )
 
-    truth_ids, truth_rank = _rank(truth)
-    prediction_ids, prediction_rank = _rank(prediction)
+    truth_ids, prediction_ids = _ids(truth), _ids(prediction)
     width = len(prediction_ids)
-    cells, overlaps = fastremap.unique(truth_rank * width + prediction_rank, return_counts=True)
-    rows, columns = np.divmod(cells.astype(np.int64), width)
-    overlaps = overlaps.astype(np.int64)
+    counted = []
+    for start in range(0, truth.size, PIECE):
+        piece = slice(start, start + PIECE)
+        both = _rank(truth[piece], truth_ids) * width + _rank(prediction[piece], prediction_ids)
+        counted.append(fastremap.unique(both, return_counts=True))
+    cells, place = np.unique(
+        np.concatenate([[], *(found for found, _ in counted)]).astype(np.int64), return_inverse=True
+    )
+    voxels = np.concatenate([[], *(counts for _, counts in counted)])
+    overlaps = np.bincount(place, voxels, minlength=len(cells)).astype(np.int64)
+    rows, columns = np.divmod(cells, width)
     # bincount sums its weights in float64, which is exact for counts below 2**53
     truth_sizes = np.bincount(rows, overlaps, minlength=len(truth_ids)).astype(np.int64)
     prediction_sizes = np.bincount(columns, overlaps, minlength=width).astype(np.int64)
@@ -143,11 +152,15 @@ def _as_labels(labels: Any, name: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _rank(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted ids with 0 always first, and the int64 rank of every voxel's id among them."""
-    ids = np.union1d(fastremap.unique(labels).astype(np.int64), [0])
-    if ids[-1] < 4 * labels.size + 1024:  # a lookup table no larger than the volume itself
+def _ids(labels: np.ndarray) -> np.ndarray:
+    """Sorted ids, with 0 always first."""
+    return np.union1d(fastremap.unique(labels).astype(np.int64), [0])
+
+
+def _rank(labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The int64 rank of every voxel's id among the ids."""
+    if ids[-1] < 4 * labels.size + 1024:  # a lookup table no larger than the piece itself
         lookup = np.zeros(ids[-1] + 1, dtype=np.int64)
         lookup[ids] = np.arange(len(ids))
-        return ids, lookup[labels]
-    return ids, np.searchsorted(ids, labels).astype(np.int64)
+        return lookup[labels]
+    return np.searchsorted(ids, labels).astype(np.int64)

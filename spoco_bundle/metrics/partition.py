@@ -65,21 +65,37 @@ def adapted_rand_error(table: ContingencyTable) -> float:
     return 1.0 - 2.0 * pairs(table.overlaps[inside]) / alone if alone else 0.0
 
 
-def error_counts(table: ContingencyTable) -> dict[str, float]:
-    """Kinds of error, each by a majority of voxels, so that no tolerance has to be chosen.
+def error_objects(table: ContingencyTable) -> dict[str, dict[int, list[int]]]:
+    """The objects with each kind of error, each by a majority of voxels, so that no tolerance has to be chosen.
 
     - `merges`: predicted objects that cover more than half of each of two or more true objects.
     - `splits`: true objects that contain more than half of each of two or more predicted objects.
     - `misses`: true objects with more than half of their voxels in no predicted object.
     - `false_objects`: predicted objects with more than half of their voxels in no true object.
+
+    Returns:
+        For each kind the ids of its objects, with those of the objects that they merge or are split into.
     """
     truth, prediction, overlap = table.object_pairs()
-    covered = prediction[2 * overlap > table.truth_sizes[1:][truth]]
-    contained = truth[2 * overlap > table.prediction_sizes[1:][prediction]]
+    true_ids, predicted_ids = table.truth_ids[1:], table.prediction_ids[1:]
+    covers = 2 * overlap > table.truth_sizes[1:][truth]
+    contained = 2 * overlap > table.prediction_sizes[1:][prediction]
     unpredicted, outside = table.overlap_with_nothing()
     return {
-        "merges": float(np.sum(np.bincount(covered, minlength=1) >= 2)),
-        "splits": float(np.sum(np.bincount(contained, minlength=1) >= 2)),
-        "misses": float(np.sum(2 * unpredicted > table.truth_sizes[1:])),
-        "false_objects": float(np.sum(2 * outside > table.prediction_sizes[1:])),
+        "merges": _with_several(predicted_ids[prediction[covers]], true_ids[truth[covers]]),
+        "splits": _with_several(true_ids[truth[contained]], predicted_ids[prediction[contained]]),
+        "misses": {int(one): [] for one in true_ids[2 * unpredicted > table.truth_sizes[1:]]},
+        "false_objects": {int(one): [] for one in predicted_ids[2 * outside > table.prediction_sizes[1:]]},
     }
+
+
+def error_counts(table: ContingencyTable) -> dict[str, float]:
+    """How many objects have each kind of error of `error_objects`."""
+    return {kind: float(len(objects)) for kind, objects in error_objects(table).items()}
+
+
+def _with_several(owners: np.ndarray, parts: np.ndarray) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for owner, part in zip(owners.tolist(), parts.tolist()):
+        found.setdefault(owner, []).append(part)
+    return {owner: parts for owner, parts in sorted(found.items()) if len(parts) >= 2}

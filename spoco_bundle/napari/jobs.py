@@ -35,7 +35,7 @@ class CancelledError(Exception):
 
 
 @dataclass
-class Progress:
+class JobProgress:
     """How far a command is.
 
     Attributes:
@@ -49,7 +49,7 @@ class Progress:
     seconds_left: float | None = None
 
 
-class Job:
+class CommandRun:
     """One run of a command of ``spoco``; ``cancel`` may be called from any thread, also before the run."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Job:
         self._ending: threading.Thread | None = None
         self._cancelled = False
 
-    def run(self, arguments: Sequence[str]) -> Iterator[Progress]:
+    def run(self, arguments: Sequence[str]) -> Iterator[JobProgress]:
         """Runs one command to its end.
 
         Args:
@@ -139,13 +139,13 @@ class Job:
         process.wait()
 
 
-def read_progress(line: str) -> Progress:
+def read_progress(line: str) -> JobProgress:
     """What a line of a command says."""
     found = _SHARE.match(line)
     if found is None:
-        return Progress(line)
+        return JobProgress(line)
     left = None if found["left"] is None else 60 * float(found["left"])
-    return Progress(found["text"], int(found["done"]) / int(found["total"]), left)
+    return JobProgress(found["text"], int(found["done"]) / int(found["total"]), left)
 
 
 def _tell(order: object) -> None:

@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fastremap
 import numpy as np
-import tifffile
-import zarr
 
 from spoco_bundle.annotation.confirmed import uncovered_objects
 from spoco_bundle.app.config import (
@@ -27,7 +24,6 @@ from spoco_bundle.app.config import (
     read_configs,
     shipped_weights,
 )
-from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
@@ -35,23 +31,23 @@ from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import is_zarr, read_image, result_suffix, write_instances
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
-from spoco_bundle.formats.ome_zarr import create_label_image, halve, label_pyramid_shapes
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
-from spoco_bundle.napari.jobs import Job, Progress
+from spoco_bundle.napari.files import copy_folder, write_datalist, write_label_image, write_part
+from spoco_bundle.napari.jobs import CommandRun, JobProgress
+from spoco_bundle.napari.labels import as_ids, count_objects, together
 from spoco_bundle.napari.reader import OpenedImage
 
 _LABEL = json.loads((config_folder() / "label.json").read_text())
-#: id of painted voxels that belong to no object
-BACKGROUND = int(_LABEL["background_label"])
 #: iterations of a training unless it is told otherwise, and between two validations
 ITERATIONS = _LABEL["max_epochs"] * _LABEL["iterations_per_epoch"]
 VALIDATION = _LABEL["val_interval"] * _LABEL["iterations_per_epoch"]
 #: iterations of an epoch: few, so that nearly any number of iterations can be asked for
 EPOCH = 10
 
+_KEPT = re.compile(r"^kept the old weights")
+_NOTE = re.compile(r"cannot tell which are better")
 _BEFORE = re.compile(r"^the weights before this training score (?P<score>[\d.]+|nan)")
 _BEST = re.compile(r"^best validation score so far: (?P<score>[\d.]+) ")
-_ZARR_CHUNK = (64, 256, 256)
 
 
 @dataclass
@@ -61,15 +57,14 @@ class Trained:
     Attributes:
         before: score of the weights that it started from, None where it started from nothing.
         best: score of the weights in use from now on.
+        better: whether the weights were replaced.
+        note: what else there is to know of the scores.
     """
 
     before: float | None
     best: float
-
-    @property
-    def better(self) -> bool:
-        """Whether the weights were replaced."""
-        return self.before is None or not self.before >= self.best
+    better: bool
+    note: str = ""
 
 
 @dataclass
@@ -109,7 +104,7 @@ class Session:
         self.trained_here = False
         self.confidence: dict[int, float] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="spoco-napari-"))
-        self._job = Job()
+        self._job = CommandRun()
 
     def use_model(self, folder: str | Path) -> None:
         """Takes another model into use, which ``spoco train`` wrote.
@@ -123,7 +118,7 @@ class Session:
 
     def begin(self) -> None:
         """Forgets an earlier ``cancel``; to be called where work is asked for, before it is handed to a thread."""
-        self._job = Job()
+        self._job = CommandRun()
 
     def cancel(self) -> None:
         """Ends the training or prediction within seconds; its files are removed, the model stays as it was."""
@@ -133,6 +128,11 @@ class Session:
         """Ends what runs and removes the temporary files; a model that was not saved is gone."""
         self._job.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def has_voxel_size(self) -> bool:
+        """Whether the file states a voxel size, or somebody gave one."""
+        return self.image.spacing is not None or self.spacing is not None
 
     @property
     def dims(self) -> int:
@@ -145,7 +145,7 @@ class Session:
         iterations: int = ITERATIONS,
         from_scratch: bool = False,
         options: Sequence[str] = (),
-    ) -> Iterator[Progress]:
+    ) -> Iterator[JobProgress]:
         """Trains on the annotated objects as ``spoco train`` with ``configs/label.json`` does.
 
         A share of the objects is held out, and the weights are replaced only by ones that score better on them.
@@ -187,17 +187,24 @@ class Session:
                 arguments += ["--replace_if_better", "False"]
             else:
                 arguments += ["--pretrained", str(self._weights() / "model.pt")]
+                student = self._weights() / "model_student.pt"
+                arguments += ["--pretrained_student", str(student)] if student.is_file() else []
             scores: dict[str, float] = {}
+            better, note = True, ""
             for progress in self._job.run([*arguments, *self._common(), *options]):
                 for name, pattern in (("before", _BEFORE), ("best", _BEST)):
                     found = pattern.match(progress.text)
                     scores |= {name: float(found["score"])} if found else {}
+                better = better and not _KEPT.match(progress.text)
+                note = progress.text if _NOTE.search(progress.text) else note
                 # where the weights lie until the end concerns nobody
                 yield replace(progress, text=progress.text.partition(", weights in ")[0])
-            self._adopt(result)
-        return Trained(scores.get("before"), scores.get("best", float("nan")))
+            if better:
+                self._adopt(result)
+        before = scores.get("before")
+        return Trained(before, scores.get("best", float("nan") if before is None else before), better, note)
 
-    def predict(self, annotations: np.ndarray, options: Sequence[str] = ()) -> Iterator[Progress]:
+    def predict(self, annotations: np.ndarray, options: Sequence[str] = ()) -> Iterator[JobProgress]:
         """Segments the image as ``spoco predict`` does, in one piece or block by block.
 
         Args:
@@ -225,7 +232,7 @@ class Session:
             if self.model is not None:
                 arguments += ["--model", str(self.model)]
             yield from self._job.run([*arguments, *self._common(training=False), *options])
-            yield Progress("reading the results")
+            yield JobProgress("reading the results")
             result = self._read_results(folder, annotations)
         return result
 
@@ -260,9 +267,9 @@ class Session:
             written.append(write_objects_table(table, self._rows(labels, confidence), self.dims))
         if annotated:
             label = self._write_labels(folder, "_label", annotations)
-            written += [label, _write_datalist(folder / f"{name}_datalist.json", self.image.path, label)]
+            written += [label, write_datalist(folder / f"{name}_datalist.json", self.image.path, label)]
         if self.trained_here:
-            written.append(_copy_folder(self.model, folder / f"{name}_model"))
+            written.append(copy_folder(self.model, folder / f"{name}_model"))
         return written
 
     def _check_weights(self) -> None:
@@ -297,11 +304,11 @@ class Session:
         if is_zarr(image):
             image = folder / "part.ome.tif"
             region = self._region_to_train(annotations)
-            _write_part(image, open_volume(self.image.path, self.dims).read(region), self.image)
+            write_part(image, open_volume(self.image.path, self.dims).read(region), self.image)
             annotations = annotations[region]
         suffix = result_suffix(image)
         label = write_instances(folder / f"annotations{suffix}", as_ids(annotations), image)
-        return _write_datalist(folder / "datalist.json", image, label)
+        return write_datalist(folder / "datalist.json", image, label)
 
     def _region_to_train(self, annotations: np.ndarray) -> tuple[slice, ...]:
         config = read_configs([find_config("train"), *(["2d"] if self.dims == 2 else [])], {})
@@ -352,103 +359,3 @@ class Session:
     def _job_folder(self) -> tempfile.TemporaryDirectory:
         # whatever a cancelled or failed run wrote by half lies in here
         return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
-
-
-def count_objects(annotations: np.ndarray) -> int:
-    """Number of annotated objects; known background is none."""
-    return len({int(number) for number in fastremap.unique(annotations)} - {0, BACKGROUND})
-
-
-def as_ids(labels: np.ndarray) -> np.ndarray:
-    """Labels of a viewer as the unsigned integers that files hold.
-
-    Raises:
-        SpocoError: if a number is negative.
-    """
-    low = int(labels.min(initial=0))
-    if low < 0:
-        raise SpocoError(f"the layer holds the number {low}: objects have numbers from 1 on, 0 is unknown")
-    return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
-
-
-def together(
-    instances: np.ndarray, annotations: np.ndarray, confidence: Mapping[int, float]
-) -> tuple[np.ndarray, dict[int, float]]:
-    """Predicted and annotated objects in one label image.
-
-    Args:
-        instances: (*spatial) predicted ids.
-        annotations: (*spatial) annotated ids, which lie above.
-        confidence: of predicted ids.
-
-    Returns:
-        (*spatial) ids 1 to n, predicted objects in the order of their ids, then annotated ones; and the confidence of
-        those that have one.
-    """
-    left = uncovered_objects(instances, annotations)
-    own = np.where(annotations == BACKGROUND, 0, annotations).astype(np.int64)
-    highest = int(left.max(initial=0))
-    both = np.where(own > 0, own + highest, left)
-    numbers = {int(old): new for new, old in enumerate(fastremap.unique(both[both > 0]), start=1)}
-    labels = fastremap.remap(both, {0: 0} | numbers).astype(np.uint32)
-    return labels, {numbers[old]: value for old, value in confidence.items() if old in numbers and old <= highest}
-
-
-def write_label_image(path: Path, labels: np.ndarray, image: OpenedImage) -> Path:
-    """Writes labels as an OME-Zarr label image with its pyramid, beside its place, and then moves it there.
-
-    Args:
-        path: the folder to write.
-        labels: (*spatial) uint16 or uint32.
-        image: the OME-Zarr image that they belong to.
-
-    Raises:
-        SpocoError: if something else stands there, or it cannot be written.
-    """
-    if path.exists() and not is_zarr(path):
-        raise SpocoError(f"{path}: exists and is no Zarr image: choose another folder")
-    source = open_volume(image.path, labels.ndim)
-    levels = label_pyramid_shapes(labels.shape, image.spacing or (1.0,) * labels.ndim, max(_ZARR_CHUNK))
-    with atomic_folder(path) as partial:
-        create_label_image(
-            partial,
-            levels,
-            _ZARR_CHUNK[-labels.ndim :],
-            labels.dtype,
-            image.spacing,
-            source.translation,
-            image.unit,
-            image_name(path),
-            os.path.relpath(image.path, path),
-        )
-        zarr.open_array(str(partial / "0"), mode="r+")[:] = labels
-        for level, (shape, _) in enumerate(levels[1:], start=1):
-            halve(partial, level, tuple(slice(0, size) for size in shape), levels)
-    return path
-
-
-def _write_datalist(path: Path, image: Path, label: Path) -> Path:
-    """A datalist of one image, which is its own validation: objects are held out of it, not images."""
-    pair = {"image": str(image), "label": str(label)}
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
-    return path
-
-
-def _write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:
-    """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size."""
-    axes = "C" + "ZYX"[1 - voxels.ndim :]
-    sizes = {}
-    for letter, step in zip(axes[1:], image.spacing or ()):
-        sizes |= {
-            f"PhysicalSize{letter}": step,
-            f"PhysicalSize{letter}Unit": "pixel" if image.unit == UNITLESS else "µm",
-        }
-    tifffile.imwrite(path, voxels, ome=True, photometric="minisblack", metadata={"axes": axes, **sizes})
-
-
-def _copy_folder(source: Path, target: Path) -> Path:
-    """Copies a folder beside its place and moves it there, so that a model is never there by half."""
-    with atomic_folder(target) as partial:
-        shutil.copytree(source, partial)
-    return target

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape, within
+from spoco_bundle.core.errors import SpocoError
 
 GRIDS = [
     BlockGrid((23, 40, 17), (8, 16, 8), (3, 5, 2), (4, 6, 5), (2, 4, 4)),

@@ -98,12 +98,26 @@ def test_loaded_weights_reach_the_teacher(tmp_path):
     assert int(teacher.n_averaged) == 0
 
 
-@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, "before"), (0.5, 0.6, "after"), (0.5, 0.5, "before")])
-def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path):
+def test_student_and_teacher_start_from_their_own_files(tmp_path):
+    ours, theirs, student = network(), network(), network()
+    teacher = MomentumTeacher(student)
+    torch.save(ours.state_dict(), tmp_path / "model.pt")
+    torch.save({key: value + 1 for key, value in theirs.state_dict().items()}, tmp_path / "student.pt")
+    engine = Engine(lambda engine, batch: None)
+    LoadWeights(str(tmp_path / "model.pt"), student, teacher, str(tmp_path / "student.pt")).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in teacher.module.state_dict().items())
+    assert all(torch.equal(value, theirs.state_dict()[key] + 1) for key, value in student.state_dict().items())
+
+
+def scored_training(folder, before, after, keep=False):
+    """A training of one epoch whose weights are 0 before and 1 after it, with the scores given."""
     student = network()
-    name, bias = next(student.named_parameters())
+    _, bias = next(student.named_parameters())
     torch.nn.init.constant_(bias, 0)
-    weights = BestWeights(student, str(tmp_path / "model.pt"), metric="score")
+    weights = BestWeights(student, str(folder / "model.pt"), metric="score")
+    if keep:
+        weights.save()
 
     class Validation(Engine):
         def run(self, global_epoch):
@@ -114,8 +128,35 @@ def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path)
     validation = Validation(lambda engine, batch: None)
     weights.attach(validation)
     trainer = Engine(lambda engine, batch: torch.nn.init.constant_(bias, 1))
-    ScoreBefore(validation).attach(trainer)
+    ScoreBefore(validation, [weights]).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validation.run(engine.state.epoch))
     trainer.run([0], max_epochs=1)
+    return weights
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, "before"), (0.5, 0.6, "after"), (0.5, 0.5, "before")])
+def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path):
+    weights = scored_training(tmp_path, before, after)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert bool(saved[name].any()) == (kept == "after")
+    name, _ = next(weights.network.named_parameters())
+    assert bool(saved[name].any()) == (kept == "after") == weights.won
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (0.5, 0.4, "none was better (0.5000)"),
+        (1.0, 1.0, "cannot tell"),
+        (float("nan"), float("nan"), "no object was held out"),
+        (0.5, 0.6, ""),
+    ],
+)
+def test_weights_in_use_are_not_touched_where_none_is_better_and_it_is_said(
+    before, after, words, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level("INFO")
+    saves = []
+    monkeypatch.setattr(BestWeights, "save", lambda self, save=BestWeights.save: saves.append(save(self)))
+    scored_training(tmp_path, before, after, keep=True)
+    assert (len(saves) == 1) == bool(words), "saved once, before the training"
+    assert ("kept the old weights" in caplog.text) == bool(words) and words in caplog.text

@@ -151,9 +151,3 @@ def test_planes_of_either_form_come_and_go(shape, prediction, tmp_path):
     nibabel.save(nibabel.Nifti1Image(returned.T.astype(np.uint16), moved), tmp_path / "label.nii.gz")
     with pytest.raises(SpocoError, match="affine"):
         studies.take_back("emb", tmp_path / "emb.nii.gz", tmp_path / "label.nii.gz", {}, "")
-
-
-def test_a_prediction_for_a_file_without_an_id_is_remembered_for_every_image(studies, image, prediction, tmp_path):
-    studies.hand_out(None, prediction, "")
-    with pytest.raises(SpocoError, match="nothing to learn"):
-        taken(studies, image, prediction, tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from spoco_bundle.core import progress
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.napari import jobs
-from spoco_bundle.napari.jobs import CancelledError, Job, Progress, read_progress
+from spoco_bundle.napari.jobs import CancelledError, CommandRun, JobProgress, read_progress
 
 
 def test_progress_is_read_as_the_commands_write_it(monkeypatch):
@@ -23,21 +23,23 @@ def test_progress_is_read_as_the_commands_write_it(monkeypatch):
     now[0] = 60.0
     shown.update(10)
     line = shown.line(epoch="1 of 4", loss="0.250")
-    assert read_progress(line) == Progress("iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180))
-    assert read_progress("weights from model.pt") == Progress("weights from model.pt")
+    assert read_progress(line) == JobProgress(
+        "iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180)
+    )
+    assert read_progress("weights from model.pt") == JobProgress("weights from model.pt")
     assert read_progress("windows: 3, 0.1 minutes gone").fraction is None
 
 
 def test_what_the_user_can_mend_comes_as_one_line(tmp_path):
     with pytest.raises(SpocoError) as error:
-        list(Job().run(["predict", str(tmp_path / "nowhere.tif")]))
+        list(CommandRun().run(["predict", str(tmp_path / "nowhere.tif")]))
     assert str(error.value).startswith(str(tmp_path / "nowhere.tif")) and "\n" not in str(error.value)
 
 
 def test_cancelled_before_it_begins():
     # the test process may have other children, which are not this job's: the tracker of shared memory is one
     before = psutil.Process().children()
-    job = Job()
+    job = CommandRun()
     job.cancel()
     with pytest.raises(CancelledError):
         next(job.run(["--help"]))
@@ -52,7 +54,7 @@ def test_cancel_ends_a_process_that_will_not_end_with_its_children(monkeypatch):
     )
     monkeypatch.setattr(jobs, "COMMAND", ["-c", script])
     monkeypatch.setattr(jobs, "GRACE", 0.2)
-    job = Job()
+    job = CommandRun()
     steps = job.run([])
     grandchild = psutil.Process(int(next(steps).text))
     before = threading.active_count()
@@ -75,7 +77,7 @@ def test_command_ends_when_the_process_that_started_it_is_killed():
     )
     script = (
         "import sys; from spoco_bundle.napari import jobs; jobs.COMMAND = ['-c', sys.argv[1]]\n"
-        "for progress in jobs.Job().run([]): print(progress.text, flush=True)"
+        "for progress in jobs.CommandRun().run([]): print(progress.text, flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", script, command], stdout=subprocess.PIPE, text=True) as viewer:
         started = psutil.Process(int(viewer.stdout.readline()))
@@ -86,10 +88,10 @@ def test_command_ends_when_the_process_that_started_it_is_killed():
 def test_a_process_that_the_system_kills(monkeypatch):
     monkeypatch.setattr(jobs, "COMMAND", ["-c", "import os; os.kill(os.getpid(), 9)"])
     with pytest.raises(SpocoError, match="memory"):
-        list(Job().run([]))
+        list(CommandRun().run([]))
 
 
 def test_an_error_that_nobody_can_mend_shows_its_last_lines(monkeypatch):
     monkeypatch.setattr(jobs, "COMMAND", ["-c", "raise KeyError('unexpected')"])
     with pytest.raises(RuntimeError, match="KeyError: 'unexpected'"):
-        list(Job().run([]))
+        list(CommandRun().run([]))

@@ -13,8 +13,9 @@ from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats import read_image
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.objects_table import read_objects_table
+from spoco_bundle.napari.labels import BACKGROUND, as_ids, count_objects, together
 from spoco_bundle.napari.reader import open_image
-from spoco_bundle.napari.session import BACKGROUND, Session, as_ids, count_objects, together
+from spoco_bundle.napari.session import Session
 
 TINY = "--batch_size 1 --device cpu --learning_rate 0.000001".split()
 

@@ -86,8 +86,11 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     timer.stop()
     assert errors() == []
     assert len(beats) > 20, "the window stood still while the network trained"
-    assert opened.session.trained_here and "trained here" in opened.model_label.text()
-    assert (opened.session.model / "model.pt").is_file()
+    # at such a rate the new weights may be no better, and are then not taken
+    kept = "kept the old weights: none was better" in opened.status_label.text()
+    assert opened.session.trained_here != kept
+    assert ("trained here" in opened.model_label.text()) == opened.session.trained_here
+    assert kept or (opened.session.model / "model.pt").is_file()
 
     opened.predict_options.setText("--device cpu")
     opened.predict_button.click()
@@ -96,23 +99,30 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     instances, embedding = opened.instances, opened.embedding
     np.testing.assert_allclose(instances.scale, viewer.layers[0].scale)
     assert embedding.rgb and embedding.data.shape == (*truth.shape, 3) and len(np.unique(embedding.data)) > 50
-    found = {row["id"] for row in opened.table.rows}
+    found = {row["id"] for row in opened.view.table.rows}
     assert found and found == set(np.unique(instances.data)) - {0}
     assert not (instances.data > 0)[opened.annotations.data > 0].any(), "annotated objects are found once"
     assert list(instances.features["index"]) == sorted(found) and instances.features["confidence"].between(0, 1).all()
 
-    chosen = opened.table.rows[0]["id"]
+    chosen = opened.view.table.rows[0]["id"]
     accepted = instances.data == chosen
     opened.view.selectRow(0)
     assert instances.selected_label == chosen
+    outlined = opened._chosen
+    assert outlined in viewer.layers and (outlined.data > 0).sum() == accepted.sum(), "the object is outlined"
+    assert not np.allclose(instances.colormap.colors[1], opened.annotations.colormap.colors[1])
     opened.accept_button.click()
     wait(lambda: not opened.running)
     assert (opened.annotations.data[accepted] == 4).all() and (opened.annotations.data == 4).sum() == accepted.sum()
-    assert not (instances.data == chosen).any() and chosen not in {row["id"] for row in opened.table.rows}
+    assert not (instances.data == chosen).any() and chosen not in {row["id"] for row in opened.view.table.rows}
     wait(lambda: "<b>4</b> objects" in opened.count_label.text())
 
     opened.confidence_box.setValue(0.0)
-    others = len(opened.table.rows)
+    assert set(opened.view.selected()) == {row["id"] for row in opened.view.table.rows}, (
+        "it is shown what would be taken"
+    )
+    assert f"({len(opened.view.table.rows)})" in opened.accept_all_button.text()
+    others = len(opened.view.table.rows)
     opened.annotations.undo()
     assert (opened.annotations.data == 4).sum() == 0, "an acceptance can be undone"
     opened.annotations.redo()
@@ -133,11 +143,11 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     pairs = build_datalist(tmp_path / f"{name}_datalist.json", "train")
     assert pairs == [{"image": str(volume), "label": str(tmp_path / f"{name}_label.nii.gz")}]
     np.testing.assert_array_equal(read_image(pairs[0]["label"], "label").array[0], opened.annotations.data)
-    assert (tmp_path / f"{name}_model" / "model.pt").is_file()
+    assert (tmp_path / f"{name}_model" / "model.pt").is_file() != kept
 
     opened.accept_all_button.click()
     wait(lambda: not opened.running)
-    assert opened.table.rows == [] and not opened.instances.data.any()
+    assert opened.view.table.rows == [] and not opened.instances.data.any()
     wait(lambda: f"<b>{others + 4}</b> objects" in opened.count_label.text())
 
 
@@ -217,6 +227,56 @@ def test_voxel_size_of_a_file_that_states_none(widget, viewer, wait, errors, tmp
     widget.spacing_edit.editingFinished.emit()
     assert list(widget.annotations.scale) == [2, 0.5, 0.5] == list(viewer.layers[0].scale)
     assert str(viewer.layers[0].units[0]) == "micrometer" and widget.session.spacing == (2, 0.5, 0.5)
+
+
+def test_a_missing_voxel_size_is_asked_for_before_anything_starts(widget, viewer, wait, errors, tmp_path, monkeypatch):
+    import tifffile
+    from qtpy.QtWidgets import QInputDialog
+
+    path = tmp_path / "plain.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (6, 20, 20), dtype=np.uint8))
+    widget.open_path(str(path))
+    wait(lambda: not widget.running)
+    started, answers, asked = [], [("", False), ("2, 0.5", True), ("2, 0.5, 0.5", True)], []
+    monkeypatch.setattr(widget, "_start", lambda *work: started.append(work))
+    monkeypatch.setattr(QInputDialog, "getText", lambda *about: asked.append(about[-1]) or answers[len(asked) - 1])
+    for press in (widget.train_button, widget.train_button, widget.predict_button):
+        assert not started
+        press.click()
+    assert len(started) == 1 and len(errors()) == 1 and "give 3 numbers" in errors()[0]
+    assert "z, y, x in micrometers" in asked[0] and widget.session.spacing == (2, 0.5, 0.5)
+    widget.train_button.click()
+    assert len(started) == 2 and len(asked) == 3, "nobody is asked twice"
+    widget.session.spacing = None
+    answers.append(("", True))
+    for _ in range(2):
+        widget.predict_button.click()
+    assert len(started) == 4 and len(asked) == 4, "that nobody knows it is an answer too"
+
+
+def test_every_button_can_be_reached_on_a_small_screen(opened, viewer, process_events):
+    from qtpy.QtWidgets import QPushButton
+
+    viewer.window.resize(1366, 768)
+    process_events()
+    sections = [opened.image_section, opened.paint_section, opened.model_section, opened.check_section]
+    assert sections[0].content.isHidden() and not sections[1].content.isHidden()
+    for section in sections:
+        section.head.click()
+        assert section.content.isHidden() != section.head.isChecked()
+        for other in sections:
+            other.fold(other is not section)
+        process_events()
+        for button in section.findChildren(QPushButton):
+            corner = button.mapTo(opened, button.rect().bottomRight())
+            assert opened.rect().contains(corner), f"{button.text()} is out of sight"
+    assert opened.cancel_button.isVisible() and opened.rect().contains(opened.cancel_button.geometry().center())
+
+
+def test_long_messages_are_shown_to_their_end(opened):
+    text = "reading /data/" + "folder/" * 40 + "image.tif"
+    opened._say(text)
+    assert opened.status_label.text().replace("\u200b", "") == text and opened.status_label.wordWrap()
 
 
 def test_layers_that_are_removed_come_back_when_they_are_needed(opened, viewer, truth, wait):

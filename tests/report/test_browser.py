@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from spoco_bundle.formats.objects_table import objects_table
+from spoco_bundle.report.mistakes import Mistake
 from spoco_bundle.report.page import ImagePanel, render_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -58,9 +59,10 @@ def page(tmp_path_factory):
             for axis, size in enumerate(planes)
         }
         embedding = {axis: (0 if len(shape) == 2 else index, colours) for axis, (index, colours) in embedding.items()}
-        panels.append(
-            ImagePanel(name, image, labels, rows, spacing, np.roll(labels, 2, -1), embedding, {"objects": "2"})
-        )
+        panel = ImagePanel(name, image, labels, rows, spacing, np.roll(labels, 2, -1), embedding, {"objects": "2"})
+        place = [3, 10, 20][-len(shape) :]
+        panel.mistakes = [Mistake("merges", "object 7 covers nothing right", place, [[p, p + 4] for p in place])]
+        panels.append(panel)
     settings = json.dumps({"dataset_dir": "/".join(["folder"] * 40), "seed": 0}, indent=2)
     curves = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.7)]}
     file = tmp_path_factory.mktemp("page") / "report.html"
@@ -187,6 +189,54 @@ def test_layers_and_objects_can_be_chosen_from_the_keyboard(browser, page):
     assert shown == ["z = 6", "y = 28", "x = 13"]  # the middle of rows 22 to 35 and columns 10 to 16
     embeddings = section.find_elements(By.CSS_SELECTOR, "[data-shows=embedding]")
     assert [picture.is_displayed() for picture in embeddings] == [True, False, False]  # only z = 6 has one
+
+
+def test_what_is_clicked_is_marked_and_a_mistake_leads_to_its_place(browser, page):
+    show(browser, page)
+    section = browser.find_element(By.CSS_SELECTOR, "[data-panel]")
+    assert not any(box.is_displayed() for box in section.find_elements(By.CSS_SELECTOR, ".mark"))
+    section.find_element(By.XPATH, ".//td/button[text()='7']").send_keys(Keys.ENTER)
+    stack = section.find_element(By.CSS_SELECTOR, ".stack").rect
+    box = section.find_element(By.CSS_SELECTOR, ".mark")
+    assert box.rect["x"] - stack["x"] == pytest.approx(2 / 60 * stack["width"], abs=2)
+    assert box.rect["y"] - stack["y"] == pytest.approx(4 / 40 * stack["height"], abs=2)
+    assert "away" not in box.get_attribute("class")
+    marked = section.find_elements(By.CSS_SELECTOR, "tr.marked td:first-child")
+    assert [cell.text for cell in marked] == ["7"]
+    mistake = section.find_element(By.CSS_SELECTOR, "[data-mistake]")
+    assert mistake.text == "object 7 covers nothing right"
+    mistake.send_keys(Keys.ENTER)
+    outputs = [output.text for output in section.find_elements(By.TAG_NAME, "output")]
+    assert outputs == ["z = 3", "y = 10", "x = 20"]
+    flat = browser.find_elements(By.CSS_SELECTOR, "[data-panel]")[2]
+    flat.find_element(By.CSS_SELECTOR, "td button").send_keys(Keys.ENTER)
+    assert flat.find_element(By.CSS_SELECTOR, ".mark").is_displayed(), "also in an image without sliders"
+
+
+def test_the_box_of_the_embedding_is_ticked_only_where_one_is_shown(browser, page):
+    show(browser, page)
+    section = browser.find_element(By.CSS_SELECTOR, "[data-panel]")
+    box = section.find_element(By.CSS_SELECTOR, "[data-layer=embedding]")
+    sliders = section.find_elements(By.CSS_SELECTOR, "input[type=range]")
+    box.send_keys(Keys.SPACE)
+    for slider in sliders:
+        assert box.is_selected()
+        slider.send_keys(Keys.HOME)
+    assert not box.is_selected()
+    box.send_keys(Keys.SPACE)
+    shown = section.find_elements(By.CSS_SELECTOR, "[data-shows=embedding]")
+    assert box.is_selected() and all(picture.is_displayed() for picture in shown)
+
+
+def test_heads_of_the_table_say_their_units(browser, page):
+    show(browser, page)
+    heads = [head.text for head in browser.find_elements(By.CSS_SELECTOR, "table")[0].find_elements(By.TAG_NAME, "th")]
+    assert [head.split("\n")[0].strip() for head in heads][1:5] == [
+        "voxels",
+        "volume (µm³)",
+        "confidence",
+        "centroid_z (µm)",
+    ]
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ a folder to build it in once and keep.
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import os
 import shutil
 import signal
@@ -25,12 +27,14 @@ import tifffile
 import torch
 from scipy.spatial.transform import Rotation
 
-from spoco_bundle.app.config import run_configs
+from spoco_bundle.app.config import find_config, run_configs
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.formats import read_image
+from spoco_bundle.label import environment as label_environment
+from spoco_bundle.label.app_folder import prepare_app
 from spoco_bundle.label.client import LabelClient
-from spoco_bundle.label.server import build_environment, find_config, prepare_app, server_command
+from spoco_bundle.label.server import Door, server_command
 from support import TINY
 
 pytestmark = [pytest.mark.endurance, pytest.mark.timeout(900)]
@@ -43,10 +47,13 @@ SPACING = (1.75, 0.8, 0.8)
 def python(tmp_path_factory) -> Path:
     """The Python of the server's environment."""
     folder = Path(os.environ.get("SPOCO_LABEL_ENVIRONMENT") or tmp_path_factory.mktemp("label") / "environment")
-    try:
-        return build_environment(folder)
-    except SpocoError as error:
-        pytest.skip(f"the MONAI Label environment cannot be built here: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        # whatever torch is at hand, beside which the shim lets any torchvision be imported
+        patch.setattr(label_environment, "torch_with_torchvision", lambda python: ["torch"])
+        try:
+            return label_environment.build_environment(folder)
+        except SpocoError as error:
+            pytest.skip(f"the MONAI Label environment cannot be built here: {error}")
 
 
 def variables(environment):
@@ -56,12 +63,12 @@ def variables(environment):
 
 
 @contextmanager
-def running(command, environment, log):
+def running(command, environment, log, token=""):
     with open(log, "a") as stream:
         process = subprocess.Popen(
             command, env=variables(environment), stdout=stream, stderr=stream, start_new_session=True
         )
-        client = LabelClient(f"http://127.0.0.1:{command[command.index('--port') + 1]}")
+        client = LabelClient(f"http://127.0.0.1:{command[command.index('--port') + 1]}", token=token)
         try:
             client.wait_until_up()
             yield client
@@ -81,8 +88,9 @@ def end(process):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def serve(python, folder):
-    return running(*server_command(python, folder / "app", folder / "studies", free_port()), folder / "server.log")
+def serve(python, folder, **door):
+    command = server_command(python, folder / "app", folder / "studies", Door(free_port(), **door))
+    return running(*command, folder / "server.log", door.get("token", ""))
 
 
 def free_port():
@@ -171,6 +179,167 @@ def test_unreadable_and_unknown_images_are_answered(nuclei):
     with pytest.raises(SpocoError, match="404 .*not among the studies"):
         client.infer("missing")
     assert client.info()["datastore"]["total"] == 5
+
+
+# -- strangers --------------------------------------------------------------------------------------------------------
+
+
+def ask(client, method, path, file=None, **headers):
+    """Sends a request as somebody would who does not use the client; the status and the answer's text."""
+    connection = http.client.HTTPConnection(client.url.removeprefix("http://"), timeout=120)
+    body = None
+    if file is not None:
+        name, content = file
+        body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="' + name.encode() + b'"\r\n\r\n'
+        body = body + content + b"\r\n" + body.replace(b'"file"', b'"label"') + content + b"\r\n--B--\r\n"
+        headers["Content-Type"] = "multipart/form-data; boundary=B"
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, content
+
+
+def image_bytes(shape=(8, 40, 40)):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8), photometric="minisblack")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def studio(python, tmp_path_factory):
+    """A server with random weights on one image, links out of its folder and a secret beside it; and the folder."""
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "studies" / "labels" / "final").mkdir(parents=True)
+    (folder / "outside").mkdir()
+    (folder / "secret.tif").write_bytes(image_bytes())
+    (folder / "studies" / "cells.tif").write_bytes(image_bytes())
+    (folder / "studies" / "linked.tif").symlink_to(folder / "secret.tif")
+    (folder / "studies" / "labels" / "linked").symlink_to(folder / "outside")
+    (folder / "studies" / "labels" / "final" / "cells.tif").symlink_to(folder / "secret.tif")
+    prepare_app(folder / "app", random_weights=True, **TINY)
+    with serve(python, folder) as client:
+        yield client, folder
+
+
+def contents(folder):
+    """All files of a folder with their bytes, but for logs and what the server writes about its images."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if path.suffix not in (".log", ".json", ".lock")}
+
+
+@pytest.mark.parametrize("name", ["../../probe", "{}/probe", "..%2F..%2Fprobe", "%2e%2e/probe", "{}%2Fprobe"])
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "PUT /datastore/?image={}",
+        "PUT /datastore/image?image={}",
+        "PUT /datastore/label?image=cells&tag={}",
+        "PUT /datastore/label?image={}&tag=final",
+        "DELETE /datastore/image?id={}",
+        "DELETE /datastore/label?id=cells&tag={}",
+        "GET /datastore/image?image={}",
+        "POST /infer/spoco?image={}",
+    ],
+)
+def test_nothing_outside_the_studies_is_touched(studio, name, request_line):
+    client, folder = studio
+    before = contents(folder)
+    method, path = request_line.format(name.format(folder)).split(" ", 1)
+    status, answer = ask(client, method, path, ("probe.tif", image_bytes()) if method in ("PUT", "POST") else None)
+    assert status == 422 and "name" in answer
+    assert contents(folder) == before
+
+
+def test_links_lead_nowhere(studio):
+    client, folder = studio
+    before = contents(folder)
+    assert client.info()["datastore"]["completed"] == 0
+    assert "linked" not in ask(client, "GET", "/datastore/?output=train")[1]
+    file = ("probe.tif", image_bytes())
+    for method, path, status in (
+        ("GET", "/datastore/image?image=linked", 404),
+        ("DELETE", "/datastore/image?id=linked", 404),
+        ("POST", "/infer/spoco?image=linked", 404),
+        ("GET", "/datastore/label?label=cells&tag=final", 404),
+        ("DELETE", "/datastore/label?id=cells&tag=final", 404),
+        ("DELETE", "/datastore/image?id=cells", 422),
+        ("PUT", "/datastore/label?image=cells&tag=linked", 422),
+        ("PUT", "/datastore/label?image=cells&tag=final", 422),
+        ("PUT", "/datastore/?image=linked", 422),
+    ):
+        found, answer = ask(client, method, path, file if method == "PUT" else None)
+        assert found == status, f"{method} {path}: {answer}"
+    assert contents(folder) == before
+
+
+def test_only_images_are_added_and_none_is_replaced(studio):
+    client, folder = studio
+    before = contents(folder)
+    for file, words in (
+        (("evil.py", b"import os"), "none; send one of"),
+        (("evil.tif", b"import os"), "nothing was added"),
+        (("evil.nii.gz", b"\x1f\x8b no image"), "nothing was added"),
+        (("flat.png", image_bytes((20, 20))), "nothing was added"),
+    ):
+        status, answer = ask(client, "PUT", "/datastore/?image=added", file)
+        assert status == 422 and words in answer and "/tmp" not in answer, answer
+    assert ask(client, "PUT", "/datastore/?image=cells", ("x.tif", image_bytes()))[0] == 422, "it is there already"
+    assert contents(folder) == before
+    assert ask(client, "PUT", "/datastore/", ("a.ome.tif", image_bytes()))[0] == 200
+    added = set(contents(folder)) - set(before)
+    assert len(added) == 1 and added.pop().parent.name == "studies"
+
+
+def test_predictions_are_made_of_studies_alone_and_weights_are_not_sent(studio):
+    client, folder = studio
+    secret = str(folder / "secret.tif")
+    for params in ({"image": secret}, {"image": secret, "session": {}}):
+        with pytest.raises(SpocoError, match="404 .*not among the studies"):
+            client._call("POST", "/infer/spoco?image=cells", fields={"params": json.dumps(params)})
+    status, answer = ask(client, "POST", "/infer/spoco", ("secret.tif", image_bytes()))
+    assert status == 404 and "not among the studies" in answer
+    with pytest.raises(SpocoError, match="422 .*result_extension"):
+        client.infer("cells", "/../../x.tif")
+    weights = folder / "app" / "model" / "spoco" / "models" / "model.pt"
+    before = weights.read_bytes()
+    for method in ("PUT", "DELETE"):
+        assert ask(client, method, "/model/spoco", ("model.pt", b"weights") if method == "PUT" else None)[0] == 403
+    assert ask(client, "PUT", "/session/", ("a.tif", image_bytes()))[0] == 403
+    assert weights.read_bytes() == before
+
+
+def test_web_pages_and_borrowed_names_are_not_answered(studio):
+    client, _ = studio
+    assert ask(client, "GET", "/info/", Origin="http://evil.example")[0] == 403
+    assert ask(client, "GET", "/info/", Host="evil.example")[0] == 421
+    connection = http.client.HTTPConnection(client.url.removeprefix("http://"))
+    connection.request("GET", "/info/", headers={"Origin": client.url})
+    assert connection.getresponse().status == 200
+
+
+def test_parameters_are_checked_before_a_training_starts(studio):
+    client, _ = studio
+    for params, words in (
+        ({"device": "cuda:77"}, "422 .*choose one of cpu"),
+        ({"max_epochs": "many"}, "422 .*give a whole number"),
+        ({"max_epochs": "$__import__('os').getcwd()"}, "422 .*give a whole number"),
+    ):
+        with pytest.raises(SpocoError, match=words):
+            client.train(**params)
+    with pytest.raises(SpocoError, match="422 .*choose one of cpu"):
+        client.infer("cells", ".tif", device="cuda:77")
+    with pytest.raises(SpocoError, match="404"):
+        client.training()
+
+
+def test_a_token_is_asked_for(python, tmp_path):
+    (tmp_path / "studies").mkdir()
+    prepare_app(tmp_path / "app", random_weights=True, **TINY)
+    with serve(python, tmp_path, token="s3cret") as client:
+        assert client.info()["models"]
+        with pytest.raises(SpocoError, match="401 .*Bearer"):
+            LabelClient(client.url).info()
 
 
 def test_a_plane_comes_back_as_a_plane(python, tmp_path):
@@ -314,6 +483,42 @@ def test_unchecked_predictions_change_nothing(annotation):
         torch.testing.assert_close(results[0][key], results[1][key], rtol=0, atol=0, msg=key)
 
 
+def test_a_round_that_is_not_better_changes_nothing_and_says_so(python, truth, tmp_path):
+    (tmp_path / "studies").mkdir()
+    image, labels = truth
+    shutil.copy(image, tmp_path / "studies" / "cells.nii.gz")
+    settings = {"crop_size": [8, 32, 32], "iterations_per_epoch": 2, "max_epochs": 1, "learning_rate": 1e-9}
+    models = prepare_app(tmp_path / "app", random_weights=True, **settings) / "models"
+    with serve(python, tmp_path) as client:
+        submit(client, tmp_path, labels)
+        assert trained(client)[0] == "DONE"
+        student = torch.load(models / "model_student.pt", weights_only=True)
+        scale = {name: student[name] for name in ("coordinate_scale", "training_spacing")}
+        torch.save({name: value * 1.01 for name, value in student.items()} | scale, models / "model_student.pt")
+        before = {file.name: file.read_bytes() for file in models.iterdir()}
+        status, lines = trained(client)
+        assert status == "DONE" and "kept the old weights: none was better" in lines, lines
+        assert "in use from now on" not in lines
+    assert {file.name: file.read_bytes() for file in models.iterdir()} == before
+    assert "kept the old weights" in (tmp_path / "server.log").read_text()
+
+
+def test_an_unreadable_image_is_passed_over_and_named(python, tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "cells.tif").write_bytes(image_bytes())
+    (tmp_path / "studies" / "damaged.tif").write_bytes(b"II no image")
+    models = prepare_app(tmp_path / "app", random_weights=True, spacing=[1, 1, 1], **TINY) / "models"
+    weights = torch.load(models / "model.pt", weights_only=True) | {"coordinate_scale": torch.tensor(4.0)}
+    for name in ("model.pt", "model_student.pt"):
+        torch.save(weights, models / name)
+    with serve(python, tmp_path) as client:
+        proposal = client.next_sample()
+        assert proposal["id"] == "cells" and "damaged.tif" in proposal["skipped"]["damaged"]
+        (tmp_path / "studies" / "cells.tif").write_bytes(b"II no image")
+        with pytest.raises(SpocoError, match="422 .*none of 2 images can be looked at"):
+            client.next_sample()
+
+
 def test_what_goes_wrong_is_answered_and_the_server_lives_on(annotation):
     client, truth, folder = annotation
     ids = np.unique(truth)[1:]
@@ -370,7 +575,7 @@ def test_generated_configs_train_on_two_processes(python, truth, tmp_path):
         "app = SpocoApp(*sys.argv[1:], {'models': 'spoco', 'zoo_source': 'ngc'})\n"
         "app.train({'model': 'spoco', 'force_multi_gpu': True, 'gpus': '0,1', 'device': 'cpu'})"
     )
-    environment = server_command(python, tmp_path, tmp_path, 0)[1]
+    environment = server_command(python, tmp_path, tmp_path, Door(1))[1]
     result = subprocess.run(
         [python, "-c", code, str(tmp_path / "app"), str(tmp_path / "studies")],
         env=variables({**environment, "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false"}),

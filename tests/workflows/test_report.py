@@ -6,11 +6,16 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+import zarr
 
 from door import run_warm
 from spoco_bundle.app import run_report
+from spoco_bundle.app.config import MODEL_CONFIG, find_config
 from spoco_bundle.cli import main
+from spoco_bundle.core.errors import SpocoError
+from support import run_python
 
 PICTURE = b"the picture of an evaluation"
 
@@ -51,6 +56,35 @@ def test_embedding_is_that_of_the_network_that_predicted(predicted, trained, tmp
     monkeypatch.setattr(run_report, "load_weights", lambda network, path: loaded.append(path) or load(network, path))
     run_report.write_report(folder, folder / "report.html", max_images=1)
     assert loaded == [str(trained / file)]
+
+
+def test_report_of_a_run_by_monai_itself(sample, trained, tmp_path):
+    options = {"bundle_root": tmp_path, "ckpt_dir": trained, "output_dir": tmp_path / "out", "device": "cpu"}
+    files = f"['{find_config('inference')}','{trained / MODEL_CONFIG}']"
+    command = ["-m", "monai.bundle", "run", "--config_file", files, "--dataset_dir", sample / "val"]
+    result = run_python(
+        command + [part for key, value in options.items() for part in (f"--{key}", value)], cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = run_report.write_report(tmp_path / "out", embeddings=False)
+    assert page == tmp_path / "out" / "report.html" and page.read_text().count("<section data-panel") == 2
+
+
+@pytest.mark.parametrize("output", ["out", "out/one.ome.zarr"])
+def test_report_of_a_zarr_result(trained, tmp_path, output):
+    voxels = np.random.default_rng(0).integers(0, 255, (8, 40, 40), dtype=np.uint8)
+    zarr.save_array(str(tmp_path / "a.zarr"), voxels)
+    options = ["--model", trained, "--output", output, "--spacing", "[2,1,1]", "--axes", "zyx"]
+    result = run_python(["-m", "spoco_bundle.cli", "predict", "a.zarr", *options], cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = run_report.write_report(tmp_path / output)
+    assert "<section data-panel" in page.read_text()
+    assert (tmp_path / "out" / "run.json").is_file() == (output == "out"), "one run beside another one's result"
+
+
+def test_folder_that_does_not_exist_is_said_to(tmp_path):
+    with pytest.raises(SpocoError, match="missing: no such folder"):
+        run_report.write_report(tmp_path / "missing")
 
 
 def test_folder_without_a_run_is_refused(tmp_path, capsys, monkeypatch):
