@@ -112,7 +112,7 @@ def test_prediction_takes_several_images(images, source, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "_check_early", lambda files, overrides, splits: asked.append(overrides["dataset_dir"]))
     monkeypatch.setattr("spoco_bundle.app.prediction_plan.plan_predictions", lambda *_: [])
-    monkeypatch.setattr(cli, "write_run_record", lambda *_: None)
+    monkeypatch.setattr("spoco_bundle.app.run_record.write_run_record", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["spoco", "predict", *images])
     cli.main()
     assert asked == [source]

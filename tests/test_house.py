@@ -19,9 +19,11 @@ FLOORS = [
     {"app"},
     {"cli", "napari", "label"},
 ]
-#: within a floor: adapters that use one another, and decoding, which gives what is clustered
+#: rooms of one floor that use another one
 NEIGHBOURS = {
     ("handlers", "transforms"),
+    ("cli", "label"),
+    ("napari", "cli"),
     ("napari", "label"),
 }
 WITHOUT_MONAI = ("core", "losses", "clustering", "metrics")

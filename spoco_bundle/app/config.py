@@ -272,9 +272,8 @@ def model_overlay(model: str | Path) -> list[Path]:
     file = Path(model) / MODEL_CONFIG
     if not model or not file.is_file():
         return []
-    known = {
-        top_id(key) for name in ("inference", "inference_blockwise") for key in _checked_content(find_config(name))
-    }
+    bases = map(find_config, ("inference", "inference_blockwise"))
+    known = {top_id(key) for base in bases for key in _checked_content(base)}
     for key, value in _checked_content(file).items():
         if key in _NOT_A_MODELS or top_id(key) not in known:
             raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")

@@ -12,13 +12,16 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 
 from spoco_bundle.core.errors import SpocoError, report_last_on_stderr
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 #: ids of a run that name files and folders
 PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
@@ -161,6 +164,8 @@ def check_running_config() -> None:
 
 def running_parser() -> ConfigParser:
     """The parser of the config that MONAI is running, to be called from the list that it runs."""
+    from monai.bundle import ConfigParser
+
     # MONAI hands its config to nothing that it runs: references give single ids, macros a copy that is run once more
     callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
     return next(caller for caller in callers if isinstance(caller, ConfigParser))

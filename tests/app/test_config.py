@@ -92,7 +92,7 @@ def test_any_path_reaches_the_run_as_it_was_given(name, tmp_path, monkeypatch):
     def workflow(**arguments):
         raise SpocoError(str(ConfigParser({"x": arguments["output_dir"]}).get_parsed_content("x")))
 
-    monkeypatch.setattr(config, "ConfigWorkflow", workflow)
+    monkeypatch.setattr("monai.bundle.ConfigWorkflow", workflow)
     with pytest.raises(SpocoError) as error:
         config.run_configs([find_config("inference")], {"output_dir": name}, "infer")
     assert str(error.value) == name

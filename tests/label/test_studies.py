@@ -140,7 +140,7 @@ def test_planes_of_either_form_come_and_go(shape, prediction, tmp_path):
     studies = Studies(tmp_path, 2, BACKGROUND)
     shown, _ = studies.hand_out("emb", prediction[1], "")
     returned = shown.copy()
-    returned[5] = 3
+    returned[4:6] = 3
     for form in (returned.T, returned.T[..., None]):
         nibabel.save(nibabel.Nifti1Image(form.astype(np.uint16), affine), tmp_path / "label.nii.gz")
         file = studies.take_back("emb", tmp_path / "emb.nii.gz", tmp_path / "label.nii.gz", {}, "")
