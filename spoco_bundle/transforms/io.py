@@ -234,7 +234,7 @@ class SaveInstancesd(MapTransform):
     def _inside(self, name: str) -> Path:
         """The path of an output, which no name or ending may lead out of the folder."""
         path = self.output_dir / name
-        if path.resolve().parent != self.output_dir.resolve():
+        if "\0" in name or path.resolve().parent != self.output_dir.resolve():
             raise SpocoError(f"{path}: lies outside the output folder {self.output_dir}: use endings without slashes")
         return path
 

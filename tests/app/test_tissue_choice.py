@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from spoco_bundle import cli
-from spoco_bundle.app import tissue_choice
+from spoco_bundle.app import tissue_choice, training
 from spoco_bundle.app.config import find_config, read_configs, write_model_config
 from spoco_bundle.app.tissue_choice import measure_surroundings, tissue_overlays
 from spoco_bundle.core.errors import SpocoError
@@ -215,7 +215,9 @@ def trained(monkeypatch, *arguments):
     ran = []
     # the folder holds no validation images, which the door asks for first
     monkeypatch.setattr(cli, "_check_early", lambda *_: None)
-    monkeypatch.setattr(cli, "run_configs", lambda files, overrides, kind: ran.append([file.stem for file in files]))
+    monkeypatch.setattr(
+        training, "run_configs", lambda files, overrides, kind: ran.append([file.stem for file in files])
+    )
     monkeypatch.setattr(sys, "argv", ["spoco", *map(str, arguments)])
     try:
         cli.main()

@@ -86,7 +86,7 @@ def test_blocks_give_the_labels_and_the_table_of_the_whole(nuclei, whole, tmp_pa
     attributes = json.loads((tmp_path / "out.ome.zarr" / ".zattrs").read_text())
     steps = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     assert steps == [{"type": "scale", "scale": list(SPACING)}] and "image-label" in attributes
-    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.ome.zarr", "out_objects.csv"]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.ome.zarr", "out_objects.csv", "out_run.json"]
 
 
 def test_files_go_blockwise_where_memory_is_short_and_keep_their_format(nuclei, whole, tmp_path):
@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_labels(nuclei, whole, tmp_path)
     said = spoco(*command, "--chunk_size", "[16,32,32]", cwd=tmp_path)
     assert f"({len(records)} already finished)" in said
     np.testing.assert_array_equal(labels_of(tmp_path / "out.ome.zarr"), whole[0])
-    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.ome.zarr", "out_objects.csv"]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.ome.zarr", "out_objects.csv", "out_run.json"]
 
 
 @pytest.mark.slow
