@@ -37,7 +37,8 @@ from measuring import processor
 from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
-from spoco_bundle.app.config import find_config, model_overlay, read_configs
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.clustering import METHODS, cluster_field, default_parameters, object_confidence
 from spoco_bundle.core import embedding_field
 from spoco_bundle.core.errors import SpocoError

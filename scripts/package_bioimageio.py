@@ -28,7 +28,8 @@ from monai.networks.utils import convert_to_onnx
 from PIL import Image
 
 from spoco_bundle import __version__
-from spoco_bundle.app.config import find_config, model_overlay, read_configs, shipped_weights
+from spoco_bundle.app.config import find_config, read_configs, shipped_weights
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import synthetic_volume

@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from spoco_bundle.app.config import MODEL_CONFIG, find_config, read_configs
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.app.tuner import ClusteringTuner
 
 STARTS = {

@@ -18,16 +18,9 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.config import (
-    check_settings,
-    config_folder,
-    find_config,
-    find_overlays,
-    model_overlay,
-    path_or_word,
-    run_configs,
-)
+from spoco_bundle.app.config import check_settings, config_folder, find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
 from spoco_bundle.core.threads import prepare_threads
 from spoco_bundle.dataset import build_datalist

@@ -12,8 +12,9 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from spoco_bundle.app.config import find_config, foreign_code, model_overlay, read_configs
+from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, running_parser, top_id
+from spoco_bundle.app.model_config import foreign_code, model_overlay
 from spoco_bundle.blockwise.work import digest
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.app.config import config_folder, find_config, find_overlays, model_overlay, read_configs
+from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, read_image
 from spoco_bundle.formats.files import check_intensities

@@ -14,8 +14,9 @@ from monai.bundle import ConfigParser
 from monai.data import Dataset
 from monai.transforms import Compose
 
-from spoco_bundle.app.config import MODEL_CONFIG, find_config, read_configs
+from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import config_folder
+from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
 from spoco_bundle.formats.geometry import voxel_spacing

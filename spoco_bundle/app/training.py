@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import find_config, find_overlays, run_configs, write_model_config
+from spoco_bundle.app.config import find_config, find_overlays, run_configs
+from spoco_bundle.app.model_config import write_model_config
 from spoco_bundle.app.run_record import write_run_record
 from spoco_bundle.app.tissue_choice import tissue_overlays
 

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from spoco_bundle.app.config import (
-    MODEL_CONFIG,
-    config_folder,
-    find_config,
-    model_overlay,
-    read_configs,
-    shipped_weights,
-)
+from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
 from spoco_bundle.app.config_checks import top_id
+from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state

@@ -16,14 +16,8 @@ from typing import Any
 import numpy as np
 
 from spoco_bundle.annotation.confirmed import uncovered_objects
-from spoco_bundle.app.config import (
-    MODEL_CONFIG,
-    config_folder,
-    find_config,
-    model_overlay,
-    read_configs,
-    shipped_weights,
-)
+from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
+from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name

@@ -6,14 +6,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from spoco_bundle.app import config
-from spoco_bundle.app.config import (
-    MODEL_CONFIG,
-    find_config,
-    model_overlay,
-    path_or_word,
-    read_configs,
-    write_model_config,
-)
+from spoco_bundle.app.config import find_config, path_or_word, read_configs
+from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay, write_model_config
 from spoco_bundle.app.run_record import write_run_record
 from spoco_bundle.core.errors import SpocoError, user_error
 
@@ -139,3 +133,25 @@ def test_code_of_an_own_config_is_not_kept_with_the_model(tmp_path, caplog):
     path = write_model_config([find_config("train"), own], {}, tmp_path / "model")
     assert json.loads(path.read_text()) == {"dropout": 0.2}
     assert "channels holds code of your own config" in caplog.text
+
+
+def test_the_config_of_a_model_of_version_0_1_is_brought_up_to_date(tmp_path):
+    old = {
+        "spacing": [0.01, 0.01, 0.01],
+        "embedding_channels": 16,
+        "clustering": {
+            "_target_": "spoco_bundle.transforms.ClusterEmbeddingsd",
+            "keys": "pred",
+            "method": "density_peaks",
+            "merge_distance": 4.0,
+            "coordinate_channels": "@coordinate_channels",
+            "network": "@network_def",
+            "min_size": 200,
+        },
+    }
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(old))
+    assert model_overlay(tmp_path) == [path]
+    new = {"embedding_channels": 16, "clustering#merge_distance": 4.0, "clustering#min_size": 200}
+    assert json.loads(path.read_text()) == new
+    assert model_overlay(tmp_path) == [path] and json.loads(path.read_text()) == new

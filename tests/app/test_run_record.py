@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from spoco_bundle.app.config import MODEL_CONFIG, find_config
+from spoco_bundle.app.config import find_config
+from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.app.run_record import RUN_RECORD, forget_outdated, read_run_record, write_run_record
 from spoco_bundle.core.errors import SpocoError
 

@@ -12,7 +12,8 @@ import tifffile
 
 from spoco_bundle import cli
 from spoco_bundle.app import tissue_choice, training
-from spoco_bundle.app.config import find_config, read_configs, write_model_config
+from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.model_config import write_model_config
 from spoco_bundle.app.tissue_choice import measure_surroundings, tissue_overlays
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample

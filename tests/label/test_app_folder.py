@@ -5,7 +5,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from spoco_bundle.app.config import find_config, write_model_config
+from spoco_bundle.app.config import find_config
+from spoco_bundle.app.model_config import write_model_config
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label.app_folder import MAIN, prepare_app
 from support import TINY

@@ -12,7 +12,8 @@ import zarr
 
 from door import run_warm
 from spoco_bundle.app import run_report
-from spoco_bundle.app.config import MODEL_CONFIG, find_config
+from spoco_bundle.app.config import find_config
+from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.cli import main
 from spoco_bundle.core.errors import SpocoError
 from support import run_python
