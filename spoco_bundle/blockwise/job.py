@@ -15,7 +15,8 @@ import zarr
 from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, within
 from spoco_bundle.blockwise.memory import release_freed
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
-from spoco_bundle.blockwise.work import WorkFolder, told
+from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.core.atomic_files import disk_errors
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.formats.geometry import column_spacing
 from spoco_bundle.formats.lazy import LazyVolume
@@ -78,7 +79,7 @@ class Job:
         Raises:
             SpocoError: if the disk is full or the target cannot be written.
         """
-        with told(self.work.path):
+        with disk_errors(self.work.path):
             if stage.startswith("level"):
                 self.coarsen(int(stage.removeprefix("level")), number)
             else:

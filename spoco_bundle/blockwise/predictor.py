@@ -26,7 +26,8 @@ from spoco_bundle.blockwise.memory import (
 from spoco_bundle.blockwise.sampling import sample_voxels
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.sizing import BlockSizing
-from spoco_bundle.blockwise.work import WorkFolder, digest, told, written
+from spoco_bundle.blockwise.work import WorkFolder, digest
+from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
@@ -230,7 +231,7 @@ class BlockwisePredictor:
                 like=os.path.relpath(path, result) if is_zarr(path) else None,
                 pyramid=zarr_result,
             )
-        with told(result):
+        with disk_errors(result):
             # a table beside instances that it does not describe would look like a finished image
             table.unlink(missing_ok=True)
             if not zarr_result:
@@ -255,9 +256,9 @@ class BlockwisePredictor:
         if path.name.lower().endswith(".nii.gz"):
             readable_path = work.path / "image.nii"
             if not readable_path.is_file():
-                with told(work.path):
+                with disk_errors(work.path):
                     work.path.mkdir(parents=True, exist_ok=True)
-                    with written(readable_path) as partial:
+                    with atomic_write(readable_path) as partial:
                         unpack(path, partial)
         source = open_volume(readable_path, self.dims, **self.reading)
         if source.channels != self.in_channels:
@@ -344,7 +345,7 @@ class BlockwisePredictor:
             fitted: dict[str, Any] = {"ranges": ranges.tolist(), "bright": None}
             if intensity:
                 fitted["bright"] = float(threshold_otsu(self.normalize.apply(sample, ranges).mean(0).numpy()))
-            with told(work.path), written(file) as partial:
+            with disk_errors(work.path), atomic_write(file) as partial:
                 partial.write_text(json.dumps(fitted))
         fitted = json.loads(file.read_text())
         embedder.ranges = torch.tensor(fitted["ranges"], dtype=torch.float64)

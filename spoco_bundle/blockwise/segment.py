@@ -10,7 +10,7 @@ import zarr
 from spoco_bundle.blockwise.engine import Engine
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.stitch import Pieces, merge_pieces, object_rows
-from spoco_bundle.blockwise.work import told, written
+from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.formats.objects_table import write_objects_table
 from spoco_bundle.formats.ome_zarr import create_array, create_label_image
 
@@ -58,11 +58,11 @@ def segment(
     def described(number: int) -> str:
         return str(grid[number])
 
-    with told(work.path):
+    with disk_errors(work.path):
         create_array(job.labels_path, grid.shape, chunks, np.uint32)
     engine.run("label", len(grid), described)
     engine.run("link", len(grid), described)
-    with told(work.path):
+    with disk_errors(work.path):
         objects = join(job, min_size)
         write_objects_table(job.table_path, object_rows(objects, spacing, unit, voxel_volume), len(grid.shape))
         if not job.result_path.is_dir():
@@ -90,6 +90,6 @@ def join(job: Job, min_size: int) -> Pieces:
         links.append(np.stack([offsets[rows[:, side]] + rows[:, side + 1] - 1 for side in (0, 2)], axis=1))
     ids, objects = merge_pieces(Pieces.joined(pieces), np.concatenate(links), min_size)
     for name, values in (("ids.npy", ids.astype(np.uint32)), ("offsets.npy", offsets)):
-        with written(work.path / name) as partial, partial.open("wb") as file:
+        with atomic_write(work.path / name) as partial, partial.open("wb") as file:
             np.save(file, values)
     return objects

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.core.errors import SpocoError
 
 PLAN = "plan.json"
 _PER_FOLDER = 1000  # records in one folder; some file systems are slow with more
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,10 @@ class WorkFolder:
                 f"{self.path}: holds an unfinished run with another {', '.join(other)}: give the command of that run "
                 "to finish it, or delete the folder to begin anew"
             )
-        with told(self.path):
+        with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if found is None:
-                with written(self.path / PLAN) as partial:
+                with atomic_write(self.path / PLAN) as partial:
                     partial.write_text(json.dumps(plan, indent=1))
 
     def plan(self) -> dict[str, Any] | None:
@@ -69,8 +65,7 @@ class WorkFolder:
     def save(self, stage: str, number: int, **arrays: np.ndarray) -> None:
         """Records a step as finished, with what later steps need of it."""
         target = self._record(stage, number)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written(target) as partial, partial.open("wb") as file:
+        with atomic_write(target) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     @contextmanager
@@ -94,36 +89,6 @@ class WorkFolder:
 
     def _record(self, stage: str, number: int) -> Path:
         return self.path / stage / f"{number // _PER_FOLDER:05d}" / f"{number:08d}.npz"
-
-
-@contextmanager
-def written(target: Path) -> Iterator[Path]:
-    """Hands out a path beside a file of the work folder, this thread's own, and moves it into place once complete."""
-    partial = target.with_name(f".{os.getpid()}-{threading.get_ident()}-{target.name}.tmp")
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turns a full disk or a read-only target into an error that says so.
-
-    Raises:
-        SpocoError: in place of such an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise SpocoError(
-                f"{path}: the disk is full: free space there and give the same command again; what is finished stays"
-            ) from error
-        if error.errno in _FORBIDDEN:
-            raise SpocoError(f"{path}: cannot be written ({error.strerror}): choose another --output") from error
-        raise
 
 
 def digest(path: str | Path) -> str:

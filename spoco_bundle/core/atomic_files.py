@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from spoco_bundle.core.errors import SpocoError
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _HOST = re.sub(r"\W+", "_", socket.gethostname())
 
 
@@ -79,8 +82,28 @@ def _flush(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden place into an error that says so; other errors pass.
+
+    Raises:
+        SpocoError: in place of such an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL | _FORBIDDEN:
+            raise _unwritable(path, error) from error
+        raise
+
+
 def _unwritable(path: Path, error: OSError) -> SpocoError:
-    return SpocoError(f"{path}: cannot be written ({error.strerror or error}): free space or choose another folder")
+    if error.errno in _FULL:
+        return SpocoError(
+            f"{path}: the disk is full: free space or choose another folder; what is finished stays, and the same "
+            "command goes on from there"
+        )
+    return SpocoError(f"{path}: cannot be written ({error.strerror or error}): choose another output folder")
 
 
 @cache

@@ -125,7 +125,11 @@ def test_a_failing_block_is_tried_again_then_named_and_the_others_are_kept(scene
 
 @pytest.mark.parametrize(
     "stage, code, words",
-    [("label", errno.ENOSPC, "disk is full"), ("link", errno.EDQUOT, "full"), ("renumber", errno.EROFS, "--output")],
+    [
+        ("label", errno.ENOSPC, "disk is full"),
+        ("link", errno.EDQUOT, "full"),
+        ("renumber", errno.EROFS, "another"),
+    ],
 )
 def test_a_full_disk_ends_clearly_and_the_next_run_goes_on(scenes, blocks, tmp_path, monkeypatch, stage, code, words):
     scene = scenes["separate"]

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from spoco_bundle.blockwise.work import WorkFolder, told
+from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.core.atomic_files import disk_errors
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -45,8 +46,8 @@ def test_a_run_of_other_settings_is_refused_by_name(tmp_path):
     "code, words", [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "full"), (errno.EROFS, "cannot be written")]
 )
 def test_a_full_disk_and_a_read_only_target_are_named(tmp_path, code, words):
-    with pytest.raises(SpocoError, match=words), told(tmp_path):
+    with pytest.raises(SpocoError, match=words), disk_errors(tmp_path):
         raise OSError(code, os.strerror(code))
-    with pytest.raises(OSError) as kept, told(tmp_path):
+    with pytest.raises(OSError) as kept, disk_errors(tmp_path):
         raise OSError(errno.EIO, "a defect of the disk")
     assert not isinstance(kept.value, SpocoError)

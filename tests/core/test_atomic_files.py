@@ -60,7 +60,7 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(SpocoError, match=r"model: cannot be written \(No space left on device\): free space"):
+    with pytest.raises(SpocoError, match="model: the disk is full: free space"):
         with atomic_folder(target) as partial:
             partial.mkdir()
             (partial / "new").write_text("half")
