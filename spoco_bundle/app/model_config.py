@@ -28,7 +28,7 @@ _NOT_A_MODELS = frozenset(
         "imports",
         "device",
         "load",
-        "announce",
+        "summary",
         "record",
         "initialize",
         "run",

@@ -33,7 +33,7 @@ _WITHOUT_EFFECT = PATHS | {
         "imports",
         "_meta_",
         "device",
-        "announce",
+        "summary",
         "initialize",
         "check_ids",
         "run",

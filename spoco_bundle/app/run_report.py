@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from spoco_bundle.app.config import read_configs
 from spoco_bundle.app.embedding_planes import embedding_planes
 from spoco_bundle.app.run_record import read_run_record
-from spoco_bundle.app.run_summary import announce
+from spoco_bundle.app.run_summary import log_summary
 from spoco_bundle.blockwise.memory import available_memory, readable
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
@@ -96,7 +96,7 @@ def write_report(
         device = parser.get_parsed_content("device") if embeddings else "cpu"
         dims, axes = map(parser.get_parsed_content, ("spatial_dims", "axes"))
         items = [{"image": str(image)} for image, _ in shown]
-        announce(
+        log_summary(
             "drawing pages with embeddings" if embeddings else "drawing pages", {"": items}, device, None, dims, axes
         )
     with Progress("images drawn", len(shown), quiet=len(shown) < 2) as progress:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MAX_LABELS = 64  # label images that are read to count their objects
 
 
-def announce(
+def log_summary(
     work: str,
     images: Mapping[str, Sequence[Mapping[str, str]]],
     device: torch.device | str,

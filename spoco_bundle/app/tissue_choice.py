@@ -72,7 +72,7 @@ def tissue_overlays(
         elif _decided(parser, overlays, overrides):
             choice = "gaps"
         else:
-            choice = _announced(measure_surroundings(parser), threshold)
+            choice = _said(measure_surroundings(parser), threshold)
     shipped = [overlay.resolve().parent == config_folder() for overlay in overlays]
     if choice != "dense" or find_config(DENSE) in [overlay.resolve() for overlay in overlays]:
         return list(overlays)
@@ -143,7 +143,7 @@ def _chosen_before(folders: Sequence[Path]) -> str:
         ) from error
 
 
-def _announced(auc: float | None, threshold: float) -> str:
+def _said(auc: float | None, threshold: float) -> str:
     """The choice, said in one line."""
     if auc is None:
         logger.info("too few annotated objects to tell whether they have gaps between them; --tissue dense if not")

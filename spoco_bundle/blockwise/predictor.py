@@ -214,7 +214,7 @@ class BlockwisePredictor:
         work = WorkFolder(result.with_name(f"{result.name}.partial"))
         source, affine = self.open_source(path, work)
         job = self.plan(path, source, affine, work)
-        self.announce(path, job)
+        self.log_summary(path, job)
         self.fit(source, job.embedder, job.clustering, work)
         with job_engine(job, self.scheduler, self.workers, self.retries, self.progress) as engine:
             zarr_result = is_zarr(path) or self.output is not None
@@ -354,7 +354,7 @@ class BlockwisePredictor:
             clustering.params = {**clustering.params, "background": "foreground"}
             clustering.foreground_key = "foreground"
 
-    def announce(self, path: Path, job: Job) -> None:
+    def log_summary(self, path: Path, job: Job) -> None:
         """Says what is going to happen: blocks, memory and time."""
         grid = job.grid
         done = len(job.work.finished("label"))

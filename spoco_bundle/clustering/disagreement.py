@@ -9,41 +9,35 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import soft_mask
 
 __all__ = ["disagreement_map", "most_disputed"]
 
 
-def disagreement_map(
-    student: Tensor,
-    teacher: Tensor,
-    student_objectness: Tensor | None = None,
-    teacher_objectness: Tensor | None = None,
-    delta_var: float = 0.5,
-    kernel_threshold: float = 0.5,
-) -> Tensor:
-    """How much student and teacher differ at every voxel.
+def disagreement_map(field: EmbeddingField, delta_var: float = 0.5, kernel_threshold: float = 0.5) -> Tensor:
+    """How much two networks differ at every voxel.
 
     Whether there is an object: the difference of the objectness. Which object: 1 minus the kernel between both
     embeddings, weighted by the larger objectness, since background has no embedding to agree on.
 
     Args:
-        student: (E, *spatial) embeddings, with or without coordinates, which cancel.
-        teacher: (E, *spatial).
-        student_objectness: (*spatial) in [0, 1]; None counts every voxel as an object.
-        teacher_objectness: as ``student_objectness``.
+        field: embeddings and objectness of one network; its `second` are those of the other. Without an objectness
+            every voxel counts as an object.
         delta_var: radius of an object in the embedding space, above 0.
         kernel_threshold: kernel value at that radius, in (0, 1).
 
     Returns:
         (*spatial) float32 in [0, 2].
     """
-    apart = 1 - soft_mask((student.float() - teacher.float()).square().sum(0), delta_var, kernel_threshold)
-    if student_objectness is None or teacher_objectness is None:
-        return apart
-    return (student_objectness - teacher_objectness).abs() + apart * torch.maximum(
-        student_objectness, teacher_objectness
-    )
+    found = torch.empty(field.shape, device=field.device)
+    for start, stop in field.slabs():
+        squared = (field.slab(start, stop) - field.second.slab(start, stop)).square_().sum(0)
+        found[start:stop] = 1 - soft_mask(squared, delta_var, kernel_threshold)
+    one, other = field.objectness, field.second.objectness
+    if one is not None:
+        found = (one - other).abs() + found * torch.maximum(one, other)
+    return found.reshape(field.spatial)
 
 
 def most_disputed(

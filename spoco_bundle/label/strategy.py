@@ -87,27 +87,26 @@ class Disagreement(Strategy):
         for transform in self.infer.pre_transforms(data):
             data = transform(data)
         config = self.infer.bundle_config
-        objectness = bool(config.get_parsed_content("objectness"))
         inputs, inferer = data["image"][None].as_tensor().to(device), self.infer.inferer(data)
         outputs = []
         for name in ("model_student.pt", "model.pt"):
             network = load_weights(copy.deepcopy(self.infer.network), Path(self.infer.bundle_path) / "models" / name)
             with torch.no_grad():
                 outputs.append(inferer(inputs, network.to(device).eval())[0].cpu())
-        embeddings = [output[:-1] if objectness else output for output in outputs]
-        masks = [torch.sigmoid(output[-1]) if objectness else None for output in outputs]
-        label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
         shape = outputs[0].shape[1:]
+        spacing = voxel_spacing(data["image"], len(shape))
+        field = config.get_parsed_content("decoder").field(outputs[0], spacing, second=outputs[1])
+        label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
         candidates = read_image(label, "label", len(shape)).array[0] == 0 if label else np.ones(shape, bool)
         if candidates.shape != tuple(shape):
             raise SpocoError(f"{path}: is resampled for the network; the strategy needs target_spacing null")
-        if objectness:
-            candidates &= torch.maximum(*masks).numpy() >= config.get_parsed_content("objectness_threshold")
-        scale = float(network.coordinate_scale) or 1.0
+        if field.objectness is not None:
+            seen = torch.maximum(field.objectness, field.second.objectness).reshape(shape)
+            candidates &= seen.numpy() >= config.get_parsed_content("objectness_threshold")
         return most_disputed(
-            disagreement_map(*embeddings, *masks).numpy(),
+            disagreement_map(field).numpy(),
             candidates,
-            voxel_spacing(data["image"], len(shape)),
-            scale,
+            spacing,
+            float(network.coordinate_scale) or 1.0,
             int(request.get("count", 3)),
         )

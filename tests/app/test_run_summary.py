@@ -5,7 +5,7 @@ import tifffile
 import torch
 
 from spoco_bundle.app import run_summary
-from spoco_bundle.app.run_summary import announce, device_in_words
+from spoco_bundle.app.run_summary import device_in_words, log_summary
 
 
 def pair(folder, name, ids):
@@ -20,7 +20,7 @@ def pair(folder, name, ids):
 def said(caplog, *arguments, **options):
     caplog.clear()
     with caplog.at_level("INFO"):
-        announce(*arguments, **options)
+        log_summary(*arguments, **options)
     (record,) = caplog.records
     return record.getMessage()
 

@@ -2,25 +2,33 @@ import numpy as np
 import torch
 
 from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
+from spoco_bundle.core.embedding_field import EmbeddingField
+
+
+def disagreement(one, other, one_objectness=None, other_objectness=None):
+    """Of the embeddings and the objectness of two networks."""
+    return disagreement_map(
+        EmbeddingField(one, objectness=one_objectness, second=EmbeddingField(other, objectness=other_objectness))
+    )
 
 
 def test_equal_networks_agree_everywhere():
     embeddings = torch.rand(4, 5, 6, 7)
     objectness = torch.rand(5, 6, 7)
-    assert disagreement_map(embeddings, embeddings, objectness, objectness).max() == 0
+    assert disagreement(embeddings, embeddings, objectness, objectness).max() == 0
 
 
 def test_background_embeddings_do_not_count_and_objectness_does():
     torch.manual_seed(0)
     student, teacher = torch.rand(2, 4, 8, 8) * 10
     nothing = torch.zeros(8, 8)
-    assert disagreement_map(student, teacher, nothing, nothing).max() == 0
+    assert disagreement(student, teacher, nothing, nothing).max() == 0
     seen = nothing.clone()
     seen[2, 3] = 1
-    disputed = disagreement_map(student, student, seen, nothing)
+    disputed = disagreement(student, student, seen, nothing)
     assert disputed[2, 3] == 1 and disputed.sum() == 1
-    assert disagreement_map(student, teacher, seen, seen)[2, 3] > 0.9
-    assert disagreement_map(student, teacher).shape == (8, 8)
+    assert disagreement(student, teacher, seen, seen)[2, 3] > 0.9
+    assert disagreement(student, teacher).shape == (8, 8)
 
 
 def disputed_volume():

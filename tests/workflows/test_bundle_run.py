@@ -148,7 +148,7 @@ def test_exports_torchscript(trained, bundle_root, tmp_path):
 
 def test_shared_ids_are_the_same_in_training_and_inference(bundle_root):
     train, inference = (json.loads((bundle_root / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
-    own = {"imports", "dataset_dir", "initialize", "run", "load", "announce", "record"}
+    own = {"imports", "dataset_dir", "initialize", "run", "load", "summary", "record"}
     shared = (train.keys() & inference.keys()) - own
     for config in (train, inference):
         del config["clustering"]["keep_field"]  # training draws pictures, prediction where it is asked to
