@@ -117,16 +117,19 @@ class SparseCropDataset(CacheDataset):
         volume = self.volume_of(index)
         random_seed, sample_seed = _sample_seeds(self.seed, self.epoch, index)
         first_random = self._first_random()
-        if volume < self.cache_num:
-            sample = deepcopy(self._cache[volume]) if self.copy_cache else _sharing_voxels(self._cache[volume])
-        else:
-            sample = self.transform(self.data[volume], end=first_random)
+        sample = self.whole_volume(volume)
         self.transform.set_random_state(seed=random_seed)
         if first_random is not None:
             sample = self.transform(sample, start=first_random)
         if isinstance(sample, dict):
             return sample | {"sample_seed": sample_seed}
         return [part | {"sample_seed": (sample_seed + number) % 2**31} for number, part in enumerate(sample)]
+
+    def whole_volume(self, number: int) -> Any:
+        """One volume as the deterministic transforms leave it, from the cache if it is there."""
+        if number >= self.cache_num:
+            return self.transform(self.data[number], end=self._first_random())
+        return deepcopy(self._cache[number]) if self.copy_cache else _sharing_voxels(self._cache[number])
 
     def _first_random(self) -> int | None:
         """Where the tail begins, by the rule that fills the cache."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -13,6 +12,7 @@ from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
+from spoco_bundle.dataset.crop_dataset import SparseCropDataset
 from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.handlers.best_weights import BestWeights
@@ -71,8 +71,7 @@ class CoordinateScale:
     Args:
         network: the student, with the buffers of ``EmbeddingUNet``.
         teacher: its momentum teacher.
-        samples: loaded samples with ``image`` and ``label`` MetaTensors before any random transform; read only as far
-            as ``max_volumes``.
+        dataset: the ``SparseCropDataset`` of the training, whose volumes are not read again.
         spatial_dims: 2 or 3.
         scale: coordinate scale in micrometres, or pixels where the images have no known size; None for that of the
             network, or an estimate.
@@ -87,7 +86,7 @@ class CoordinateScale:
         self,
         network: nn.Module,
         teacher: MomentumTeacher,
-        samples: Iterable[dict[str, Any]],
+        dataset: SparseCropDataset,
         spatial_dims: int,
         scale: float | None = None,
         radii: float = 1.0,
@@ -95,7 +94,7 @@ class CoordinateScale:
     ):
         self.network = network
         self.teacher = teacher
-        self.samples = samples
+        self.dataset = dataset
         self.spatial_dims = spatial_dims
         self.scale = scale
         self.radii = radii
@@ -108,7 +107,8 @@ class CoordinateScale:
     def __call__(self, engine: Engine) -> None:
         """Fills the buffers."""
         spacings, radii, unit = [], [], ""
-        for _, sample in zip(range(self.max_volumes), self.samples):
+        for number in range(min(self.max_volumes, len(self.dataset.data))):
+            sample = self.dataset.whole_volume(number)
             spacing = voxel_spacing(sample["image"], self.spatial_dims)
             spacings.append(spacing)
             unit = str(sample["image"].meta["length_unit"])

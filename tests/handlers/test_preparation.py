@@ -5,8 +5,10 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from monai.transforms import Transform
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import SparseCropDataset
 from spoco_bundle.handlers import BestWeights
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher
@@ -30,7 +32,8 @@ def prepared(samples, student=None, **arguments) -> tuple[EmbeddingUNet, Embeddi
     student = student or network()
     teacher = MomentumTeacher(student)
     engine = Engine(lambda engine, batch: None)
-    CoordinateScale(student, teacher, samples, 3, **arguments).attach(engine)
+    dataset = samples if isinstance(samples, SparseCropDataset) else SparseCropDataset(samples, [])
+    CoordinateScale(student, teacher, dataset, 3, **arguments).attach(engine)
     engine.run([0], max_epochs=1)
     return student, teacher.module
 
@@ -42,11 +45,13 @@ def test_scale_is_the_median_radius_of_the_annotated_objects():
 
 
 def test_only_the_first_volumes_are_read():
-    def volumes():
-        yield sample(6.0)
-        raise RuntimeError("read too far")
+    class Load(Transform):
+        def __call__(self, number):
+            if number > 0:
+                raise RuntimeError("read too far")
+            return sample(6.0)
 
-    student, _ = prepared(volumes(), max_volumes=1)
+    student, _ = prepared(SparseCropDataset([0, 1], [Load()], cache_num=0), max_volumes=1)
     assert float(student.coordinate_scale) == pytest.approx(6.0, rel=0.05)
 
 
