@@ -35,7 +35,7 @@ from monai.data import MetaTensor
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.blockwise.embedders import StoredEmbedder
 from spoco_bundle.blockwise.engine import job_engine
-from spoco_bundle.blockwise.grid import Block, BlockGrid, region_shape, window_for
+from spoco_bundle.blockwise.grid import Block, BlockGrid, choose_window, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
@@ -49,7 +49,7 @@ from spoco_bundle.transforms import ClusterEmbeddingsd
 
 PITCH = 32  # voxels between the balls of the stand-in
 RADIUS = 11.0
-MERGE_DISTANCE = {False: 1.0, True: 0.6}  # as in benchmark_clustering.py
+MERGE_DISTANCE = {False: 1.0, True: 0.6}  # the generator scales the free channels of semi-convolutional volumes by 0.2
 
 
 @dataclass
@@ -173,7 +173,7 @@ def equality(options: argparse.Namespace) -> None:
                 error = adapted_rand_error(contingency_table(whole, found))
                 print(
                     f"| {count} | {'semi-convolutional' if coordinates else 'non-spatial'} "
-                    f"| {'given' if foreground else 'auto'} | {block} | {overlap} "
+                    f"| {'given' if foreground else 'largest cluster'} | {block} | {overlap} "
                     f"| {whole.max()} / {found.max()} | {error:.5f} |",
                     flush=True,
                 )
@@ -281,13 +281,15 @@ def network(options: argparse.Namespace) -> None:
     block = tuple(parser.get_parsed_content("largest_block"))
     scale, spacing = float(net.coordinate_scale), net.training_spacing.tolist()
     overlap = tuple(math.ceil(options.diameters * 4 * scale / step) for step in spacing)
-    grid = BlockGrid(tuple(3 * size for size in block), block, overlap, tuple(inferer.halo), net.total_stride)
+    halo = net.receptive_radius
+    grid = BlockGrid(tuple(3 * size for size in block), block, overlap, halo, net.total_stride)
     middle = grid.at((1, 1, 1))
-    roi_size = window_for(middle, inferer.halo, net.total_stride, parser.get_parsed_content("window_voxels"))
+    most = parser.get_parsed_content("window_voxels")
+    roi_size = choose_window(region_shape(middle.label), region_shape(middle.read), halo, net.total_stride, most)
     windows = 1
-    for read, label, size, halo, multiple in zip(middle.read, middle.label, roi_size, inferer.halo, net.total_stride):
+    for read, label, size, edge, multiple in zip(middle.read, middle.label, roi_size, halo, net.total_stride):
         start, stop = label.start - read.start, label.stop - read.start
-        axis = windows_along_axis(read.stop - read.start, size, halo, multiple)
+        axis = windows_along_axis(read.stop - read.start, size, edge, multiple)
         windows *= sum(w.core_start < stop and w.core_stop > start for w in axis)
     seen = windows * math.prod(roi_size)
     window = torch.rand(1, 1, *roi_size)
@@ -300,7 +302,7 @@ def network(options: argparse.Namespace) -> None:
     speed = math.prod(roi_size) / min(seconds)
     overhead = seen / math.prod(block)
     block_seconds = seen / speed
-    print(f"block {block}, overlap {overlap}, halo {tuple(inferer.halo)}, window {roi_size}")
+    print(f"block {block}, overlap {overlap}, halo {halo}, window {roi_size}")
     print(f"bare pass: {speed / 1e6:.2f} million voxels per second, load average {os.getloadavg()[0]:.1f}")
     print(
         f"a block inside a volume takes {windows} windows: {overhead:.2f} times the arithmetic of a bare pass over its "

@@ -13,11 +13,11 @@ import torch
 import zarr
 
 from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, within
-from spoco_bundle.blockwise.memory import release_freed
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
 from spoco_bundle.blockwise.work import WorkFolder
 from spoco_bundle.core.atomic_files import disk_errors
 from spoco_bundle.core.embedding_field import EmbeddingField
+from spoco_bundle.core.memory import release_freed
 from spoco_bundle.formats.geometry import column_spacing
 from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.formats.ome_zarr import chunk_regions, halve

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +11,10 @@ import psutil
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["available_memory", "block_memory", "readable", "release_freed", "whole_memory", "window_voxels"]
+__all__ = ["available_memory", "block_memory", "readable", "whole_memory", "window_voxels"]
 
 GIB = 2**30
-# Measured with scripts/benchmark_blockwise.py; see docs/blockwise.md.
+# Measured with scripts/benchmark_blockwise.py; see docs/performance.md.
 PROCESS = 0.7 * GIB  # Python, torch and MONAI before they do anything
 WINDOW_FEATURE_BYTES = 52  # a window's activations, per voxel and feature channel of the full resolution
 CLUSTER_BYTES = 40  # labels, masks and connected parts, per voxel
@@ -91,16 +89,6 @@ def block_memory(
     network = 3 * 4 * channels * seen + 4 * outputs * labelled + WINDOW_FEATURE_BYTES * features * min(seen, window)
     clustering = 2 * 4 * outputs * labelled + CLUSTER_BYTES * labelled + CLUSTER_SLABS
     return max(network, clustering)
-
-
-def release_freed() -> None:
-    """Gives memory that was freed back to the system, where the C library (glibc) would keep it in pieces.
-
-    Without it the resident memory of a worker creeps up from block to block, though nothing is held.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def readable(size: float) -> str:

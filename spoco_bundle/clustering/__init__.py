@@ -24,6 +24,7 @@ from spoco_bundle.clustering.mutex_watershed import mutex_watershed
 from spoco_bundle.clustering.objects import find_objects
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.memory import release_freed
 
 __all__ = [
     "BACKGROUND_RULES",
@@ -146,6 +147,7 @@ def cluster_field(
     def clusters() -> np.ndarray:
         with torch.no_grad():
             labels = METHODS[method](field, inside, **params)
+        release_freed()
         return (drop_largest(labels) if rule == "largest" else labels).cpu().numpy()
 
     mask = None if foreground is None else field.grid(foreground, "foreground", torch.bool).cpu().numpy()

@@ -24,10 +24,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELLED", "objectness_loss", "objectness_target"]
+__all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
 
 OBJECTNESS_TARGETS = ("binary", "interior", "distance")
-UNLABELLED = -1.0
+UNLABELED = -1.0
 IGNORED = -2.0
 
 
@@ -100,13 +100,13 @@ def objectness_target(
         ignore_label: id of voxels that count nowhere.
 
     Returns:
-        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELLED`, or `IGNORED`.
+        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELED`, or `IGNORED`.
     """
     inside = labels > 0
     for special in (background_label, ignore_label):
         if special is not None:
             inside &= labels != special
-    target = torch.full(labels.shape, 0.0 if dense else UNLABELLED, device=labels.device)
+    target = torch.full(labels.shape, 0.0 if dense else UNLABELED, device=labels.device)
     steps = _shell_steps(shell, spacing, labels.dim())
     target[_grown(inside, steps)] = 0
     if background_label is not None:
@@ -142,7 +142,7 @@ def objectness_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
-    known, unlabeled = target >= 0, target == UNLABELLED
+    known, unlabeled = target >= 0, target == UNLABELED
     weights = known if labels is None else _shares(labels, known)
     return _mean(losses, weights) + unlabeled_weight * _mean(losses, unlabeled)
 

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from spoco_bundle.losses import SpocoLoss
-from spoco_bundle.losses.objectness import IGNORED, OBJECTNESS_TARGETS, UNLABELLED, objectness_loss, objectness_target
+from spoco_bundle.losses.objectness import IGNORED, OBJECTNESS_TARGETS, UNLABELED, objectness_loss, objectness_target
 
 
 def ball(shape=(17, 21, 21), centre=(8, 10, 10), radius=6):
@@ -22,11 +22,11 @@ def test_target_is_one_at_the_centre_falls_to_the_border_and_knows_nothing_beyon
     assert target[8, 10, 10] == 1
     profile = target[8, 10, 10:20]
     assert (profile[:7].diff() < 0).all() and 0 < profile[6] < 0.15
-    assert profile[7] == 0 and (profile[8:] == UNLABELLED).all()
+    assert profile[7] == 0 and (profile[8:] == UNLABELED).all()
     inside = labels > 0
     assert (target[inside] > 0).all() and (target[inside] <= 1).all()
     shell = torch.from_numpy(ndimage.binary_dilation(inside.numpy(), np.ones((3, 3, 3)))) & ~inside
-    assert (target[shell] == 0).all() and (target[~shell & ~inside] == UNLABELLED).all()
+    assert (target[shell] == 0).all() and (target[~shell & ~inside] == UNLABELED).all()
     binary = objectness_target(labels)
     assert torch.equal(binary > 0, inside) and torch.equal(binary[~inside], target[~inside])
     assert (binary[inside] == 1).all()
@@ -100,8 +100,8 @@ def test_interior_leaves_out_the_outermost_voxels_of_touching_objects(shell):
     expected = inside & ~border if shell else inside
     assert np.array_equal(target.numpy() == 1, expected)
     around = ndimage.binary_dilation(inside, cube, iterations=shell) if shell else inside
-    assert np.array_equal(target.numpy() == UNLABELLED, ~around)
-    assert ((target == 0) | (target == 1) | (target == UNLABELLED)).all()
+    assert np.array_equal(target.numpy() == UNLABELED, ~around)
+    assert ((target == 0) | (target == 1) | (target == UNLABELED)).all()
 
 
 def test_one_voxel_and_whole_crop_objects():
@@ -109,9 +109,9 @@ def test_one_voxel_and_whole_crop_objects():
     labels[2, 2] = 7
     for kind in ("binary", "distance"):
         target = objectness_target(labels, kind)
-        assert target[2, 2] == 1 and (target[1:4, 1:4].sum()) == 1 and target[0, 0] == UNLABELLED
+        assert target[2, 2] == 1 and (target[1:4, 1:4].sum()) == 1 and target[0, 0] == UNLABELED
         assert (objectness_target(torch.full((4, 4), 9), kind) == 1).all()
-        assert (objectness_target(torch.zeros(4, 4, dtype=torch.int64), kind) == UNLABELLED).all()
+        assert (objectness_target(torch.zeros(4, 4, dtype=torch.int64), kind) == UNLABELED).all()
 
 
 @pytest.mark.parametrize("kind", OBJECTNESS_TARGETS)
@@ -120,9 +120,9 @@ def test_background_is_zero_ignored_counts_nowhere_and_neither_is_an_object(kind
     labels[:, 4:7], labels[:, 7:9], labels[:, 11] = 3, 250, 200
     target = objectness_target(labels, kind, background_label=200, ignore_label=250)
     assert (target[:, 11] == 0).all() and (target[:, 7:9] == IGNORED).all()
-    assert (target[:, 3] == 0).all() and (target[:, :3] == UNLABELLED).all() and (target[:, 5] == 1).all()
+    assert (target[:, 3] == 0).all() and (target[:, :3] == UNLABELED).all() and (target[:, 5] == 1).all()
     assert (objectness_target(labels, kind, dense=True)[:, :4] == 0).all()
-    assert (objectness_target(labels, kind, shell=0)[:, 3] == UNLABELLED).all()
+    assert (objectness_target(labels, kind, shell=0)[:, 3] == UNLABELED).all()
     assert (objectness_target(labels, kind, shell=2)[:, 2:4] == 0).all()
 
 
@@ -130,7 +130,7 @@ def test_each_object_counts_alike_where_labels_are_given():
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([7] * 50 + [3] * 2 + [0] * 10 + [9] * 5)
     target = (torch.rand(67, generator=generator, dtype=torch.float64) > 0.5).double()
-    target[54:60], target[62:] = UNLABELLED, IGNORED
+    target[54:60], target[62:] = UNLABELED, IGNORED
     logits = torch.randn(67, generator=generator, dtype=torch.float64, requires_grad=True)
     p = logits.detach().sigmoid()
     entropy = -torch.where(target > 0, p.log(), (1 - p).log())
@@ -146,7 +146,7 @@ def test_each_object_counts_alike_where_labels_are_given():
 
 
 def test_loss_is_the_cross_entropy_of_known_voxels_and_a_share_of_the_unlabeled():
-    target = torch.tensor([0.25, 1.0, UNLABELLED, UNLABELLED, IGNORED, 0.0], dtype=torch.float64)
+    target = torch.tensor([0.25, 1.0, UNLABELED, UNLABELED, IGNORED, 0.0], dtype=torch.float64)
     logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1], dtype=torch.float64, requires_grad=True)
     p = logits.detach().sigmoid()
     known = -(target * p.log() + (1 - target) * (1 - p).log())[[0, 1, 5]].mean()
