@@ -277,7 +277,6 @@ def network(options: argparse.Namespace) -> None:
     parser = read_configs([find_config("inference"), find_config("inference_blockwise")], {})
     net = parser.get_parsed_content("network_def")
     load_weights(net, shipped_weights(3) / "model.pt").eval().to(memory_format=torch.channels_last_3d)
-    inferer = parser.get_parsed_content("inferer")
     block = tuple(parser.get_parsed_content("largest_block"))
     scale, spacing = float(net.coordinate_scale), net.training_spacing.tolist()
     overlap = tuple(math.ceil(options.diameters * 4 * scale / step) for step in spacing)

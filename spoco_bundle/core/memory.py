@@ -11,8 +11,8 @@ __all__ = ["release_freed"]
 def release_freed() -> None:
     """Gives memory that was freed back to the system, where the C library (glibc) would keep it in pieces.
 
-    Without it the resident memory of a worker creeps up from block to block, and that of one volume from stage to stage,
-    though nothing is held.
+    Without it resident memory creeps up from block to block, and from one stage of a large volume to the next, though
+    nothing is held.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
