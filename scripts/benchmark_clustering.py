@@ -65,12 +65,7 @@ def read_argument(text: str) -> tuple[str, ConfigParser]:
 
 def network_of(parser: ConfigParser) -> torch.nn.Module:
     """The network of the config with the weights that predict, which the decoder reads too."""
-    return load_weights(parser.get_parsed_content("network"), weights_of(parser)).eval()
-
-
-def weights_of(parser: ConfigParser) -> Path:
-    """The file of the weights that predict."""
-    return Path(parser.get_parsed_content("validate#handlers#0#path"))
+    return load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("weights_file")).eval()
 
 
 @torch.inference_mode()
@@ -79,7 +74,7 @@ def raw_outputs(parser: ConfigParser, student: bool = False) -> list[dict[str, A
     networks = {"pred": network_of(parser)}
     if student:
         networks["second_pred"] = load_weights(
-            copy.deepcopy(networks["pred"]), weights_of(parser).with_name("model_student.pt")
+            copy.deepcopy(networks["pred"]), parser.get_parsed_content("second_weights_file")
         )
     inferer = parser.get_parsed_content("validate#inferer")
     samples = []

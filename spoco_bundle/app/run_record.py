@@ -213,10 +213,8 @@ def _runs(file: Path) -> list[dict[str, Any]]:
 
 def _weights(parser: Mapping[str, Any]) -> list[Path]:
     """The files that a prediction reads its networks from."""
-    folder = Path(parser.get_parsed_content("ckpt_dir"))
-    student = parser.get_parsed_content("weights") == "student"
-    names = ["model_student.pt", "model.pt"] if student else ["model.pt", "model_student.pt"]
-    return [folder / name for name in names[: 1 + bool(parser.get_parsed_content("agreement"))]]
+    names = ["weights_file", "second_weights_file"][: 1 + bool(parser.get_parsed_content("agreement"))]
+    return [Path(parser.get_parsed_content(name)) for name in names]
 
 
 def _short(value: Any) -> str:

@@ -28,6 +28,23 @@ def load_tensors(file: str | Path, map_location: str | torch.device = "cpu") -> 
         raise DamagedFile(type(error).__name__) from error
 
 
+def weights_file(folder: str | Path, network: str | None = None, other: bool = False) -> str:
+    """The file of a network that a training left.
+
+    ``model.pt`` is the network that was scored: the teacher, beside it the student in ``model_student.pt``; or, with
+    ``validate_with`` "student", the student, beside it the teacher in ``model_teacher.pt``.
+
+    Args:
+        folder: of a trained model.
+        network: "teacher" or "student"; None for the one that was scored.
+        other: the file of the other one of the two.
+    """
+    folder = Path(folder)
+    scored = "student" if (folder / "model_teacher.pt").is_file() else "teacher"
+    beside = {"teacher": "model_student.pt", "student": "model_teacher.pt"}[scored]
+    return str(folder / ("model.pt" if (network in (None, scored)) != other else beside))
+
+
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """Loads a plain state dict into a network and refuses anything that does not fit.
 

@@ -56,7 +56,7 @@ def test_the_shipped_values_fit():
         ("objectness_target", "inside", "one of binary, interior, distance"),
         ("ckpt_dir", "", "a path"),
         ("dataset_dir", [], "a path, or a list of paths"),
-        ("weights", "both", "one of teacher, student"),
+        ("weights", "both", "teacher, student, or null"),
         ("partly_labelled", "yes", "true or false"),
     ],
 )

@@ -1,11 +1,12 @@
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.networks import load_weights
+from spoco_bundle.networks import load_weights, weights_file
 
 
 def test_loads_flat_and_nested_state_dicts(tmp_path):
@@ -49,3 +50,14 @@ def test_truncated_missing_and_dangerous_files_are_refused(tmp_path, capsys):
         with pytest.raises(SpocoError, match=name):
             load_weights(nn.Linear(3, 2), tmp_path / name)
     assert "must not run" not in capsys.readouterr().out
+
+
+def test_the_scored_network_is_in_model_pt_whichever_it_was(tmp_path):
+    names = {key: Path(weights_file(tmp_path, *key)).name for key in ((None,), ("teacher",), ("student",))}
+    assert names == {(None,): "model.pt", ("teacher",): "model.pt", ("student",): "model_student.pt"}
+    assert Path(weights_file(tmp_path, other=True)).name == "model_student.pt"
+    assert Path(weights_file(tmp_path, "student", other=True)).name == "model.pt"
+    (tmp_path / "model_teacher.pt").touch()
+    names = {key: Path(weights_file(tmp_path, *key)).name for key in ((None,), ("teacher",), ("student",))}
+    assert names == {(None,): "model.pt", ("teacher",): "model_teacher.pt", ("student",): "model.pt"}
+    assert Path(weights_file(tmp_path, other=True)).name == "model_teacher.pt"
