@@ -331,8 +331,9 @@ def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
     prepare_threads()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for noisy in ("ignite", "matplotlib", "monai", "monai.bundle.workflows"):
+    for noisy in ("matplotlib", "monai", "monai.bundle.workflows"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it logs every error that ends a run, as the last line does
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         fire.Fire(Spoco(), command=_spelled_out(sys.argv[1:]), name="spoco")
