@@ -101,6 +101,8 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
             shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
         elif value != usual:
             shared[key] = value
+    if trained["spacing"] is not None and trained["target_spacing"] is not None:
+        shared["assumed_spacing"] = trained["spacing"]
     left_out = sorted(key for key, value in shared.items() if foreign_code(key, value))
     if left_out:
         logger.warning(
@@ -154,6 +156,8 @@ def _up_to_date(content: dict[str, Any]) -> dict[str, Any]:
                 plain = not isinstance(inner, (dict, list)) and not str(inner).startswith(("$", "@", "%"))
                 if plain and inner != usual.get(name):
                     kept[f"{key}#{name}"] = inner
+        elif key == "spacing" and "target_spacing" in content:
+            kept["assumed_spacing"] = value
         elif key not in ("spacing", "time"):
             kept[key] = value
     return kept

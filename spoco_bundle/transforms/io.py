@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import PIXEL
+from spoco_bundle.core.lengths import MICROMETER, PIXEL, in_words
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import check_result, read_image, result_suffix, write_instances
-from spoco_bundle.formats.geometry import Image, checked_spacing, column_spacing, length_unit, replacement_message
+from spoco_bundle.formats.geometry import (
+    Image,
+    checked_spacing,
+    column_spacing,
+    length_unit,
+    replaced_affine,
+    replacement_message,
+)
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.transforms.serving import SERVED
@@ -41,6 +49,8 @@ class LoadVolumed(MapTransform):
         spatial_dims: 3 for volumes, 2 for single images.
         in_channels: channels that images must have; None takes any number.
         spacing: micrometres along z, y, x (or y, x), in place of what the files state or leave out; one line says so.
+        assumed_spacing: micrometres along z, y, x (or y, x) where the file states none: those of the files that a model
+            learned from, which a resampling to another spacing starts from.
         axes: see ``read_image``.
         channel: see ``read_image``.
         time: see ``read_image``.
@@ -58,6 +68,7 @@ class LoadVolumed(MapTransform):
         spatial_dims: int = 3,
         in_channels: int | None = None,
         spacing: Sequence[float] | None = None,
+        assumed_spacing: Sequence[float] | None = None,
         axes: str | None = None,
         channel: int | None = None,
         time: int | None = None,
@@ -68,6 +79,7 @@ class LoadVolumed(MapTransform):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.spacing = None if spacing is None else checked_spacing(spacing, spatial_dims)
+        self.assumed = None if assumed_spacing is None else checked_spacing(assumed_spacing, spatial_dims)
         self.axes = axes
         self.channel = channel
         self.time = time
@@ -91,6 +103,16 @@ class LoadVolumed(MapTransform):
 
     def _load(self, path: str | Path | Image, kind: str) -> MetaTensor:
         volume = path if isinstance(path, Image) else self._read(path, kind)
+        if volume.spacing is None and self.assumed is not None:
+            affine = replaced_affine(volume.affine, self.assumed)
+            volume = replace(volume, spacing=self.assumed, file_unit=MICROMETER, affine=affine)
+            if not self._said:
+                self._said = True
+                logger.info(
+                    "%s: does not say its voxel size: %s, as where the model learned, is assumed; --spacing gives it",
+                    volume.path,
+                    in_words(self.assumed, MICROMETER),
+                )
         channels = volume.array.shape[0]
         if kind == "image" and self.in_channels not in (None, channels):
             one = (

@@ -138,6 +138,7 @@ def test_code_of_an_own_config_is_not_kept_with_the_model(tmp_path, caplog):
 def test_the_config_of_a_model_of_version_0_1_is_brought_up_to_date(tmp_path):
     old = {
         "spacing": [0.01, 0.01, 0.01],
+        "target_spacing": [0.02, 0.02, 0.02],
         "embedding_channels": 16,
         "clustering": {
             "_target_": "spoco_bundle.transforms.ClusterEmbeddingsd",
@@ -152,6 +153,12 @@ def test_the_config_of_a_model_of_version_0_1_is_brought_up_to_date(tmp_path):
     path = tmp_path / "model.json"
     path.write_text(json.dumps(old))
     assert model_overlay(tmp_path) == [path]
-    new = {"embedding_channels": 16, "clustering#merge_distance": 4.0, "clustering#min_size": 200}
+    new = {
+        "assumed_spacing": [0.01, 0.01, 0.01],
+        "target_spacing": [0.02, 0.02, 0.02],
+        "embedding_channels": 16,
+        "clustering#merge_distance": 4.0,
+        "clustering#min_size": 200,
+    }
     assert json.loads(path.read_text()) == new
     assert model_overlay(tmp_path) == [path] and json.loads(path.read_text()) == new

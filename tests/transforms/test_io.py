@@ -194,3 +194,16 @@ def test_missing_pred(tmp_path, sample):
     assert SaveInstancesd(output_dir=tmp_path, allow_missing_keys=True)(data) is not None
     with pytest.raises(KeyError):
         SaveInstancesd(output_dir=tmp_path)(data)
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_an_assumed_spacing_holds_only_where_the_file_states_none(tmp_path, stated, caplog):
+    options = {"metadata": {"axes": "ZYX", "spacing": 3.0, "unit": "um"}, "imagej": True} if stated else {}
+    resolution = {"resolution": (2.0, 2.0)} if stated else {}
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 8, 8)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", voxels, photometric="minisblack", **options, **resolution)
+    with caplog.at_level("INFO"):
+        image = LoadVolumed("image", assumed_spacing=(2.0, 0.8, 0.8))({"image": tmp_path / "a.tif"})["image"]
+    assert voxel_spacing(image, 3) == ((3.0, 0.5, 0.5) if stated else (2.0, 0.8, 0.8))
+    assert image.meta["length_unit"] == "micrometer"
+    assert ("is assumed" in caplog.text) != stated

@@ -90,7 +90,7 @@ def test_the_agreement_of_student_and_teacher(stack, tmp_path):
 
 
 def test_brightness_as_foreground(stack, tmp_path):
-    assert same_in_blocks(stack, tmp_path, "--clustering#background", "intensity").max() > 10
+    assert same_in_blocks(stack, tmp_path, "--clustering#background", "otsu").max() > 10
 
 
 def test_a_mask_as_foreground(stack, tmp_path):
