@@ -33,8 +33,9 @@ def installed(bundle_root, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("options", [[], ["--config", "2d"]], ids=["volumes", "images"])
 def test_prediction_from_the_wheel_alone(options, installed, sample, tmp_path):
     image = sample / "val" / "field_b_raw.ome.tif"
+    # below a file nothing can be written, whoever runs this
     home = tmp_path / "home"
-    home.mkdir(mode=0o500)
+    home.touch()
     if options:
         plane = tifffile.imread(image)[5]
         image = tmp_path / "plane_raw.tif"
@@ -46,4 +47,3 @@ def test_prediction_from_the_wheel_alone(options, installed, sample, tmp_path):
     assert str(installed) in result.stdout + result.stderr, "the weights are not those of the wheel"
     (found,) = (tmp_path / "out").glob("*_instances.*")
     assert tifffile.imread(found).shape == tifffile.imread(image).shape
-    assert not list(home.iterdir()), "it writes into the home folder, which may be read-only"
