@@ -1,16 +1,18 @@
 """Assembles the bundle as the MONAI model zoo wants it, checks it the way the zoo does, and packs it.
 
     python scripts/package_zoo.py dist            # dist/models/spoco_instance_segmentation/, its .zip and dist/ci/
-    python scripts/package_zoo.py dist --quick    # assembles and packs only
+    python scripts/package_zoo.py dist --quick    # assembles and packs only: neither the zoo's style nor its checks
 
 The folders lie as in the zoo's repository: `models` holds the bundle alone, no installation of the package is needed,
-its code lies beside the configs; `ci/unit_tests` holds its unit tests. The archive of the bundle is the same byte for
-byte whenever it is made from the same files.
+its code lies beside the configs; `ci/unit_tests` holds its unit tests. The copy of the code is put into the zoo's style
+(`zoo_style.py`); of the documents the README is packed, without links to the others. The archive of the bundle is the
+same byte for byte whenever it is made from the same files, by the same versions of the tools.
 
 Checks, each in a process of its own that runs in the assembled folder: file set, sizes and version; metadata against
 the schema (downloaded by MONAI, or `--schema FILE`); the network's input and output against the metadata; TorchScript;
-properties of the training, evaluation and inference workflows; isort, black and flake8; the unit tests, unless
-`--skip-unit-tests`. `--pins` also asks the package index whether every pinned requirement can be installed.
+properties of the training, evaluation and inference workflows; isort, black and flake8 as the zoo runs them; the unit
+tests, unless `--skip-unit-tests`. `--pins` also asks the package index whether every pinned requirement can be
+installed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,19 +28,22 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import zoo_style
+
 NAME = "spoco_instance_segmentation"
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {
     "configs": ("*.json", "logging.conf"),
-    "docs": ("*.md", "data_license.txt"),
+    "docs": ("README.md", "data_license.txt"),
     "models": ("**/*.pt",),
-    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt", "**/*.json"),
+    "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt", "**/*.json", "**/*.yaml"),
 }
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/train.json", "configs/inference.json", "models/model.pt")
 REQUIRED += ("docs/README.md", "docs/data_license.txt")
 SECTIONS = ("Model Overview", "Data", "Training configuration", "Input", "Output", "Performance")
 SECTIONS += ("MONAI Bundle Commands", "References", "License")
 LARGEST_FILE = 25_000_000  # bytes; the zoo takes larger ones by large_files.yml only
+PLANE = "['8*n','8*n']"  # in the place of the metadata's shape, which is that of volumes
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can tell
 
 
@@ -59,7 +65,17 @@ def assemble(target: Path) -> list[Path]:
     for path in relative:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target / path)
+    readme = target / "docs" / "README.md"
+    readme.write_text(standalone(readme.read_text()))
     return relative
+
+
+def standalone(readme: str) -> str:
+    """The README as it holds where the other documents, the scripts and an installation are missing."""
+    text = re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)[^)\s]+\)", r"\1", readme)
+    text = re.sub(r"^python scripts/.*\n", "", text, flags=re.M)
+    text = re.sub(r"(^|`)spoco (?=[a-z])", r"\1python -m spoco_bundle.cli ", text, flags=re.M)
+    return f"{text}\nThe other documents that are named here lie in `docs/` of the project spoco-bundle.\n"
 
 
 def lay_out_unit_tests(target: Path) -> list[str]:
@@ -94,6 +110,9 @@ def check_files(folder: Path) -> str:
         problems.append(f"metadata.json: version {metadata['version']} has no entry in the changelog")
     readme = (folder / "docs" / "README.md").read_text()
     problems += [f"docs/README.md has no section {name!r}" for name in SECTIONS if f"# {name}\n" not in readme]
+    links = re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", readme)
+    problems += [f"docs/README.md: {link} is not packed" for link in links if not (folder / "docs" / link).exists()]
+    problems += [f"docs/README.md: {name} is not packed" for name in re.findall(r"scripts/\w+\.py", readme)]
     return "; ".join(problems)
 
 
@@ -129,7 +148,6 @@ def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
     configs, workdir = folder / "configs", Path(tempfile.mkdtemp())
     inference = ["--config_file", f"{configs}/inference.json", "--meta_file", f"{configs}/metadata.json"]
     bundle = ["-m", "monai.bundle"]
-    code = ["spoco_bundle"]
     schema = schema or str(workdir / "schema.json")
     found = {
         "files": check_files(folder),
@@ -138,6 +156,14 @@ def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
         ),
         "network input and output": run(
             folder, *bundle, "verify_net_in_out", "network_def", *inference, "--bundle_root", str(folder)
+        ),
+        "network input and output in 2D": run(
+            folder,
+            *bundle,
+            *("verify_net_in_out", "network_def", "--meta_file", f"{configs}/metadata.json"),
+            *("--config_file", str([f"{configs}/inference.json", f"{configs}/2d.json"])),
+            *("--_meta_#network_data_format#inputs#image#spatial_shape", PLANE),
+            *("--_meta_#network_data_format#outputs#pred#spatial_shape", PLANE),
         ),
         "TorchScript": run(
             folder,
@@ -152,9 +178,6 @@ def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
         "properties of training": run(folder, "-c", PROPERTIES, "train", "train"),
         "properties of evaluation": run(folder, "-c", PROPERTIES, "train", "train", "evaluate"),
         "properties of inference": run(folder, "-c", PROPERTIES, "inference", "inference"),
-        "isort": run(folder, "-m", "isort", "--profile", "black", "-l", "120", "--check-only", *code),
-        "black": run(folder, "-m", "black", "-l", "120", "--check", *code),
-        "flake8": run(folder, "-m", "flake8", "--max-line-length", "120", "--extend-ignore", "E203", *code),
     }
     if pins:
         required = json.loads((configs / "metadata.json").read_text())["required_packages_version"]
@@ -175,9 +198,15 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     target = options.target.resolve()
     folder = target / "models" / NAME
+    if not options.quick:
+        zoo_style.require_tools()
     files = assemble(folder)
     unit_tests = lay_out_unit_tests(target)
-    found = {} if options.quick else checks(folder, options.schema, options.pins)
+    found = {}
+    if not options.quick:
+        code = [Path("models", NAME, file) for file in files if file.suffix == ".py"] + list(map(Path, unit_tests))
+        zoo_style.restyle(target, code)
+        found = checks(folder, options.schema, options.pins) | zoo_style.findings(target, code)
     for name in [] if options.quick or options.skip_unit_tests else unit_tests:
         found[name] = run(target, name)
     failed = False

@@ -72,7 +72,7 @@ def takes(words: list[str]) -> set[str] | None:
             return own
         files = words[words.index("--config_file") + 1]
         files = ast.literal_eval(files) if files.startswith("[") else [files]
-        return own | ids(Path(file).stem for file in files if file.startswith("configs/"))
+        return own | ids(Path(file).stem for file in files if "configs/" in file)
     if words[0] == "python" and words[1].startswith("scripts/"):
         return {option.lstrip("-") for option in re.findall(r'"(--?[\w-]+)"', (ROOT / words[1]).read_text())}
     return None

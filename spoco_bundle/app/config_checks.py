@@ -242,6 +242,6 @@ def _is_device(value: Any) -> bool:
 
     try:
         torch.empty(0, device=value)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError):
+    except (RuntimeError, AssertionError, TypeError):
         return False
     return True

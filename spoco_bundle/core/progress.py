@@ -69,15 +69,19 @@ class Progress:
         self.bar.close()
 
     def line(self, **facts: Any) -> str:
-        """The state in words, such as ``images: 3 of 10, 1.5 minutes gone, about 3.5 left``."""
-        gone = (time.monotonic() - self._began) / 60
+        """The state in words, such as ``images: 3 of 10, 1.5 minutes gone, about 3.5 minutes left``."""
+        gone = time.monotonic() - self._began
         parts = [f"{self.name}: {self.done}" + (f" of {self.total}" if self.total else "")]
         parts += [f"{name} {value}" for name, value in facts.items()]
-        parts.append(f"{gone:.1f} minutes gone")
+        parts.append(f"{_in_words(gone)} gone")
         if self.total and self.done > self._first:
-            parts.append(f"about {gone * (self.total - self.done) / (self.done - self._first):.1f} left")
+            parts.append(f"about {_in_words(gone * (self.total - self.done) / (self.done - self._first))} left")
         return ", ".join(parts)
 
     def _is_due(self) -> bool:
         tenth = bool(self.total) and (self.done - self._said_done >= SHARE * self.total or self.done == self.total)
         return tenth and not self.inner or time.monotonic() - self._said >= SECONDS
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"

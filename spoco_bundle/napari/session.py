@@ -196,7 +196,8 @@ class Session:
             if better:
                 self._adopt(result)
         before = scores.get("before")
-        return Trained(before, scores.get("best", float("nan") if before is None else before), better, note)
+        best = scores.get("best", float("nan") if before is None else before)
+        return Trained(before, best, better, note)  # noqa: B901
 
     def predict(self, annotations: np.ndarray, options: Sequence[str] = ()) -> Iterator[JobProgress]:
         """Segments the image as ``spoco predict`` does, in one piece or block by block.
@@ -228,7 +229,7 @@ class Session:
             yield from self._job.run([*arguments, *self._common(training=False), *options])
             yield JobProgress("reading the results")
             result = self._read_results(folder, annotations)
-        return result
+        return result  # noqa: B901
 
     def save(self, folder: str | Path, instances: np.ndarray | None, annotations: np.ndarray) -> list[Path]:
         """Writes what there is, in the format and on the grid of the image.

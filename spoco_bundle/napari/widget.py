@@ -121,7 +121,7 @@ class SpocoWidget(Painting, Checking, Controls):
         def read() -> Iterator[JobProgress]:
             yield JobProgress(f"reading {path}")
             image = open_image(path)
-            return image, image_layers(image)
+            return image, image_layers(image)  # noqa: B901
 
         self._start(read, self._add_image)
 
@@ -361,7 +361,7 @@ class SpocoWidget(Painting, Checking, Controls):
 
         def write() -> Iterator[JobProgress]:
             yield JobProgress(f"saving into {folder} ...")
-            return self.session.save(folder, instances, annotations)
+            return self.session.save(folder, instances, annotations)  # noqa: B901
 
         self._start(write, lambda written: self._say(f"saved {', '.join(path.name for path in written)}"))
 

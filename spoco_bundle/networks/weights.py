@@ -12,7 +12,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.networks.lengths import with_length_unit
 
 
-class DamagedFile(Exception):
+class DamagedFileError(Exception):
     """A file of tensors that cannot be read, or that holds more than tensors and plain values."""
 
 
@@ -20,12 +20,12 @@ def load_tensors(file: str | Path, map_location: str | torch.device = "cpu") -> 
     """What ``torch.save`` wrote, if it is tensors and plain values in lists and dicts.
 
     Raises:
-        DamagedFile: for any other content; the text names the kind of the error.
+        DamagedFileError: for any other content; the text names the kind of the error.
     """
     try:
         return torch.load(file, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged pickle lets the unpickler fail in any way, IndexError among them
-        raise DamagedFile(type(error).__name__) from error
+        raise DamagedFileError(type(error).__name__) from error
 
 
 def weights_file(folder: str | Path, network: str | None = None, other: bool = False) -> str:
@@ -60,10 +60,13 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """
     file = Path(path)
     if not file.is_file():
-        raise SpocoError(f"{file}: no such weights file; train first, or name the file that holds the weights")
+        place = (
+            "" if file.is_absolute() else f" in {Path.cwd()}, the bundle's folder unless --bundle_root names another"
+        )
+        raise SpocoError(f"{file}: no such weights file{place}; train first, or name the file that holds the weights")
     try:
         state = load_tensors(file)
-    except DamagedFile as error:
+    except DamagedFileError as error:
         raise SpocoError(
             f"{file}: not a readable weights file ({error}); it may be truncated or hold more than "
             "tensors: take another copy or train again"

@@ -25,7 +25,7 @@ def histogram(sizes: Sequence[float], bins: int = 20) -> str:
         for i, n in enumerate(counts)
     )
     marks = "".join(
-        f'<text x="{10 + 300 * t:.0f}" y="138" text-anchor="{anchor}">{_short(10 ** (low + t * (high - low)))}</text>'
+        f'<text x="{10 + 300 * t:.0f}" y="138" text-anchor="{anchor}">{_short(10 ** (low + t * (high - low)))}</text>'  # noqa: B907
         for t, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     return (
@@ -48,11 +48,12 @@ def curve(points: Sequence[tuple[float, float]], most: int = 400) -> str:
     low, high = float(values.min()), float(values.max())
     x = 45 + 265 * (steps - steps[0]) / max(steps[-1] - steps[0], 1e-12)
     y = 125 - 110 * (values - low) / max(high - low, 1e-12)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    corners = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    line = f'<polyline points="{corners}"/>'  # noqa: B907
     return (
         f'<svg viewBox="0 0 320 150" role="img" aria-label="from {values[0]:.3g} to {values[-1]:.3g}">'
         f'<line class="axis" x1="45" x2="310" y1="125" y2="125"/><line class="axis" x1="45" x2="45" y1="15" y2="125"/>'
-        f'<polyline points="{line}"/><text x="40" y="20" text-anchor="end">{high:.3g}</text>'
+        f'{line}<text x="40" y="20" text-anchor="end">{high:.3g}</text>'
         f'<text x="40" y="125" text-anchor="end">{low:.3g}</text><text x="45" y="142">{steps[0]:.0f}</text>'
         f'<text x="310" y="142" text-anchor="end">{steps[-1]:.0f}</text></svg>'
     )

@@ -27,7 +27,7 @@ def test_log_hears_every_tenth_or_half_minute(clock, caplog):
             clock[0] += 1
             shown.update()
     assert len(lines(caplog)) == 10
-    assert lines(caplog)[2] == "images: 30 of 100, 0.5 minutes gone, about 1.2 left"
+    assert lines(caplog)[2] == "images: 30 of 100, 30 seconds gone, about 1.2 minutes left"
     caplog.clear()
     with Progress("images", 1000) as shown:
         for _ in range(100):
@@ -41,7 +41,7 @@ def test_estimate_leaves_out_what_was_done_before(clock, caplog):
     with Progress("blocks", 10, done=6) as shown:
         clock[0] += 60
         shown.update()
-    assert lines(caplog) == ["blocks: 7 of 10, 1.0 minutes gone, about 3.0 left"]
+    assert lines(caplog) == ["blocks: 7 of 10, 1.0 minutes gone, about 3.0 minutes left"]
 
 
 def test_inner_work_is_said_only_as_time_passes(clock, caplog):

@@ -69,3 +69,12 @@ def test_one_reason_for_all_images_is_one_line():
     evaluator.state.iteration = 2
     evaluator.problems = [(name, f"{name}: folder: holds slices: convert the series") for name in ("a.dcm", "b.dcm")]
     assert str(evaluator._summary()) == "folder: holds slices: convert the series"
+
+
+def test_the_summary_counts_what_is_done():
+    evaluator = BatchEvaluator(device=torch.device("cpu"), val_data_loader=[0], network=torch.nn.Identity())
+    evaluator.state.iteration = 4
+    evaluator.problems = [(name, f"{name}: {reason}") for name, reason in zip("abcd", ("one", "two", "three", "four"))]
+    assert "4 of 4 images could not be processed, none is done: " in str(evaluator._summary())
+    evaluator.problems = evaluator.problems[:3]
+    assert "3 of 4 images could not be processed, the other 1 is done: " in str(evaluator._summary())

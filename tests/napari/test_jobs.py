@@ -26,8 +26,9 @@ def test_progress_is_read_as_the_commands_write_it(monkeypatch):
     assert read_progress(line) == JobProgress(
         "iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180)
     )
+    assert read_progress("blocks: 1 of 4, 2 seconds gone, about 6 seconds left").seconds_left == 6
     assert read_progress("weights from model.pt") == JobProgress("weights from model.pt")
-    assert read_progress("windows: 3, 0.1 minutes gone").fraction is None
+    assert read_progress("windows: 3, 6 seconds gone").fraction is None
 
 
 def test_what_the_user_can_mend_comes_as_one_line(tmp_path):

@@ -61,3 +61,11 @@ def test_the_scored_network_is_in_model_pt_whichever_it_was(tmp_path):
     names = {key: Path(weights_file(tmp_path, *key)).name for key in ((None,), ("teacher",), ("student",))}
     assert names == {(None,): "model.pt", ("teacher",): "model_teacher.pt", ("student",): "model.pt"}
     assert Path(weights_file(tmp_path, other=True)).name == "model_teacher.pt"
+
+
+def test_the_folder_that_was_looked_in_is_named_where_the_path_does_not_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpocoError, match=rf"^models/model.pt: no such weights file in {tmp_path}, .*--bundle_root"):
+        load_weights(nn.Linear(3, 2), "models/model.pt")
+    with pytest.raises(SpocoError, match="model.pt: no such weights file; train first"):
+        load_weights(nn.Linear(3, 2), tmp_path / "model.pt")

@@ -1,4 +1,4 @@
-"""Pushing the bundle to Hugging Face with MONAI's function, against a stand-in for the hub on this machine."""
+"""The bundle to Hugging Face and back with MONAI's functions, against a stand-in for the hub on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 
@@ -23,9 +24,20 @@ repository, name, folder = sys.argv[1:]
 print(push_to_hf_hub(repo=repository, name=name, bundle_dir=folder, token="hf_" + "x" * 34, version="0.1.0"))
 """
 
+PULL = """
+import sys
+from monai.bundle import download
+repository, name, folder = sys.argv[1:]
+download(name=name, bundle_dir=folder, source="huggingface_hub", repo=repository, version="0.1.0")
+"""
+COMMIT = "0" * 40
+
 
 class Hub(ThreadingHTTPServer):
-    """What the client talks to when it makes a repository, uploads files and tags them; weights go through LFS."""
+    """What the client talks to when it makes a repository, uploads files, tags and downloads them.
+
+    Weights go through LFS on their way up.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Requests)
@@ -67,10 +79,35 @@ class Requests(BaseHTTPRequestHandler):
         self.server.stored[hashlib.sha256(data).hexdigest()] = data
         self.answer({})
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         self.body()
-        self.server.unknown.append(self.path)
-        self.answer({"error": "not found"}, 404)
+        path = unquote(self.path.split("?")[0])
+        start = f"/{REPOSITORY}/resolve/{COMMIT}/"
+        if path == f"/api/models/{REPOSITORY}/revision/0.1.0":
+            self.answer(
+                {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.server.files]}
+            )
+        elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
+            files = self.server.files.items()
+            entries = [
+                {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for n, d in files
+            ]
+            self.answer(entries)
+        elif path.startswith(start) and path.removeprefix(start) in self.server.files:
+            data = self.server.files[path.removeprefix(start)]
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+        else:
+            self.server.unknown.append(self.path)
+            self.answer({"error": "not found"}, 404)
 
     def do_POST(self):
         hub, path, body = self.server, self.path.split("?")[0], self.body()
@@ -97,7 +134,7 @@ class Requests(BaseHTTPRequestHandler):
                 elif line["key"] == "lfsFile":
                     hub.files[value["path"]] = hub.stored[value["oid"]]
                     hub.through_lfs.add(value["path"])
-            commit = {"commitOid": "0" * 40, "commitUrl": f"{hub.address}/{REPOSITORY}/commit/{'0' * 40}"}
+            commit = {"commitOid": COMMIT, "commitUrl": f"{hub.address}/{REPOSITORY}/commit/{COMMIT}"}
             self.answer({"success": True, **commit})
         elif path == f"{repository}/tag/main":
             hub.tags.append(json.loads(body)["tag"])
@@ -118,8 +155,9 @@ def hub():
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("huggingface_hub"), reason="needs the extra 'hub'")
-def test_the_hub_gets_the_bundle(hub, bundle_root, tmp_path):
+def test_the_hub_gets_the_bundle_and_gives_it_back(hub, bundle_root, tmp_path):
     packed = run_python([bundle_root / "scripts" / "package_zoo.py", tmp_path, "--quick"], cwd=tmp_path)
     assert packed.returncode == 0, packed.stderr
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -141,3 +179,9 @@ def test_the_hub_gets_the_bundle(hub, bundle_root, tmp_path):
     # the model card that MONAI makes of docs/README.md
     card = sent["README.md"].decode()
     assert card.startswith("---\n") and "# Model Overview" in card
+
+    result = run_python(["-c", PULL, REPOSITORY, NAME, tmp_path / "pulled"], cwd=tmp_path, **settings)
+    assert result.returncode == 0, result.stderr[-3000:] + str(hub.unknown)
+    folder = tmp_path / "pulled" / NAME
+    got = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {name: data for name, data in got.items() if not name.startswith(".cache/")} == sent

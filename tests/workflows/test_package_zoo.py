@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,8 +14,12 @@ from pathlib import Path
 import package_zoo
 import pytest
 import tifffile
+import zoo_style
 
 NAME = "spoco_instance_segmentation"
+needs_tools = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, zoo_style.TOOLS)), reason="needs the extra 'zoo'"
+)
 
 
 def package(bundle_root, target, *options, python=sys.executable):
@@ -39,7 +45,7 @@ def plain_python(tmp_path_factory) -> Path:
 def test_a_link_out_of_the_bundle_is_not_followed(tmp_path, monkeypatch):
     bundle, secret = tmp_path / "bundle", tmp_path / "secret.json"
     (bundle / "configs").mkdir(parents=True)
-    (bundle / "LICENSE").write_text("")
+    (bundle / "LICENSE").touch()
     secret.write_text("{}")
     (bundle / "configs" / "own.json").symlink_to(secret)
     monkeypatch.setattr(package_zoo, "ROOT", bundle)
@@ -59,6 +65,39 @@ def test_archive_is_reproducible_and_holds_the_bundle_alone(bundle_root, tmp_pat
         names = archive.namelist()
     assert {name.split("/")[1] for name in names} == {"LICENSE", "configs", "docs", "models", "spoco_bundle"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    package_files = [path for path in (bundle_root / "spoco_bundle").rglob("*") if path.is_file()]
+    wanted = {f"{NAME}/{path.relative_to(bundle_root)}" for path in package_files if "__pycache__" not in path.parts}
+    assert wanted <= set(names)
+
+
+def test_the_readme_names_only_what_is_packed(bundle_root, tmp_path):
+    package_zoo.assemble(tmp_path)
+    readme = (tmp_path / "docs" / "README.md").read_text()
+    assert package_zoo.check_files(tmp_path) == ""
+    assert not re.search(r"(^|`)(spoco [a-z]|python scripts/)", readme, re.M)
+    (tmp_path / "docs" / "README.md").write_text(f"{readme}![a](pictures/a.png), [b](b.md#c): python scripts/c.py\n")
+    problems = package_zoo.check_files(tmp_path).split("; ")
+    assert problems == [f"docs/README.md: {name} is not packed" for name in ("pictures/a.png", "b.md", "scripts/c.py")]
+
+
+def test_links_to_other_documents_become_text():
+    text = package_zoo.standalone("[a](a.md#b), [c](#c), [d](https://d.org)\n`spoco train x`\nspoco predict y\n")
+    assert text.startswith("a, [c](#c), [d](https://d.org)\n`python -m spoco_bundle.cli train x`\npython -m spoco")
+
+
+@needs_tools
+def test_the_copy_gets_the_zoos_style_and_what_remains_is_found(tmp_path):
+    imports = "import torch\n\nimport spoco_bundle\n\n"
+    (tmp_path / "a.py").write_text(
+        f"{imports}used = (\n    torch,\n    spoco_bundle,\n)\npairs = list(zip(used, used))\n"
+    )
+    (tmp_path / "b.py").write_text("def f(a=list()):\n    return a\n")
+    files = [Path("a.py"), Path("b.py")]
+    assert all(zoo_style.findings(tmp_path, files[:1]).values()), "this file is to break every check"
+    zoo_style.restyle(tmp_path, files)
+    found = zoo_style.findings(tmp_path, files)
+    assert (found["isort"], found["black"]) == ("", "")
+    assert "b.py:1:9: " in found["flake8"] and "a.py" not in found["flake8"]
 
 
 @pytest.mark.slow
@@ -74,6 +113,7 @@ def test_unpacked_archive_predicts_without_the_package(bundle_root, sample, plai
     assert tifffile.imread(tmp_path / "out" / "field_b_raw_instances.ome.tif").shape == (10, 40, 48)
 
 
+@needs_tools
 @pytest.mark.slow
 def test_checks_of_the_zoo_pass(bundle_root, shared_dir, plain_python, tmp_path):
     schema = shared_dir / "contracts" / "meta_schema_20240725.json"
@@ -81,7 +121,7 @@ def test_checks_of_the_zoo_pass(bundle_root, shared_dir, plain_python, tmp_path)
         pytest.skip(f"{schema} is missing, and the schema is not downloaded in tests")
     result = package(bundle_root, tmp_path, "--schema", schema, "--skip-unit-tests", python=plain_python)
     assert result.returncode == 0, result.stdout
-    assert result.stdout.count("ok ") == 10
+    assert result.stdout.count("ok ") == 11
 
 
 @pytest.mark.slow
