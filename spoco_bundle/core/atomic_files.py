@@ -103,7 +103,7 @@ def _unwritable(path: Path, error: OSError) -> SpocoError:
             f"{path}: the disk is full: free space or choose another folder; what is finished stays, and the same "
             "command goes on from there"
         )
-    return SpocoError(f"{path}: cannot be written ({error.strerror or error}): choose another output folder")
+    return SpocoError(f"{path}: cannot be written ({error.strerror or error}): free space or choose another folder")
 
 
 @cache

@@ -427,7 +427,7 @@ def test_the_papers_protocols_train_on_what_was_prepared(
     workflow = training(bundle_root, out, tmp_path / "model", *configs, **small)
     network, trainer = workflow.trainer.network, workflow.trainer
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    assert type(trainer.optimizer) is torch.optim.Adam and trainer.coordinate_channels == 0
+    assert type(trainer.optimizer) is torch.optim.Adam and trainer.decoder.coordinate_channels == 0
     assert trainer.optimizer.defaults["lr"] == 2e-4 and trainer.optimizer.defaults["weight_decay"] == 1e-5
     assert network.out_channels == 16 and network.in_channels == (1 if arguments is None else 3)
     workflow.run()
