@@ -113,10 +113,11 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
         array = node[dataset["path"]]
         letters = _checked_axes(path, axes or "".join(str(axis["name"]) for axis in stated), array.shape)
         scale, translation = [1.0] * len(letters), [0.0] * len(letters)
-        for transformation in (
+        transformations = [
             *dataset.get("coordinateTransformations", ()),
             *described.get("coordinateTransformations", ()),
-        ):
+        ]
+        for transformation in transformations:
             values = [float(value) for value in transformation.get(transformation["type"], ())]
             if transformation["type"] == "scale":
                 scale = [a * b for a, b in zip(scale, values, strict=True)]
@@ -127,7 +128,9 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
                 raise ValueError(f"a transformation of type {transformation['type']} is not known here")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise SpocoError(f"{path}: its OME-Zarr metadata are damaged ({_line(error)}): write the image anew") from error
-    units = {letter: axis.get("unit") for letter, axis in zip(letters, stated)}
+    # a unit without a scale says nothing of the size of a voxel
+    has_scale = any(transformation["type"] == "scale" for transformation in transformations)
+    units = {letter: axis.get("unit") for letter, axis in zip(letters, stated)} if has_scale else {}
     return _with_lengths(array, letters, dict(zip(letters, scale)), dict(zip(letters, translation)), units)
 
 

@@ -83,6 +83,16 @@ def test_lengths_without_a_unit_and_without_a_scale(tmp_path, voxels):
     assert volume.spacing == (3, 1, 1) and volume.file_unit == "micrometer"
 
 
+def test_a_unit_without_a_scale_is_no_size(tmp_path, voxels):
+    write_image(tmp_path / "a.zarr", voxels[0, 0], "zyx", [2, 1, 1], units=dict.fromkeys("zyx", "micrometer"))
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r+")
+    multiscales = group.attrs["multiscales"]
+    del multiscales[0]["datasets"][0]["coordinateTransformations"]
+    group.attrs["multiscales"] = multiscales
+    volume = open_volume(tmp_path / "a.zarr", 3)
+    assert volume.spacing is None and volume.stated_size == ""
+
+
 def test_plain_arrays_need_names_for_unusual_axes(tmp_path, voxels):
     zarr.save_array(str(tmp_path / "plain.zarr"), voxels[0, 0], zarr_format=2)
     volume = open_volume(tmp_path / "plain.zarr", spacing=[2, 1, 1])
