@@ -39,7 +39,7 @@ def test_needs_grow_with_the_volume_but_not_with_the_windows_beyond_it():
 def test_freed_pieces_are_given_back(tmp_path):
     script = """
 import numpy as np, psutil
-from spoco_bundle.blockwise.memory import release_freed
+from spoco_bundle.core.memory import release_freed
 def resident(): return psutil.Process().memory_info().rss / 2**20
 pieces = [np.ones(1024) for _ in range(20_000)]
 kept = pieces[::100]

@@ -117,7 +117,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, voxels, name, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(SpocoError, match="No space left"):
+    with pytest.raises(SpocoError, match="the disk is full"):
         write_instances(target, np.zeros((4, 5, 6), int), tmp_path / name)
     assert target.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, target.name])

@@ -25,7 +25,9 @@ def test_all_iterations_are_one_work_from_where_a_run_resumes(caplog):
         engine.run(range(4), max_epochs=3)
     first, *_, last = lines(caplog)
     assert first.startswith("iterations: 7 of 12, epoch 2 of 3, loss 0.500, best 0.750, ")
-    assert re.fullmatch(r"iterations: 12 of 12, epoch 3 of 3, loss 0.500, best 0.750, .* gone, about 0.0 left", last)
+    assert re.fullmatch(
+        r"iterations: 12 of 12, epoch 3 of 3, loss 0.500, best 0.750, .* gone, about 0 seconds left", last
+    )
 
 
 def test_a_long_training_does_not_flood_the_log(caplog):

@@ -37,7 +37,7 @@ def test_training_says_what_it_takes_the_objects_for_its_extent_and_last_its_mod
         "training on cpu (1 thread), 2 epochs, 4 iterations each, 2 crops each: 2 images to learn "
     )
     assert "annotated objects); 2 images to validate on (" in said[0] and "voxels, " in said[0]
-    assert one(said, "iterations: 8 of 8, epoch 2 of 2, loss ").endswith("about 0.0 left")
+    assert one(said, "iterations: 8 of 8, epoch 2 of 2, loss ").endswith("about 0 seconds left")
     assert said[-1] == "model in new/model.pt"
 
 
@@ -45,7 +45,7 @@ def test_prediction_says_images_and_voxels_first_and_its_results_last(folder):
     said = spoco(folder, "predict", "data/val", "--model", "model", "--output", "results")
     assert one(said, "segmenting on cpu (1 thread): 2 images (")
     assert "so does the other image, which is no larger" in said[0]
-    assert one(said, "images: 2 of 2, ").endswith("about 0.0 left")
+    assert one(said, "images: 2 of 2, ").endswith("about 0 seconds left")
     assert said[-1] == "results in results"
     said = spoco(folder, "report", "results", "--output", "page.html")
     assert said[0].startswith("drawing pages with embeddings on cpu (1 thread): 2 images (")
