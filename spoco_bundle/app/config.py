@@ -149,8 +149,8 @@ def run_configs(files: Sequence[str | Path], overrides: dict[str, Any], workflow
     """
     from monai.bundle import ConfigWorkflow
 
-    # it sets its own level when it is imported, and says that no logging file is read
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
+    # it sets a level of its own when it is imported, and then says which files it takes for logging
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     read_configs(files, overrides)
     workflow = ConfigWorkflow(
         config_file=[str(file) for file in files],
