@@ -31,6 +31,7 @@ from spoco_bundle import __version__
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import synthetic_volume
 from spoco_bundle.networks import EmbeddingUNet, load_weights
@@ -93,7 +94,7 @@ def write_cover(image: np.ndarray, embeddings: np.ndarray, path: Path) -> None:
     """Image and embedding colours side by side, the middle plane of a volume."""
     if image.ndim == 4:
         image, embeddings = image[:, image.shape[1] // 2], embeddings[:, embeddings.shape[1] // 2]
-    picture = np.concatenate([gray(image), embedding_colours(embeddings)], axis=1)
+    picture = np.concatenate([gray(image), embedding_colours(EmbeddingField(embeddings))], axis=1)
     size = (512, 512 * image.shape[1] // (2 * image.shape[2]))
     Image.fromarray((255 * picture).astype(np.uint8)).resize(size, Image.Resampling.NEAREST).save(path)
 

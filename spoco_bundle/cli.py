@@ -90,7 +90,8 @@ class Spoco:
             overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
         """
         files = [find_config("train"), *find_overlays(config)]
-        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train", "val"))
+        splits = ("train#dataset#data#split", "validate#dataset#data#split")
+        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
         from spoco_bundle.app.training import train
 
         train(dataset_dir, output, config, resume, tissue, **overrides)
@@ -130,7 +131,8 @@ class Spoco:
         images = input[0] if len(input) == 1 else list(input)
         overlays = [*model_overlay(model), *find_overlays(config)]
         overrides = {"dataset_dir": images, "output_dir": output, **_weights(model), **overrides}
-        _check_early([*map(find_config, ("inference", "inference_blockwise")), *overlays], overrides, ("predict",))
+        files = [*map(find_config, ("inference", "inference_blockwise")), *overlays]
+        _check_early(files, overrides, ("dataset#data#items#split",))
         from spoco_bundle.app.prediction_plan import plan_predictions
         from spoco_bundle.app.run_record import forget_outdated, write_run_record
 
@@ -170,7 +172,7 @@ class Spoco:
         """
         files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *find_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
-        _check_early(files, overrides, ("val",))
+        _check_early(files, overrides, ("validate#dataset#data#split",))
         run_configs(files, overrides, "train")
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
@@ -191,7 +193,7 @@ class Spoco:
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
         files = [find_config("train"), *model_overlay(model), find_config("tune"), *find_overlays(config)]
         overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model), **overrides}
-        _check_early(files, overrides)
+        _check_early(files, overrides, ("split",))
         run_configs(files, overrides, "train")
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
@@ -286,13 +288,33 @@ def _weights(model: str) -> dict[str, str]:
     return {"ckpt_dir": model}
 
 
-def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str] = ()) -> None:
-    """Refuses wrong ids and missing files, the images of the splits too where the ids about them are plain."""
+def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str]) -> None:
+    """Refuses wrong ids and missing files before torch loads, the images too where the ids about them are plain.
+
+    Args:
+        files: configs, overlays last.
+        overrides: id to value.
+        splits: ids that say which split of the folder is read.
+    """
     merged = check_settings(files, overrides)
     source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
-    if not any(str(value).startswith(("$", "@", "%")) for value in (source, *endings)):
-        for split in splits:
+    chosen = [_nested(merged, name) for name in splits]
+    if not any(str(value).startswith(("$", "@", "%")) for value in (source, *endings, *chosen)):
+        for split in dict.fromkeys(chosen):
             build_datalist(source, split, *endings)
+
+
+def _nested(merged: dict[str, Any], name: str) -> Any:
+    """Value of an id such as ``train#dataset``; where an overlay sets ``train#dataset``, that wins over ``train``."""
+    parts = name.split("#")
+    for length in range(len(parts), 0, -1):
+        key = "#".join(parts[:length])
+        if key in merged:
+            value = merged[key]
+            for part in parts[length:]:
+                value = value[part]
+            return value
+    raise KeyError(name)
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from spoco_bundle import cli
+from spoco_bundle.app.config import find_config
 from spoco_bundle.core.errors import SpocoError
 from support import run_python
 
@@ -43,6 +44,7 @@ REFUSED = {
     "unknown id of prediction": (["predict", "here.tif", "--window_sise", "3"], 2, "did you mean --window_size?"),
     "value out of range": (["tune", "data", "--objectness_threshold", "2"], 2, "between 0 and 1"),
     "unknown config": (["evaluate", "data", "--config", "3d"], 2, "config 3d: no such file"),
+    "folder without images to tune on": (["tune", "data"], 2, "data: has no val/"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 
@@ -77,6 +79,18 @@ def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy
         assert found == code and words in said, f"{name}: {found}\n{said}"
     assert set(HEAVY) & set(modules) == set()
     assert len(modules) < 1000
+
+
+def test_fine_tuning_asks_for_no_validation_images(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("a_raw.tif", "a_label.tif"):
+        (tmp_path / "train" / name).touch()
+    splits = ("train#dataset#data#split", "validate#dataset#data#split")
+    given = {"dataset_dir": str(tmp_path)}
+    cli._check_early([find_config("train"), find_config("fine_tune")], given, splits)
+    for files, more in ((["train"], {}), (["train", "fine_tune"], {"validate#dataset#data#split": "val"})):
+        with pytest.raises(SpocoError, match="has no val/"):
+            cli._check_early([find_config(name) for name in files], given | more, splits)
 
 
 def test_the_package_itself_loads_nothing(tmp_path):

@@ -24,7 +24,7 @@ def sampled(process, seconds):
             samples.append(int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * PAGE)
         except (FileNotFoundError, ProcessLookupError):
             break
-        time.sleep(0.02)
+        time.sleep(0.005)
     process.join(60)
     return np.array(samples[:-1])
 
