@@ -107,8 +107,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 #: what trains, in the rows of the bundle
 PROGRAM = f"torch {torch.__version__}"
 
-#: the published rows
-ROWS = Path(__file__).resolve().parent.parent / "docs" / "label_efficiency"
+#: the published rows, beside their page
+ROWS = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "label_efficiency"
+
+#: of all documents
+PICTURES = ROWS.parent.parent / "pictures"
 
 #: variants in the curve of score against annotated objects, with the name of their line
 CURVES = {"default": "this bundle", "known_background": "this bundle", "stardist": "StarDist", "otsu_watershed": "Otsu"}
@@ -529,8 +532,8 @@ def main() -> None:
         command.add_argument("--seed", type=int, default=0)
     table = commands.add_parser("table", help="table and curve of all rows")
     table.add_argument("--document", type=Path, default=ROWS.with_suffix(".md"), help="Markdown file with the tables")
-    table.add_argument("--curve", type=Path, default=ROWS.parent / "pictures" / "label_efficiency.png")
-    table.add_argument("--trainings", type=Path, default=ROWS.parent / "pictures" / "label_efficiency_trainings.png")
+    table.add_argument("--curve", type=Path, default=PICTURES / "label_efficiency.png")
+    table.add_argument("--trainings", type=Path, default=PICTURES / "label_efficiency_trainings.png")
     for command in (train, score, otsu, table):
         command.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
     chosen = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python scripts/robustness.py bbbc050 --spacing 1.75 0.8 0.8
     python scripts/robustness.py dsb2018 --config 2d
-    python scripts/robustness.py dsb2018 --config 2d --card docs/model_card.md    # and replaces the table there
+    python scripts/robustness.py dsb2018 --config 2d --card docs/measurements/robustness.md  # table there
 
 Every image of val/ is changed, written as OME-TIFF with its axes and spacing to a temporary folder, and scored there as
 `spoco evaluate` does, once per change. The table says what the scores lose against the unchanged images.

@@ -22,6 +22,7 @@ from spoco_bundle.dataset.synthetic import make_synthetic_sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs" / "measurements").glob("*.md"))
 BLOCK = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?[ ]*```(?P<language>\w*)\n(?P<text>.*?)^[ ]*```$", re.M | re.S)
 COMMAND = re.compile(r"^(\w+=\S+ )*(spoco|python3?|torchrun|pip|monailabel|git|bash) ", re.M)
 #: configs whose ids a command takes as options
@@ -33,6 +34,10 @@ CONFIGS = {
     "label": ("train", "label"),
 }
 SHORT = " --max_epochs 1 --iterations_per_epoch 2 --crop_size '[8,32,32]'"
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path):
@@ -87,7 +92,7 @@ def unknown_options(text: str) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_says_what_it_is_and_commands_run_or_say_why_not(page):
     for mark, language, text in blocks(page):
         assert language in ("bash", "python", "json", "text"), f"a block without a language: {text[:60]}"
@@ -98,7 +103,7 @@ def test_every_block_says_what_it_is_and_commands_run_or_say_why_not(page):
             assert mark == "tests" or re.match(r"not run: \S", mark), f"unknown mark: {mark}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_options_exist(page):
     found = [text for _, language, text in blocks(page) if language == "bash"]
     # commands within a sentence; a name in capitals stands for anything
@@ -122,7 +127,7 @@ def test_unknown_options_and_commands_are_noticed():
         unknown_options("spoco segment data")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_within_the_project_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
         if re.match(r"\w+:", link):
@@ -163,7 +168,7 @@ def shortened(line: str) -> str:
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(runs(m, lang) or m == "run: python" for m, lang, _ in blocks(page))],
-    ids=lambda page: page.name,
+    ids=name_of,
 )
 def test_commands_run(page, workplace):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
