@@ -33,6 +33,7 @@ CONFIGS = {
     "tune": ("train", "tune"),
     "label": ("train", "label"),
 }
+TWO_SCREENS = 60  # lines
 SHORT = " --max_epochs 1 --iterations_per_epoch 2 --crop_size '[8,32,32]'"
 
 
@@ -110,6 +111,18 @@ def test_options_exist(page):
     prose = BLOCK.sub("", page.read_text())
     found += [code for code in re.findall(r"`((?:spoco|python -m monai\.bundle) [^`]+)`", prose) if "|" not in code]
     assert [problem for text in found for problem in unknown_options(text)] == []
+
+
+def test_the_readme_is_short_and_begins_with_a_picture():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines[:5] if line.startswith("![")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_figure_or_a_command_comes_within_two_screens(page):
+    lines = page.read_text().splitlines()
+    assert len(lines) <= TWO_SCREENS or [line for line in lines[:TWO_SCREENS] if re.match(r"\s*(!\[|```)", line)]
 
 
 def test_unknown_options_and_commands_are_noticed():
