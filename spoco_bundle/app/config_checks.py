@@ -14,13 +14,13 @@ from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.protocols import Validator
+from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.validators import extend
 
 from spoco_bundle.core.errors import SpocoError, report_last_on_stderr
 
 if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
     from monai.bundle import ConfigParser
 
 #: ids of a run that name files and folders
@@ -102,13 +102,13 @@ def _check_values(config: Mapping[str, Any], where: str) -> None:
 def _validator() -> Validator:
     """Checks plain values by ``schema.json``, where 1.0 is no whole number and infinity no number."""
     schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    types = Draft7Validator.TYPE_CHECKER.redefine_many(
         {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_number(value)}
     )
     formats = FormatChecker(formats=())
     formats.checks("device")(_is_device)
     formats.checks("normalization")(_is_norm)
-    return extend(Draft202012Validator, type_checker=types)(schema, format_checker=formats)
+    return extend(Draft7Validator, type_checker=types)(schema, format_checker=formats)
 
 
 def _as_json(value: Any) -> Any:

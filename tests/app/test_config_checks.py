@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 from monai.bundle import ConfigWorkflow
 
 from spoco_bundle.app.config_checks import _validator, check_ids, check_together, config_folder, shipped_ids
@@ -22,7 +22,7 @@ def shipped_values():
 
 def test_the_schema_is_one_and_describes_every_plain_id_of_the_configs():
     schema = _validator().schema
-    Draft202012Validator.check_schema(schema)
+    Draft7Validator.check_schema(schema)
     assert all(entry["description"] for entry in schema["properties"].values())
     assert set(schema["properties"]) <= shipped_ids()
     plain = {

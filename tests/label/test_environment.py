@@ -1,7 +1,9 @@
 import json
+import tomllib
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label import environment
@@ -10,6 +12,13 @@ from spoco_bundle.label import environment
 def report(torch, torchvision):
     pair = (("torch", torch), ("torchvision", torchvision))
     return {"install": [{"metadata": {"name": name, "version": version}} for name, version in pair]}
+
+
+def test_the_bundle_fits_beside_monai_label(bundle_root):
+    """One environment holds both, and MONAI Label needs pydicom-seg, which takes jsonschema from 3.2 to below 4."""
+    project = tomllib.loads((bundle_root / "pyproject.toml").read_text())["project"]
+    wanted = {asked.name: asked.specifier for asked in map(Requirement, project["dependencies"])}
+    assert wanted["jsonschema"].contains("3.2.0")
 
 
 @pytest.mark.parametrize(
