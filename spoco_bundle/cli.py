@@ -299,22 +299,30 @@ def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Seque
     merged = check_settings(files, overrides)
     source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
     chosen = [_nested(merged, name) for name in splits]
-    if not any(str(value).startswith(("$", "@", "%")) for value in (source, *endings, *chosen)):
+    if not any(_is_expression(value) for value in (source, *endings)):
         for split in dict.fromkeys(chosen):
-            build_datalist(source, split, *endings)
+            if isinstance(split, str) and not _is_expression(split):
+                build_datalist(source, split, *endings)
+
+
+def _is_expression(value: Any) -> bool:
+    return str(value).startswith(("$", "@", "%"))
 
 
 def _nested(merged: dict[str, Any], name: str) -> Any:
-    """Value of an id such as ``train#dataset``; where an overlay sets ``train#dataset``, that wins over ``train``."""
+    """Value of an id such as ``train#dataset``; where an overlay sets ``train#dataset``, that wins over ``train``.
+
+    None where a config of one's own has no such place, as with another kind of data set.
+    """
     parts = name.split("#")
     for length in range(len(parts), 0, -1):
         key = "#".join(parts[:length])
         if key in merged:
             value = merged[key]
             for part in parts[length:]:
-                value = value[part]
+                value = value.get(part) if isinstance(value, dict) else None
             return value
-    raise KeyError(name)
+    return None
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:

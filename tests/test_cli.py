@@ -93,6 +93,16 @@ def test_fine_tuning_asks_for_no_validation_images(tmp_path):
             cli._check_early([find_config(name) for name in files], given | more, splits)
 
 
+@pytest.mark.parametrize("place", ["validate#dataset", "validate#dataset#data"])
+@pytest.mark.parametrize("value", ["@train#dataset", {"_target_": "CacheDataset"}])
+def test_a_data_set_of_ones_own_is_left_to_the_run(place, value, tmp_path):
+    """Where a config replaces the data set there is no split to look at, and nothing to refuse early."""
+    overlay = tmp_path / "own.json"
+    overlay.write_text(json.dumps({place: value}))
+    given = {"dataset_dir": str(tmp_path)}
+    cli._check_early([find_config("train"), overlay], given, ("validate#dataset#data#split",))
+
+
 def test_the_package_itself_loads_nothing(tmp_path):
     result = run_python(["-c", "import sys, spoco_bundle; print(len(sys.modules), 'numpy' in sys.modules)"], tmp_path)
     count, numpy = result.stdout.split()
