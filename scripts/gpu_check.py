@@ -3,8 +3,8 @@
     python scripts/gpu_check.py [--device cuda] [--page docs/performance.md]
 
 Each part runs on the processor in float32, then on the device with TF32 off, on the same input. "difference" is stated
-in the table for each part, "tolerance" is what it may be. TensorRT is tried where torch-tensorrt's `tensorrt` is
-installed, and a training on all GPUs where there are several; a part that cannot run here says "not run".
+in the table for each part, "tolerance" is what it may be. TensorRT is tried where `tensorrt` and `polygraphy`
+are installed, and a training on all GPUs where there are several; a part that cannot run here says "not run".
 """
 
 from __future__ import annotations
