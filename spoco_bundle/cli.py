@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.config import check_settings, config_folder, find_config, find_overlays, path_or_word, run_configs
+from spoco_bundle.app.config import (
+    check_settings,
+    config_folder,
+    find_config,
+    find_overlays,
+    path_or_word,
+    run_configs,
+    shipped_weights,
+)
 from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
 from spoco_bundle.core.threads import prepare_threads
 from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import image_dimensions
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
@@ -54,7 +64,7 @@ class Spoco:
         print(f"1/4 making an artificial sample of crowded nuclei in {data}", flush=True)
         make_synthetic_sample(data, seed=seed)
         print("2/4 training from 25% of the annotated nuclei", flush=True)
-        self.train(str(data), output=str(folder / "model"), config="demo", tissue="gaps", seed=seed, keep_seed=seed)
+        self.train(str(data), output=str(folder / "model"), config="demo", seed=seed, keep_seed=seed)
         print("3/4 segmenting the held-out volumes", flush=True)
         self.predict(str(data / "val"), output=str(folder / "results"), model=str(folder / "model"))
         print("4/4 comparing with the truth", flush=True)
@@ -64,7 +74,7 @@ class Spoco:
         print(f"for comparison, Otsu threshold and watershed: AP at IoU 0.5 {classical['ap_50']:.2f}")
 
     @PATHS_AS_TYPED
-    @SetParseFns(dataset_dir=str, output=str, config=str, tissue=str)
+    @SetParseFns(dataset_dir=str, output=str, config=str)
     def train(
         self,
         dataset_dir: str,
@@ -72,30 +82,47 @@ class Spoco:
         output: str = "model",
         config: str = "",
         resume: bool | str = False,
-        tissue: str = "auto",
         **overrides: Any,
     ) -> None:
-        """Train on a folder of images with a few annotated objects each.
+        """Train on a folder of images with a few annotated objects each; the images decide the settings.
 
         Args:
             dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif (also .nii.gz), the same under val/;
                 or a MONAI datalist JSON. In a label image 0 means "not annotated", each object has its own number.
             output: folder for the model; `spoco predict --model` takes it.
-            config: extra settings on top of the defaults: 2d, nonspatial, fine_tune (from the shipped weights), or a
-                JSON file; several with commas between.
+            config: extra settings: nonspatial, fine_tune (from the shipped weights), or a JSON file, such as one that
+                `spoco plan` wrote; several with commas between.
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
                 from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
-            tissue: dense for tissue in which every voxel belongs to some cell, gaps for objects with background between
-                them; auto finds out by comparing the annotated objects with what lies around them.
-            overrides: any id of configs/train.json, such as --max_epochs 80 or --spacing "[2.0,0.5,0.5]".
+            overrides: any id of configs/train.json, such as --minutes 30, --spacing "[2.0,0.5,0.5]" or --tissue dense
+                (where every voxel belongs to some cell; gaps where not).
         """
         files = [find_config("train"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
         _check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
         from spoco_bundle.app.training import train
 
-        train(dataset_dir, output, config, resume, tissue, **overrides)
+        train(dataset_dir, output, config, resume, **overrides)
         print(f"model in {Path(output) / 'model.pt'}")
+
+    @PATHS_AS_TYPED
+    @SetParseFns(dataset_dir=str, output=str, config=str)
+    def plan(self, dataset_dir: str, *, output: str = "plan.json", config: str = "", **overrides: Any) -> None:
+        """Look at a training folder and say what `spoco train` would do with it, and why.
+
+        Args:
+            dataset_dir: folder with train/NAME_raw.tif and train/NAME_label.tif, as for training.
+            output: the settings, to look at, to change, and to train with: `spoco train FOLDER --config plan.json`.
+            config: extra settings as for `spoco train`.
+            overrides: any id of configs/train.json; what depends on it follows.
+        """
+        files = [find_config("train"), *find_overlays(config)]
+        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
+        from spoco_bundle.app.training_plan import plan_folder, write_plan
+
+        lines, ids = plan_folder(dataset_dir, config, **overrides)
+        print("\n".join(lines))
+        print(f"settings in {write_plan(output, ids)}")
 
     @PATHS_AS_TYPED
     @SetParseFns(output=str, model=str, config=str, blockwise=str, max_memory=str)
@@ -118,7 +145,7 @@ class Spoco:
             output: folder for NAME_instances (each object with its own number) and NAME_objects.csv (their sizes); or,
                 for one image, NAME.ome.zarr.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
-            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            config: extra settings, a JSON file; a model folder brings its own.
             resume: leave out the images whose results, made by the same model and settings, lie in the output folder.
             blockwise: auto works block by block where an image does not fit into memory, and for OME-Zarr; True or
                 False decides for all images. What was interrupted goes on when the same command is given again.
@@ -129,10 +156,13 @@ class Spoco:
         if not input:
             raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
         images = input[0] if len(input) == 1 else list(input)
-        overlays = [*model_overlay(model), *find_overlays(config)]
-        overrides = {"dataset_dir": images, "output_dir": output, **_weights(model), **overrides}
-        files = [*map(find_config, ("inference", "inference_blockwise")), *overlays]
-        _check_early(files, overrides, ("dataset#data#items#split",))
+        bases = [*map(find_config, ("inference", "inference_blockwise"))]
+        _check_early(
+            [*bases, *find_overlays(config)], {"dataset_dir": images, **overrides}, ("dataset#data#items#split",)
+        )
+        dims = _dimensions(images, "predict", model, overrides)
+        overlays = [*model_overlay(model, dims), *find_overlays(config)]
+        overrides = {"dataset_dir": images, "output_dir": output, **_weights(model, dims), **overrides}
         from spoco_bundle.app.prediction_plan import plan_predictions
         from spoco_bundle.app.run_record import forget_outdated, write_run_record
 
@@ -166,13 +196,15 @@ class Spoco:
             dataset_dir: folder with val/NAME_raw.tif and val/NAME_label.tif, as for training.
             output: folder for scores.json, scores.csv and a picture of each image.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
-            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            config: extra settings, a JSON file; a model folder brings its own.
             overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
                 itself holds only some of the objects.
         """
-        files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *find_overlays(config)]
-        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model), **overrides}
-        _check_early(files, overrides, ("validate#dataset#data#split",))
+        base, *more = [find_config("train"), find_config("evaluate"), *find_overlays(config)]
+        _check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("validate#dataset#data#split",))
+        dims = _dimensions(dataset_dir, "val", model, overrides)
+        files = [base, *model_overlay(model, dims), *more]
+        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model, dims), **overrides}
         run_configs(files, overrides, "train")
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
@@ -186,14 +218,16 @@ class Spoco:
                 those of train/.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             output: overlay config to write, for `spoco predict --config`; by default tuned.json in the model's folder.
-            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            config: extra settings, a JSON file; a model folder brings its own.
             overrides: any id of configs/train.json and configs/tune.json; --partly_labelled False where the truth holds
                 every object.
         """
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
-        files = [find_config("train"), *model_overlay(model), find_config("tune"), *find_overlays(config)]
-        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model), **overrides}
-        _check_early(files, overrides, ("split",))
+        base, *more = [find_config("train"), find_config("tune"), *find_overlays(config)]
+        _check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("split",))
+        dims = _dimensions(dataset_dir, overrides.get("split", "val"), model, overrides)
+        files = [base, *model_overlay(model, dims), *more]
+        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model, dims), **overrides}
         run_configs(files, overrides, "train")
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
@@ -249,7 +283,7 @@ class Spoco:
             studies: folder of the images; labels and predictions are kept in it.
             output: folder for the server's app, its weights and, once, its environment of some 4 GB.
             model: folder that `spoco train` wrote, to start from; by default the model that comes with the bundle.
-            config: extra settings: 2d, nonspatial, or a JSON file; not needed for a model folder.
+            config: extra settings, a JSON file; a model folder brings its own.
             port: of the server.
             random_weights: start from nothing, not from a model.
             environment: folder of a server environment that another output folder has built.
@@ -280,9 +314,24 @@ def _separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _weights(model: str) -> dict[str, str]:
+def _dimensions(source: str | list[str], split: str, model: str, overrides: dict[str, Any]) -> int:
+    """2 or 3, which of the models that come with the bundle is meant: as the images are, or as was said."""
+    if model:
+        return 3  # it has a config of its own
+    if "spatial_dims" in overrides:
+        return 2 if overrides["spatial_dims"] == 2 else 3
+    names = ("image_ending",) if split == "predict" else ("image_ending", "label_ending")
+    items = build_datalist(source, split, **{name: overrides[name] for name in names if name in overrides})
+    for item in items:
+        # a bad image among good ones is named when its turn comes
+        with suppress(SpocoError):
+            return image_dimensions(item["image"], *(overrides.get(name) for name in ("axes", "channel", "time")))
+    return 3
+
+
+def _weights(model: str, spatial_dims: int = 3) -> dict[str, str]:
     if not model:
-        return {"bundle_root": str(config_folder().parent)}
+        return {"bundle_root": str(config_folder().parent), "ckpt_dir": str(shipped_weights(spatial_dims))}
     if not (Path(model) / "model.pt").is_file():
         raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
     return {"ckpt_dir": model}

@@ -15,6 +15,7 @@ TINY = {
     "strides": [[1, 2, 2]],
     "kernel_sizes": [[1, 3, 3], 3],
     "convolutions": [1, 1],
+    "target_spacing": None,
     "embedding_channels": 6,
     "crop_size": [8, 24, 24],
     "batch_size": 2,
@@ -23,6 +24,14 @@ TINY = {
     "val_interval": 1,
     "checkpoint_interval": 1,
     "device": "cpu",
+}
+
+#: what the profile of a training set decides, as plain values, for tests that have no images
+PLAN = {
+    **{"spatial_dims": 3, "in_channels": 1, "object_diameter": 16.0, "target_spacing": None, "dense": False},
+    **{"strides": [[1, 2, 2], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], 3, 3, 3]},
+    **{"convolutions": [1, 2, 2, 2]},
+    **{"channels": [8, 16, 32, 64], "crop_size": [32, 64, 64], "batch_size": 2},
 }
 
 

@@ -19,7 +19,11 @@ _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 #: id -> id that has to be neither false, 0 nor null for it to matter
 _NEEDS = {
     **dict.fromkeys(
-        ("objectness_target", "objectness_shell", "objectness_unlabeled_weight", "objectness_threshold"), "objectness"
+        (
+            *("objectness_target", "objectness_shell", "objectness_weight", "objectness_unlabeled_weight"),
+            "objectness_threshold",
+        ),
+        "objectness",
     ),
     **dict.fromkeys(("coordinate_scale", "coordinate_radii"), "coordinate_channels"),
 }

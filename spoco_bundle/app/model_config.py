@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spoco_bundle.app.config import find_config, json_content, read_configs
+from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights
 from spoco_bundle.app.config_checks import PLACES, config_folder, top_id
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["MODEL_CONFIG", "foreign_code", "model_overlay", "write_model_config"]
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
+__all__ = ["MODEL_CONFIG", "PLANNED", "foreign_code", "model_overlay", "resolved", "write_model_config"]
 
 logger = logging.getLogger(__name__)
 
 #: file beside a trained model that names the ids a later prediction needs
 MODEL_CONFIG = "model.json"
+
+#: ids that the profile of a training decides, see ``app.plan``
+PLANNED = (
+    *("spatial_dims", "in_channels", "object_diameter", "target_spacing", "dense"),
+    *("strides", "kernel_sizes", "convolutions", "channels", "crop_size", "batch_size"),
+    *("embedding_channels", "coordinate_channels"),
+    *("objectness_target", "objectness_weight", "objectness_unlabeled_weight", "objectness_shell"),
+    *("objectness_threshold", "extent_threshold", "merge_distance", "min_fraction"),
+)
 
 #: ids that no model decides; the voxel size and the time point are of the images, and the weights carry the training's
 _NOT_A_MODELS = frozenset(
@@ -77,23 +89,28 @@ def _shipped_code() -> frozenset[str]:
     return frozenset(text for file in files for text in texts(json_content(file)))
 
 
-def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
-    """Writes the ids in which a training differs from the defaults of inference beside the model.
+def resolved(parser: ConfigParser, key: str) -> Any:
+    """The plain value of an id that the config computes."""
+    value = parser.get_parsed_content(key)
+    return list(value) if isinstance(value, tuple) else value
 
-    With them prediction needs no overlay.
+
+def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
+    """Writes the ids beside a model that prediction, evaluation and further training need to be given.
+
+    These are all that the profile decided, and those in which the training differs from the defaults of inference.
 
     Args:
-        files: configs of the training, base first.
-        overrides: overrides of the training.
+        parser: the config of the training.
         folder: folder of the model.
 
     Returns:
         The file written, itself an overlay of ``inference.json``.
     """
-    trained = read_configs(files, overrides).get()
+    trained = parser.get()
     default = read_configs([find_config("inference")], {}).get()
-    shared: dict[str, Any] = {}
-    for key in trained.keys() & default.keys() - _NOT_A_MODELS:
+    shared: dict[str, Any] = {key: resolved(parser, key) for key in PLANNED if key in default and key in trained}
+    for key in trained.keys() & default.keys() - _NOT_A_MODELS - shared.keys():
         value, usual = trained[key], default[key]
         if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
             # of a component its own arguments alone: prediction has others that training does not know
@@ -101,7 +118,7 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
             shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
         elif value != usual:
             shared[key] = value
-    if trained["spacing"] is not None and trained["target_spacing"] is not None:
+    if trained["spacing"] is not None and shared["target_spacing"] is not None:
         shared["assumed_spacing"] = trained["spacing"]
     left_out = sorted(key for key, value in shared.items() if foreign_code(key, value))
     if left_out:
@@ -116,20 +133,24 @@ def write_model_config(files: Sequence[str | Path], overrides: dict[str, Any], f
     return target
 
 
-def model_overlay(model: str | Path) -> list[Path]:
-    """The config beside a trained model; none for the bundle's own model, or where there is none.
+def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:
+    """The config beside a model; none where there is none.
+
+    Args:
+        model: folder of the model, "" for the one that comes with the bundle.
+        spatial_dims: 2 or 3, which of those that come with the bundle.
 
     Raises:
         SpocoError: if it is no JSON, or holds what this program does not write there, such as code of its own: models
             are passed on, and using one must not run what its folder says.
     """
-    file = Path(model) / MODEL_CONFIG
-    if not model or not file.is_file():
+    file = (Path(model) if model else shipped_weights(spatial_dims)) / MODEL_CONFIG
+    if not file.is_file():
         return []
     bases = map(find_config, ("inference", "inference_blockwise"))
     known = {top_id(key) for base in bases for key in json_content(base)}
     stored = json_content(file)
-    content = _up_to_date(stored)
+    content = stored if "object_diameter" in stored else _up_to_date(stored)
     for key, value in content.items():
         if key in _NOT_A_MODELS or top_id(key) not in known:
             raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")
@@ -160,4 +181,4 @@ def _up_to_date(content: dict[str, Any]) -> dict[str, Any]:
             kept["assumed_spacing"] = value
         elif key not in ("spacing", "time"):
             kept[key] = value
-    return kept
+    return {key: default[key] for key in PLANNED if key in default} | kept

@@ -6,17 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import fastremap
 import ignite.distributed as idist
 import torch
 
 from spoco_bundle.core.errors import user_error
-from spoco_bundle.formats.files import read_image
 from spoco_bundle.formats.lazy import stored_size
 
 logger = logging.getLogger(__name__)
-
-MAX_LABELS = 64  # label images that are read to count their objects
 
 
 def log_summary(
@@ -26,28 +22,21 @@ def log_summary(
     plan: Mapping[str, object] | None = None,
     spatial_dims: int = 3,
     axes: str | None = None,
-    special_labels: Sequence[int | None] = (),
-    keep_fraction: float = 1.0,
 ) -> None:
     """Logs one line, on rank 0 only.
 
     Args:
         work: what will be done, such as "training".
-        images: purpose, such as "to learn from", to items with ``image`` and, where there are annotations, ``label``.
+        images: purpose, such as "to learn from", to items with ``image``.
         device: where the network runs.
-        plan: what else is known of the extent, unit to number, such as ``{"epochs": 30}``.
+        plan: what else is known of the extent, unit to number, such as ``{"epochs": 30}``; None is left out.
         spatial_dims: 2 or 3.
         axes: order of the axes where the files do not say, see ``read_image``.
-        special_labels: label ids that are no objects.
-        keep_fraction: part of the annotated objects that is used.
     """
     if idist.get_rank() != 0:
         return
-    counted = [
-        _counted(purpose, items, spatial_dims, axes, {*special_labels}, keep_fraction)
-        for purpose, items in images.items()
-    ]
-    steps = "".join(f", {number} {unit}" for unit, number in (plan or {}).items())
+    counted = [_counted(purpose, items, spatial_dims, axes) for purpose, items in images.items()]
+    steps = "".join(f", {number} {unit}" for unit, number in (plan or {}).items() if number is not None)
     logger.info("%s on %s%s: %s", work, device_in_words(device), steps, "; ".join(counted))
 
 
@@ -60,31 +49,14 @@ def device_in_words(device: torch.device | str) -> str:
     return f"{device} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
 
 
-def _counted(
-    purpose: str,
-    items: Sequence[Mapping[str, str]],
-    spatial_dims: int,
-    axes: str | None,
-    special: set[int | None],
-    keep_fraction: float,
-) -> str:
-    voxels = objects = 0
-    labelled = [item for item in items if item.get("label")][:MAX_LABELS]
+def _counted(purpose: str, items: Sequence[Mapping[str, str]], spatial_dims: int, axes: str | None) -> str:
+    voxels = 0
     for item in items:
         with _left_for_its_turn():
             size = stored_size(item["image"], spatial_dims, axes)
             voxels += size[0] if size else 0
-    for item in labelled:
-        with _left_for_its_turn():
-            ids = fastremap.unique(read_image(item["label"], "label", spatial_dims, axes=axes).array)
-            objects += sum(1 for number in ids.tolist() if number > 0 and number not in special)
-    facts = [f"{voxels:,} voxels"] if voxels else []
-    if labelled:
-        some = f" in the first {len(labelled)}" if len(labelled) < len(items) else ""
-        kept = f", {keep_fraction:.0%} of them used" if keep_fraction < 1 else ""
-        facts.append(f"{objects:,} annotated object{'s' * (objects != 1)}{some}{kept}")
     told = f"{len(items)} image{'s' * (len(items) != 1)} {purpose}".strip()
-    return told + (f" ({', '.join(facts)})" if facts else "")
+    return told + (f" ({voxels:,} voxels)" if voxels else "")
 
 
 @contextmanager

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs
+from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
-from spoco_bundle.formats import Image, read_image
+from spoco_bundle.formats import Image, image_dimensions, read_image
 from spoco_bundle.formats.files import check_intensities
 from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
-from spoco_bundle.transforms import RestoreGridd
 
 __all__ = ["Segmentation", "segment"]
 
@@ -47,6 +46,7 @@ def segment(
     spacing: Sequence[float] | None = None,
     model: str | Path | None = None,
     *,
+    diameter: float | None = None,
     axes: str | None = None,
     config: str = "",
     **overrides: Any,
@@ -58,6 +58,8 @@ def segment(
         spacing: voxel size along z, y, x (or y, x) in micrometres; for a file it replaces what the file states. None
             where it is not known, or the file states it.
         model: folder that `train` or `spoco train` wrote; by default the weights that come with the bundle.
+        diameter: of the image's objects, in pixels of a plane. None goes by the physical sizes of image and model, or,
+            where either has none, by the objects that a first look at the image finds.
         axes: letters of the array's axes, such as "YXC" or "CZYX", or of a file whose own are wrong.
         config: extra settings: names of shipped configs or JSON files with commas between.
         overrides: any id of ``configs/inference.json``.
@@ -78,7 +80,7 @@ def segment(
     chosen = {name: overrides.pop(name) for name in ("channel", "time") if overrides.get(name) is not None}
     given = _as_image(image, spacing, axes, overrides.get("spatial_dims"), chosen)
     dims = given.array.ndim - 1
-    ids = json.dumps(overrides, sort_keys=True, default=str)
+    ids = json.dumps({"diameter": diameter, **overrides}, sort_keys=True, default=str)
     with unwrapped():
         return _segmented(given, _prepared(str(model or ""), config, dims, ids))
 
@@ -88,7 +90,7 @@ def _as_image(
 ) -> Image:
     """The image with its geometry, from an array or a file, of which a channel or a time point may be chosen."""
     if isinstance(image, (str, Path)):
-        return read_image(image, "image", dims or _dimensions(image, axes, chosen), spacing, axes, **chosen)
+        return read_image(image, "image", dims or image_dimensions(image, axes, **chosen), spacing, axes, **chosen)
     if chosen:
         raise SpocoError(f"{next(iter(chosen))}: is chosen in files only: hand over that part of the array")
     array = np.asarray(image)
@@ -107,28 +109,13 @@ def _as_image(
     return Image(array, steps, unit, affine, "array", letters, "array")
 
 
-def _dimensions(path: str | Path, axes: str | None, chosen: dict[str, int]) -> int:
-    """2 or 3, whichever the file can be read as."""
-    try:
-        read_image(path, "image", 2, axes=axes, **chosen)
-    except SpocoError as flat:
-        try:
-            read_image(path, "image", 3, axes=axes, **chosen)
-        except SpocoError:
-            raise flat from None
-        return 3
-    return 2
-
-
 @lru_cache(maxsize=2)
 def _prepared(model: str, config: str, dims: int, ids: str) -> Any:
     """The parsed config with its network, weights loaded; kept for the next image."""
     if model and not (Path(model) / "model.pt").is_file():
         raise SpocoError(f"model {model}: holds no model.pt; name the output folder of `train`")
-    overlays = [*model_overlay(model), *find_overlays(config)]
-    if not model and dims == 2 and not config:
-        overlays = [find_config("2d")]
-    places = {"ckpt_dir": model} if model else {"bundle_root": str(config_folder().parent)}
+    overlays = [*model_overlay(model, dims), *find_overlays(config)]
+    places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model or str(shipped_weights(dims))}
     parser = read_configs([find_config("inference"), *overlays], {**places, **json.loads(ids)})
     load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("handlers#0#path")).eval()
     return parser
@@ -140,7 +127,7 @@ def _segmented(image: Image, parser: Any) -> Segmentation:
     network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
     inferer = parser.get_parsed_content("inferer")
     sample["pred"] = inferer(sample["image"].as_tensor()[None].to(device), network)[0]
-    found = RestoreGridd("pred")(parser.get_parsed_content("clustering")(sample))
+    found = parser.get_parsed_content("restore")(parser.get_parsed_content("clustering")(sample))
     labels = np.asarray(found["pred"].cpu())[0].astype(np.int32, copy=False)
     confidence = np.asarray(found["pred_confidence"].cpu())
     volume = abs(float(np.linalg.det(image.affine[:-1, :-1])))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import find_config, find_overlays, run_configs
-from spoco_bundle.app.model_config import write_model_config
+from spoco_bundle.app.config import run_configs
 from spoco_bundle.app.run_record import write_run_record
-from spoco_bundle.app.tissue_choice import tissue_overlays
+from spoco_bundle.app.training_plan import training_files
 
 __all__ = ["train"]
 
@@ -18,7 +17,6 @@ def train(
     output: str | Path = "model",
     config: str = "",
     resume: bool | str = False,
-    tissue: str = "auto",
     **overrides: Any,
 ) -> Path:
     """Train on a folder of images with a few annotated objects each.
@@ -29,7 +27,6 @@ def train(
         output: folder for the model.
         config: extra settings on top of the defaults, names of shipped configs or JSON files with commas between.
         resume: True goes on where an interrupted training in the same output folder stopped; see ``spoco train``.
-        tissue: "dense", "gaps" or "auto"; see ``spoco train``.
         overrides: any id of ``configs/train.json``.
 
     Returns:
@@ -45,8 +42,7 @@ def train(
     ids = {"dataset_dir": folder, "ckpt_dir": output, "output_dir": output, **overrides}
     if resume:
         ids["resume"] = "last" if resume is True else str(resume)
-    files = [find_config("train"), *tissue_overlays(find_overlays(config), ids, tissue, output)]
-    write_model_config(files, ids, output)
+    files = training_files(config, ids, output if resume else None)
     write_run_record("train", files, ids, output)
     run_configs(files, ids, "train")
     return Path(output)

@@ -11,28 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spoco_bundle.dataset.batch_dataset import BatchDataset
     from spoco_bundle.dataset.crop_dataset import SparseCropDataset
-    from spoco_bundle.dataset.datalist import build_datalist, image_name
+    from spoco_bundle.dataset.datalist import build_datalist, image_name, stored_dimensions
     from spoco_bundle.dataset.epoch_sampler import EpochSampler
     from spoco_bundle.dataset.label_checks import check_labels
+    from spoco_bundle.dataset.profile import measure_profile
+    from spoco_bundle.dataset.read_once import ReadOnce
     from spoco_bundle.dataset.resume import unfinished
 
 __all__ = [
     "BatchDataset",
     "EpochSampler",
+    "ReadOnce",
     "SparseCropDataset",
     "build_datalist",
     "check_labels",
     "image_name",
+    "measure_profile",
+    "stored_dimensions",
     "unfinished",
 ]
 
 _PLACES = {
     "BatchDataset": "batch_dataset",
     "EpochSampler": "epoch_sampler",
+    "ReadOnce": "read_once",
     "SparseCropDataset": "crop_dataset",
     "build_datalist": "datalist",
     "check_labels": "label_checks",
     "image_name": "datalist",
+    "measure_profile": "profile",
+    "stored_dimensions": "datalist",
     "unfinished": "resume",
 }
 

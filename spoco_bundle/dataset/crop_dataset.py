@@ -41,6 +41,8 @@ class SparseCropDataset(CacheDataset):
     Args:
         data: list of ``{"image": path, "label": path}``; one volume is enough.
         transform: list of transforms or ``Compose``.
+        volumes: the samples of ``data`` as they are read, see ``ReadOnce``; the transforms then begin after that. None
+            where the transforms read them.
         samples_per_epoch: length of the dataset; None for the number of volumes.
         seed: key of all randomness.
         cache_num: at most this many volumes are cached, the others are read for every sample.
@@ -65,6 +67,7 @@ class SparseCropDataset(CacheDataset):
         num_workers: int | None = 1,
         progress: bool = False,
         copy_cache: bool = True,
+        volumes: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         if not data:
             raise SpocoError("the list of training images is empty: check dataset_dir")
@@ -74,7 +77,7 @@ class SparseCropDataset(CacheDataset):
         self.seed = int(seed)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         super().__init__(
-            data=data,
+            data=data if volumes is None else volumes,
             transform=transform,
             cache_num=cache_num,
             cache_rate=cache_rate,

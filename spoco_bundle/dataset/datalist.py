@@ -8,9 +8,10 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.files import file_suffix, is_zarr
+from spoco_bundle.formats.files import file_suffix, image_dimensions, is_zarr
 from spoco_bundle.formats.tiff_header import files_of_set
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,16 @@ def build_datalist(
     else:
         raise SpocoError(f"a list of {len(source)} paths has no labels: give a folder or a datalist JSON for {split}")
     return _each_once(items, once=split == "predict")
+
+
+def stored_dimensions(data: Sequence[dict[str, Any]], axes: str | None = None) -> int:
+    """2 or 3: whether the images of a list are single images or volumes, by the first of them.
+
+    Args:
+        data: items with ``image``, as ``build_datalist`` gives them.
+        axes: see ``read_image``.
+    """
+    return image_dimensions(data[0]["image"], axes)
 
 
 def image_name(path: str | Path) -> str:

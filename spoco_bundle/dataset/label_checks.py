@@ -18,7 +18,7 @@ _PIECE_FRACTION = 0.05
 _MANY_PIECES = 10
 
 
-class _Object(NamedTuple):
+class MeasuredObject(NamedTuple):
     """One id: its connected pieces (pieces,) voxels and (pieces, D) boxes, first voxel and last + 1, largest first."""
 
     id: int
@@ -105,7 +105,7 @@ def check_labels(
                 "annotate some objects or leave the file out"
             )
         return []
-    objects = _measured(np.where(np.isin(ids, special), 0, ids) if special else ids)
+    objects = measured_objects(np.where(np.isin(ids, special), 0, ids) if special else ids)
     checks = [_points(objects, min_voxels), _slices(objects, ids.shape)]
     if not allow_binary:
         checks += [
@@ -120,7 +120,7 @@ def check_labels(
     return [f"{label_path}: {doubt.words}" for doubt in doubts]
 
 
-def _measured(ids: np.ndarray) -> list[_Object]:
+def measured_objects(ids: np.ndarray) -> list[MeasuredObject]:
     """Every object of a label volume (*spatial), 0 for what is none, with its pieces."""
     pieces, count = cc3d.connected_components(ids, connectivity=26 if ids.ndim == 3 else 8, return_N=True)
     measured = cc3d.statistics(pieces, no_slice_conversion=True)
@@ -131,12 +131,12 @@ def _measured(ids: np.ndarray) -> list[_Object]:
     for piece in np.argsort(-voxels[1:], kind="stable") + 1:
         found.setdefault(int(owner[piece]), []).append(int(piece))
     return [
-        _Object(number, voxels[rows], boxes[rows, :, 0], boxes[rows, :, 1] + 1)
+        MeasuredObject(number, voxels[rows], boxes[rows, :, 0], boxes[rows, :, 1] + 1)
         for number, rows in sorted(found.items())
     ]
 
 
-def _points(objects: Sequence[_Object], min_voxels: int) -> _Doubt | None:
+def _points(objects: Sequence[MeasuredObject], min_voxels: int) -> _Doubt | None:
     """Objects too small to learn from, such as clicks on centres."""
     small = [found.id for found in objects if found.voxels.sum() < min_voxels]
     if 2 * len(small) <= len(objects):
@@ -148,7 +148,7 @@ def _points(objects: Sequence[_Object], min_voxels: int) -> _Doubt | None:
     )
 
 
-def _slices(objects: Sequence[_Object], shape: Sequence[int]) -> _Doubt | None:
+def _slices(objects: Sequence[MeasuredObject], shape: Sequence[int]) -> _Doubt | None:
     """Objects that are painted in single slices of a volume."""
     if len(shape) < 3:
         return None
@@ -164,7 +164,7 @@ def _slices(objects: Sequence[_Object], shape: Sequence[int]) -> _Doubt | None:
     return None
 
 
-def _classes(objects: Sequence[_Object], voxels: int) -> _Doubt | None:
+def _classes(objects: Sequence[MeasuredObject], voxels: int) -> _Doubt | None:
     """Ids that name kinds of objects, or all that is foreground."""
     counted = [o for o in objects if 2 * o.voxels.sum() <= voxels] or objects
     several = [o for o in counted if o.parts > 1]
@@ -180,7 +180,7 @@ def _classes(objects: Sequence[_Object], voxels: int) -> _Doubt | None:
     )
 
 
-def _background(objects: Sequence[_Object], shape: Sequence[int], is_partial: bool) -> _Doubt | None:
+def _background(objects: Sequence[MeasuredObject], shape: Sequence[int], is_partial: bool) -> _Doubt | None:
     """An id of all that is no object."""
     largest = max(objects, key=lambda o: o.voxels.sum())
     share = largest.voxels.sum() / np.prod(shape)
@@ -194,7 +194,7 @@ def _background(objects: Sequence[_Object], shape: Sequence[int], is_partial: bo
     )
 
 
-def _twice(objects: Sequence[_Object]) -> _Doubt | None:
+def _twice(objects: Sequence[MeasuredObject]) -> _Doubt | None:
     """An id that two objects have."""
     found = [o for o in objects if o.is_scattered]
     if not found:

@@ -1,6 +1,13 @@
 """Files in and out: NIfTI, TIFF, Zarr and what ITK reads, each as one `Image` with its geometry."""
 
-from spoco_bundle.formats.files import check_result, file_suffix, read_image, result_suffix, write_instances
+from spoco_bundle.formats.files import (
+    check_result,
+    file_suffix,
+    image_dimensions,
+    read_image,
+    result_suffix,
+    write_instances,
+)
 from spoco_bundle.formats.geometry import Image, batch_spacing, voxel_spacing
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 
@@ -9,6 +16,7 @@ __all__ = [
     "batch_spacing",
     "check_result",
     "file_suffix",
+    "image_dimensions",
     "objects_table",
     "read_image",
     "result_suffix",

@@ -99,6 +99,43 @@ def read_image(
     return volume
 
 
+def image_dimensions(
+    path: str | Path, axes: str | None = None, channel: int | None = None, time: int | None = None
+) -> int:
+    """Whether an image file holds a single image (2) or a volume (3), by its header where the format has one.
+
+    Args:
+        path: the image.
+        axes: letters that replace the axes a TIFF or Zarr file states.
+        channel: see ``read_image``.
+        time: see ``read_image``.
+
+    Raises:
+        SpocoError: if it can be read as neither.
+    """
+    path = _existing_file(path)
+
+    def look(dims: int) -> None:
+        if family(path) == "itk":
+            read_image(path, "image", dims, None, axes, channel, time)
+        else:
+            describe(path, dims, axes, time=time).choose(channel, time)
+
+    try:
+        look(2)
+    except SpocoError as flat:
+        try:
+            look(3)
+        except SpocoError:
+            raise flat from None
+        return 3
+    except Exception as error:
+        raise SpocoError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
+        ) from error
+    return 2
+
+
 def _read_described(
     path: Path, kind: str, spatial_dims: int, axes: str | None, channel: int | None, time: int | None
 ) -> Image:

@@ -82,9 +82,9 @@ def _other_rank(path: Path, rank: int, spatial_dims: int) -> str:
         # the same line for every slice, so that a folder of them is told once
         return (
             f"{path.parent}: holds DICOM files of one slice each, 3D images are expected: convert the series to one "
-            "NIfTI or NRRD file, with dcm2niix or 3D Slicer for instance, or use the 2D overlay for single slices"
+            "NIfTI or NRRD file, with dcm2niix or 3D Slicer for instance, or give --spatial_dims 2 for single slices"
         )
-    remedy = {2: "use the 2D overlay", 3: "use the 3D configuration or save single images"}.get(
+    remedy = {2: "give --spatial_dims 2", 3: "give --spatial_dims 3, or save single images"}.get(
         rank, "save one time point or position per file"
     )
     slices = "a single slice, which is 2D" if rank == 2 else f"{rank}D"

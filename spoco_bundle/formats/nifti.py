@@ -116,12 +116,12 @@ def _check_slices(path: Path, shape: tuple[int, ...], spatial_dims: int) -> None
     if spatial_dims == 3 and slices == 1:
         raise SpocoError(
             f"{path}: shape {shape} (x, y, z) holds one slice, 3D images are expected: "
-            "use the 2D overlay (spatial_dims 2)"
+            "take 2D and 3D images apart, or give --spatial_dims 2"
         )
     if spatial_dims == 2 and slices > 1:
         raise SpocoError(
             f"{path}: shape {shape} (x, y, z) holds {slices} slices, 2D images are expected: "
-            "use the 3D configuration (spatial_dims 3) or save single slices"
+            "take 2D and 3D images apart, give --spatial_dims 3, or save single slices"
         )
 
 

@@ -62,7 +62,7 @@ def describe(path: Path, spatial_dims: int, axes: str | None = None) -> LazyVolu
     if set(spatial) - set(sizes) or (slices > 1) != (spatial_dims == 3):
         raise SpocoError(
             f"{path}: axes {image.axes} of shape {tuple(image.array.shape)} are not those of a {spatial_dims}D image: "
-            "use the 2D overlay (spatial_dims 2) for a single slice and the 3D configuration for a stack, or --axes "
+            "give --spatial_dims 2 for a single slice, 3 for a stack, or --axes "
             "where the file names them wrongly"
         )
     spacing = None if image.spacing is None else tuple(image.spacing[letter] for letter in spatial)

@@ -291,16 +291,16 @@ def spatial_axes(path: Path, layout: Layout, spatial_dims: int) -> str:
     if spatial_dims == 2 and depth:
         raise SpocoError(
             f"{path}: axes {axes} ({pages}) make a stack, 2D images are expected: "
-            "use the 3D configuration (spatial_dims 3) or save single slices"
+            "take 2D and 3D images apart, give --spatial_dims 3, or save single slices"
         )
     if spatial_dims == 3 and not depth:
         if set("CT") & set(axes):
             raise SpocoError(
                 f"{path}: axes {axes} ({pages}) hold channels or times but no z, 3D images are expected: if these are "
-                "slices, set --axes ZYX; for 2D images use the 2D overlay (spatial_dims 2)"
+                "slices, set --axes ZYX; for 2D images give --spatial_dims 2"
             )
         raise SpocoError(
             f"{path}: axes {axes} ({pages}) make a single 2D image, 3D images are expected: "
-            "use the 2D overlay (spatial_dims 2)"
+            "take 2D and 3D images apart, or give --spatial_dims 2"
         )
     return depth + "YX"

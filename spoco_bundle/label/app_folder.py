@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
 from spoco_bundle.app.config_checks import top_id
-from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
+from spoco_bundle.app.model_config import model_overlay, write_model_config
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state
@@ -57,8 +57,10 @@ def prepare_app(
         raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
     bundle = folder / "model" / NAME
     began = _origin(bundle / "models", model, random_weights, config)
-    overlays = [*model_overlay(began["model"]), *map(Path, began["config"])]
-    train = read_configs([find_config("train"), find_config("label"), *overlays], overrides).get()
+    dims = 2 if overrides.get("spatial_dims") == 2 else 3
+    overlays = [*(model_overlay(began["model"], dims) or model_overlay("", dims)), *map(Path, began["config"])]
+    parser = read_configs([find_config("train"), find_config("label"), *overlays], overrides)
+    train = parser.get()
     default = read_configs([find_config("inference")], {}).get()
     shared = {key: value for key, value in overrides.items() if top_id(key) in default}
     merged = {
@@ -75,6 +77,7 @@ def prepare_app(
     if not (bundle / "models" / "model.pt").is_file():
         source = Path(model) if model else shipped_weights(train["spatial_dims"])
         _write_json(bundle / "models" / ORIGIN, began)
+        write_model_config(parser, bundle / "models")
         _first_weights(bundle, source, random_weights)
     with atomic_write(folder / "main.py") as path:
         path.write_text(MAIN)
@@ -103,6 +106,7 @@ def _origin(models: Path, model: str, random_weights: bool, config: Sequence[Pat
 
 def _first_weights(bundle: Path, source: Path, random_weights: bool) -> None:
     target = bundle / "models"
+    target.mkdir(parents=True, exist_ok=True)
     if random_weights:
         parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
         torch.manual_seed(int(ConfigParser.load_config_file(bundle / "configs" / "train.json")["seed"]))
@@ -111,9 +115,8 @@ def _first_weights(bundle: Path, source: Path, random_weights: bool) -> None:
         return
     if not (source / "model.pt").is_file():
         raise SpocoError(f"{source}: holds no model.pt; give --model FOLDER, or --random_weights")
-    target.mkdir(parents=True, exist_ok=True)
     # the weights in use last: with them the folder counts as complete
-    for name in (MODEL_CONFIG, "model_student.pt", "model.pt"):
+    for name in ("model_student.pt", "model.pt"):
         if (source / name).is_file():
             shutil.copy(source / name, target / name)
 

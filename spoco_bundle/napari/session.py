@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from spoco_bundle.annotation.confirmed import uncovered_objects
-from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
-from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
+from spoco_bundle.app.config import config_folder, shipped_weights
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
@@ -37,6 +36,8 @@ ITERATIONS = _LABEL["max_epochs"] * _LABEL["iterations_per_epoch"]
 VALIDATION = _LABEL["val_interval"] * _LABEL["iterations_per_epoch"]
 #: iterations of an epoch: few, so that nearly any number of iterations can be asked for
 EPOCH = 10
+#: voxels along z, y, x around the annotated objects of a large image that are cut out with them to train on
+AROUND = (32, 64, 64)
 
 _KEPT = re.compile(r"^kept the old weights")
 _NOTE = re.compile(r"cannot tell which are better")
@@ -174,8 +175,8 @@ class Session:
             validations = max(1, round(iterations / VALIDATION))
             interval = math.ceil(iterations / EPOCH / validations)
             arguments = ["train", str(self._write_pair(annotations, folder)), "--output", str(result)]
-            arguments += ["--config", ",".join(["label", *self._overlays(folder, from_scratch)])]
-            arguments += ["--checkpoint_dir", str(folder / "checkpoints"), "--iterations_per_epoch", str(EPOCH)]
+            arguments += ["--config", "label", "--checkpoint_dir", str(folder / "checkpoints")]
+            arguments += ["--iterations_per_epoch", str(EPOCH)]
             arguments += ["--max_epochs", str(interval * validations), "--val_interval", str(interval)]
             if from_scratch:
                 arguments += ["--replace_if_better", "False"]
@@ -222,11 +223,10 @@ class Session:
             # as a config, not as an option, which a prediction block by block would refuse
             embedding = folder / "embedding.json"
             embedding.write_text('{"save_embedding": true}')
-            overlays = ",".join([*(["2d"] if self.dims == 2 and self.model is None else []), str(embedding)])
-            arguments = ["predict", str(self.image.path), "--output", str(folder), "--config", overlays]
+            arguments = ["predict", str(self.image.path), "--output", str(folder), "--config", str(embedding)]
             if self.model is not None:
                 arguments += ["--model", str(self.model)]
-            yield from self._job.run([*arguments, *self._common(training=False), *options])
+            yield from self._job.run([*arguments, *self._common(), *options])
             yield JobProgress("reading the results")
             result = self._read_results(folder, annotations)
         return result  # noqa: B901
@@ -277,21 +277,10 @@ class Session:
     def _weights(self) -> Path:
         return shipped_weights(self.dims) if self.model is None else self.model
 
-    def _overlays(self, folder: Path, from_scratch: bool) -> list[str]:
-        """Configs of a training beyond the defaults: 2D, and what the model in use was trained with."""
-        overlays = ["2d"] if self.dims == 2 else []
-        if self.model is not None and not from_scratch:
-            # commas part the names of configs, and a folder of the user's may have one
-            overlays += [str(shutil.copy(file, folder / MODEL_CONFIG)) for file in model_overlay(self.model)]
-        return overlays
-
-    def _common(self, training: bool = True) -> list[str]:
-        arguments = []
+    def _common(self) -> list[str]:
         if self.image.spacing is None and self.spacing is not None:
-            arguments += ["--spacing", json.dumps([float(step) for step in self.spacing])]
-        if training and self.image.channels != 1:
-            arguments += ["--in_channels", str(self.image.channels)]
-        return arguments
+            return ["--spacing", json.dumps([float(step) for step in self.spacing])]
+        return []
 
     def _write_pair(self, annotations: np.ndarray, folder: Path) -> Path:
         """The datalist of a training; of an OME-Zarr image the part around the annotated objects."""
@@ -306,8 +295,7 @@ class Session:
         return write_datalist(folder / "datalist.json", image, label)
 
     def _region_to_train(self, annotations: np.ndarray) -> tuple[slice, ...]:
-        config = read_configs([find_config("train"), *(["2d"] if self.dims == 2 else [])], {})
-        margin = config.get_parsed_content("crop_size")
+        margin = AROUND[-self.dims :]
         axes = range(self.dims)
         places = [np.flatnonzero(annotations.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
         return tuple(

@@ -74,7 +74,7 @@ class EmbeddingUNet(nn.Module):
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
         self.total_stride = tuple(_product([s[axis] for s in step]) for axis in range(spatial_dims))
         #: voxels per axis beyond which an input voxel cannot reach an output voxel
-        self.receptive_radius = _receptive_radius(step, kernel, repeats)
+        self.receptive_radius = receptive_radius(step, kernel, repeats)
 
         def conv(cin: int, cout: int, level: int, stride: Sequence[int] = (1,) * spatial_dims) -> nn.Module:
             return Convolution(
@@ -144,7 +144,7 @@ def _product(values: Sequence[int]) -> int:
     return product
 
 
-def _receptive_radius(
+def receptive_radius(
     step: Sequence[Sequence[int]], kernel: Sequence[Sequence[int]], repeats: Sequence[int]
 ) -> tuple[int, ...]:
     """Sums the reach of every convolution on the longest path, in voxels of the input."""

@@ -10,6 +10,12 @@ from spoco_bundle.app.config import find_config, path_or_word, read_configs
 from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay, write_model_config
 from spoco_bundle.app.run_record import write_run_record
 from spoco_bundle.core.errors import SpocoError, user_error
+from support import PLAN
+
+
+def write(path, ids):
+    path.write_text(json.dumps(ids))
+    return path
 
 
 def test_an_unknown_override_names_the_nearest_id():
@@ -18,17 +24,17 @@ def test_an_unknown_override_names_the_nearest_id():
         read_configs(files, {"crop_sizes": 3})
     with pytest.raises(SpocoError, match="see configs"):
         read_configs(files, {"qqqqqq": 3})
-    with pytest.raises(SpocoError, match="set --spatial_dims"):
-        read_configs(files, {"spatial_dims#deep": 3})
+    with pytest.raises(SpocoError, match="set --momentum"):
+        read_configs(files, {"momentum#deep": 3})
     assert read_configs(files, {"network_def#dropout": 0.5}).get("network_def")["dropout"] == 0.5
 
 
 def test_overlays_are_found_by_name_or_path_and_win_over_the_base(tmp_path):
     own = tmp_path / "own.json"
     own.write_text('{"batch_size": 77}')
-    assert find_config("2d").name == "2d.json" and find_config(own) == own
-    merged = read_configs([find_config("train"), find_config("2d"), own], {"max_epochs": 3})
-    assert [merged.get(key) for key in ("spatial_dims", "batch_size", "max_epochs")] == [2, 77, 3]
+    assert find_config("demo").name == "demo.json" and find_config(own) == own
+    merged = read_configs([find_config("train"), find_config("demo"), own], {"max_epochs": 3})
+    assert [merged.get(key) for key in ("keep_fraction", "batch_size", "max_epochs")] == [0.25, 77, 3]
     with pytest.raises(SpocoError, match="config nosuch: .*nonspatial"):
         find_config("nosuch")
 
@@ -57,10 +63,11 @@ def test_the_users_error_is_found_inside_others():
 
 
 def test_the_model_config_holds_what_prediction_shares(tmp_path):
-    path = write_model_config([find_config("train"), find_config("2d")], {"embedding_channels": 5}, tmp_path / "model")
+    files = [find_config("train"), write(tmp_path / "plan.json", {**PLAN, "channels": [4, 4, 4, 4]})]
+    path = write_model_config(read_configs(files, {"embedding_channels": 5}), tmp_path / "model")
     shared = json.loads(path.read_text())
     assert path.name == MODEL_CONFIG
-    assert (shared["spatial_dims"], shared["embedding_channels"], shared["channels"]) == (2, 5, [16, 32, 64, 64])
+    assert (shared["spatial_dims"], shared["embedding_channels"], shared["channels"]) == (3, 5, [4, 4, 4, 4])
     inference = read_configs([find_config("inference")], {}).get()
     assert set(shared) <= set(inference) and not {"device", "run", "output_dir", "max_epochs"} & set(shared)
     assert read_configs([find_config("inference"), path], {}).get("embedding_channels") == 5
@@ -121,18 +128,21 @@ def test_a_model_config_that_would_run_code_is_refused(content, named, tmp_path)
         model_overlay(tmp_path)
 
 
-@pytest.mark.parametrize("names", [["2d"], ["paper"], ["paper", "paper_cityscapes"], ["dense_tissue"], ["nonspatial"]])
+@pytest.mark.parametrize("names", [["demo"], ["paper"], ["paper", "paper_mitochondria"], ["nonspatial"]])
 def test_a_model_config_that_training_writes_is_accepted(names, tmp_path):
-    path = write_model_config([find_config(name) for name in ("train", *names)], {"dropout": 0.1}, tmp_path)
+    train, *others = [find_config(name) for name in ("train", *names)]
+    files = [train, write(tmp_path / "plan.json", PLAN), *others]
+    path = write_model_config(read_configs(files, {"dropout": 0.1}), tmp_path)
     assert model_overlay(tmp_path) == [path]
 
 
 def test_code_of_an_own_config_is_not_kept_with_the_model(tmp_path, caplog):
     own = tmp_path / "own.json"
-    own.write_text(json.dumps({"channels": "$[4] * 4", "dropout": 0.2}))
-    path = write_model_config([find_config("train"), own], {}, tmp_path / "model")
-    assert json.loads(path.read_text()) == {"dropout": 0.2}
-    assert "channels holds code of your own config" in caplog.text
+    write(own, {**PLAN, "norm": "$'in' + 'stance'", "channels": "$[4] * 4", "dropout": 0.2})
+    kept = json.loads(write_model_config(read_configs([find_config("train"), own], {}), tmp_path / "model").read_text())
+    # what the profile decides is kept as it came out
+    assert kept["dropout"] == 0.2 and kept["channels"] == [4] * 4 and "norm" not in kept
+    assert "norm holds code of your own config" in caplog.text
 
 
 def test_the_config_of_a_model_of_version_0_1_is_brought_up_to_date(tmp_path):
@@ -160,5 +170,8 @@ def test_the_config_of_a_model_of_version_0_1_is_brought_up_to_date(tmp_path):
         "clustering#merge_distance": 4.0,
         "clustering#min_size": 200,
     }
-    assert json.loads(path.read_text()) == new
-    assert model_overlay(tmp_path) == [path] and json.loads(path.read_text()) == new
+    kept = json.loads(path.read_text())
+    assert kept | new == kept
+    # what it left out was as the defaults of that version
+    assert kept["channels"] == [8, 16, 32, 64] and kept["min_fraction"] == 0.1
+    assert model_overlay(tmp_path) == [path] and json.loads(path.read_text()) == kept

@@ -3,12 +3,14 @@ from __future__ import annotations
 import pytest
 
 from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError
 
 
 def read(command, **overrides):
-    names = {"train": ["train"], "evaluate": ["train", "evaluate"], "predict": ["inference"]}[command]
-    return read_configs([find_config(name) for name in names], overrides)
+    train, evaluate, inference = map(find_config, ("train", "evaluate", "inference"))
+    files = {"train": [train], "evaluate": [train, *model_overlay(""), evaluate], "predict": [inference]}
+    return read_configs(files[command], overrides)
 
 
 @pytest.mark.parametrize(

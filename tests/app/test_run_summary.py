@@ -4,7 +4,6 @@ import numpy as np
 import tifffile
 import torch
 
-from spoco_bundle.app import run_summary
 from spoco_bundle.app.run_summary import device_in_words, log_summary
 
 
@@ -28,19 +27,10 @@ def said(caplog, *arguments, **options):
 def test_one_line_tells_work_device_extent_and_data(tmp_path, caplog):
     train = [pair(tmp_path, "a", [3, 9, 99]), pair(tmp_path, "b", [5, 77])]
     val = [pair(tmp_path, "c", [1])]
-    line = said(
-        caplog,
-        "training",
-        {"to learn from": train, "to validate on": val},
-        "cpu",
-        {"epochs": 3},
-        special_labels=[99, None],
-        keep_fraction=0.25,
-    )
-    assert line == (
+    images = {"to learn from": train, "to validate on": val}
+    assert said(caplog, "training", images, "cpu", {"epochs": 3, "minutes": None}) == (
         f"training on {device_in_words('cpu')}, 3 epochs: "
-        "2 images to learn from (256 voxels, 4 annotated objects, 25% of them used); "
-        "1 image to validate on (128 voxels, 1 annotated object, 25% of them used)"
+        "2 images to learn from (256 voxels); 1 image to validate on (128 voxels)"
     )
 
 
@@ -53,13 +43,7 @@ def test_bad_files_are_left_for_their_turn(tmp_path, caplog):
     good = pair(tmp_path, "a", [1, 2])
     (tmp_path / "bad.tif").write_bytes(b"no picture")
     bad = {"image": str(tmp_path / "bad.tif"), "label": str(tmp_path / "missing.tif")}
-    assert said(caplog, "evaluating", {"": [good, bad]}, "cpu").endswith("2 images (128 voxels, 2 annotated objects)")
-
-
-def test_of_many_labels_only_some_are_read(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run_summary, "MAX_LABELS", 1)
-    items = [pair(tmp_path, "a", [1, 2]), pair(tmp_path, "b", [1])]
-    assert "2 annotated objects in the first 1" in said(caplog, "evaluating", {"": items}, "cpu")
+    assert said(caplog, "evaluating", {"": [good, bad]}, "cpu").endswith("2 images (128 voxels)")
 
 
 def test_device_is_named(monkeypatch):

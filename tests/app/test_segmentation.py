@@ -5,11 +5,13 @@ import doctest
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 import spoco_bundle
 from spoco_bundle import segment
 from spoco_bundle.app import segmentation
-from spoco_bundle.app.config import find_config, run_configs
+from spoco_bundle.app.config import find_config, run_configs, shipped_weights
+from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import read_image
 
@@ -42,9 +44,9 @@ def test_an_array_gives_what_the_file_of_it_gives_and_spoco_predict_writes(cells
     overrides = {
         "dataset_dir": str(tmp_path / "cells.tif"),
         "output_dir": str(tmp_path / "out"),
-        "bundle_root": str(find_config("train").parent.parent),
+        "ckpt_dir": str(shipped_weights(2)),
     }
-    run_configs([find_config("inference"), find_config("2d")], overrides, "infer")
+    run_configs([find_config("inference"), *model_overlay("", 2)], overrides, "infer")
     written = read_image(tmp_path / "out" / "cells_instances.tif", "label", 2).array[0]
     assert np.array_equal(written, from_array.labels)
 
@@ -53,6 +55,28 @@ def test_axes_say_where_the_channels_are(cells):
     last = segment(np.stack([cells], -1), axes="YXC")
     assert np.array_equal(last.labels, segment(cells[None], axes="CYX").labels)
     assert np.array_equal(last.labels, segment(cells).labels)
+
+
+@pytest.mark.parametrize("zoom", [0.5, 2.0])
+def test_an_image_of_another_magnification_gives_the_same_objects(cells, zoom, caplog):
+    usual = segment(cells).labels
+    zoomed = ndimage.zoom(cells.astype(float), zoom, order=1)
+    with caplog.at_level("INFO"):
+        found = segment(zoomed)
+    assert found.labels.shape == zoomed.shape and len(found.objects) == 6
+    assert "times the size; --diameter corrects it" in caplog.text
+    given = segment(zoomed, diameter=18 * zoom)
+    assert len(given.objects) == 6
+    share = np.bincount(found.labels.ravel() > 0)[1] / found.labels.size
+    assert share == pytest.approx((usual > 0).mean(), rel=0.2)
+
+
+def test_a_diameter_is_in_pixels_and_wins_over_a_size(cells):
+    by_hand = segment(cells, diameter=20)
+    assert len(by_hand.objects) == 6
+    assert np.array_equal(by_hand.labels, segment(cells, spacing=(0.3, 0.3), diameter=20).labels)
+    with pytest.raises(SpocoError, match="diameter"):
+        segment(cells, diameter=-3)
 
 
 def test_ids_are_options(cells):

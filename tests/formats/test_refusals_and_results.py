@@ -105,7 +105,7 @@ def test_a_single_slice_is_no_volume_in_any_format(tmp_path, voxels, name):
         zarr.save_array(str(path), slices, zarr_format=2)
     else:
         itk_write(path, slices)
-    with pytest.raises(SpocoError, match="2D overlay"):
+    with pytest.raises(SpocoError, match="spatial_dims 2"):
         read_image(path)
     np.testing.assert_array_equal(read_image(path, spatial_dims=2).array[0], slices[0])
 

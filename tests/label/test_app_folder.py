@@ -5,8 +5,6 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from spoco_bundle.app.config import find_config
-from spoco_bundle.app.model_config import write_model_config
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label.app_folder import MAIN, prepare_app
 from support import TINY
@@ -33,14 +31,13 @@ def test_weights_of_earlier_trainings_stay(tmp_path):
 
 
 def test_a_2d_model_says_so(tmp_path):
-    bundle = prepare_app(tmp_path, random_weights=True, config=[find_config("2d")], in_channels=3)
+    bundle = prepare_app(tmp_path, random_weights=True, spatial_dims=2, in_channels=3)
     image = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     assert len(image["spatial_shape"]) == 2 and image["num_channels"] == 3
 
 
 def test_a_trained_model_brings_its_settings_and_weights(tmp_path):
     trained = prepare_app(tmp_path / "other", random_weights=True, **TINY) / "models"
-    write_model_config([find_config("train")], TINY, trained)
     bundle = prepare_app(tmp_path, str(trained))
     inference = ConfigParser.load_config_file(bundle / "configs" / "inference.json")
     assert inference["channels"] == TINY["channels"]
@@ -67,12 +64,11 @@ def test_other_weights_than_those_that_are_there_are_refused(tmp_path):
 
 def test_a_second_start_keeps_what_the_weights_were_made_with(tmp_path):
     trained = prepare_app(tmp_path / "other", random_weights=True, **TINY) / "models"
-    write_model_config([find_config("train")], TINY, trained)
     prepare_app(tmp_path / "app", str(trained))
     shutil.rmtree(tmp_path / "other")
     bundle = prepare_app(tmp_path / "app")
     assert ConfigParser.load_config_file(bundle / "configs" / "train.json")["channels"] == TINY["channels"]
-    prepare_app(tmp_path / "plane", random_weights=True, config=[find_config("2d")])
+    prepare_app(tmp_path / "plane", random_weights=True, spatial_dims=2)
     bundle = prepare_app(tmp_path / "plane")
     assert ConfigParser.load_config_file(bundle / "configs" / "train.json")["spatial_dims"] == 2
 

@@ -1,0 +1,239 @@
+"""From the profile of a training set to the settings of its training.
+
+Each function decides one id of ``configs/train.json`` from the profile and from the ids it depends on, which the config
+names. A user who sets an id by hand therefore also moves what follows from it. ``spoco plan`` prints what was decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import in_words
+
+if TYPE_CHECKING:
+    from spoco_bundle.dataset.profile import Profile
+
+__all__ = [
+    "batch_size",
+    "channels",
+    "check_plan",
+    "convolutions",
+    "crop_size",
+    "is_dense",
+    "kernel_sizes",
+    "plan_lines",
+    "strides",
+    "working_spacing",
+]
+
+#: voxels of a crop and of a batch, by the number of axes: what two cores work through in about half a second
+_CROP_VOXELS = {2: 2**14, 3: 2**17}
+_BATCH_VOXELS = {2: 2**17, 3: 2**18}
+
+
+def working_spacing(profile: Profile, objects_across: float = 20.0, tolerance: float = 1.5) -> list[float] | None:
+    """The resolution that images are brought to: a typical object so many voxels across, never finer than the image.
+
+    Args:
+        profile: of the training set.
+        objects_across: voxels across a typical object that the network likes best.
+        tolerance: an axis is left as it is while its objects are less than so many times as large.
+
+    Returns:
+        Voxel size along each axis in the unit of the profile; None where the images are used as they are.
+    """
+    shrink = profile.axis_diameters / objects_across
+    shrink[shrink < tolerance] = 1
+    if (shrink == 1).all():
+        return None
+    return [float(f"{step:.4g}") for step in shrink * profile.spacing]
+
+
+def strides(
+    profile: Profile, target_spacing: Sequence[float] | None, min_levels: int = 4, max_levels: int = 6
+) -> list[list[int]]:
+    """Steps down of the network: as many as it takes to see twice a large object, the finest axes first.
+
+    An axis is halved while its voxels are no more than 1.4 times as large, measured in typical objects, as those of the
+    finest axis: so flat voxels become cubes on the way down, and nothing is blurred before.
+
+    Args:
+        profile: of the training set.
+        target_spacing: the working resolution, None for that of the images.
+        min_levels: of the network at least.
+        max_levels: of the network at most.
+
+    Returns:
+        One int per axis for each step, (levels - 1, D).
+    """
+    typical, large, shape = _at(profile, target_spacing)
+    # a crop is no longer than this along an axis of the finest voxels, and is to be some voxels long at every level
+    shape = np.minimum(shape, 1.3 * _CROP_VOXELS[len(shape)] ** (1 / len(shape)))
+    found: list[list[int]] = []
+    while len(found) + 1 < max_levels:
+        if len(found) + 1 >= min_levels and (np.asarray(_receptive_radius(found)) >= large).all():
+            break
+        halved = (typical >= typical.max() / math.sqrt(2)) & (shape >= 8)
+        if not halved.any():
+            break
+        found.append([2 if half else 1 for half in halved])
+        typical = np.where(halved, typical / 2, typical)
+        shape = np.where(halved, shape / 2, shape)
+    return found or [[1] * len(shape)]
+
+
+def kernel_sizes(strides: Sequence[Any], spatial_dims: int) -> list[list[int]]:
+    """Kernels of each level: 3, but 1 along axes that the level's own step leaves alone, whose voxels are coarse."""
+    steps = [[step] * spatial_dims if isinstance(step, int) else list(step) for step in strides]
+    return [[3 if size > 1 else 1 for size in step] for step in steps] + [[3] * spatial_dims]
+
+
+def convolutions(strides: Sequence[Any]) -> list[int]:
+    """Convolutions of each level: one at the full resolution, where they take most of the time, two below."""
+    return [1] + [2] * len(strides)
+
+
+def channels(strides: Sequence[Any], spatial_dims: int) -> list[int]:
+    """Features of each level: they double from 8 (in 2D 16) to 64."""
+    first = 16 if spatial_dims == 2 else 8
+    return [min(64, first * 2**level) for level in range(len(strides) + 1)]
+
+
+def crop_size(profile: Profile, target_spacing: Sequence[float] | None, strides: Sequence[Any]) -> list[int]:
+    """Voxels of a training crop: several objects, a large one whole where that is affordable, square in y, x.
+
+    Args:
+        profile: of the training set.
+        target_spacing: the working resolution, None for that of the images.
+        strides: of the network, of whose product the crop is a multiple along each axis.
+
+    Returns:
+        Voxels along each axis.
+    """
+    typical, large, shape = _at(profile, target_spacing)
+    dims = len(shape)
+    for sizes in (typical, large, shape):
+        sizes[-2:] = np.exp(np.log(sizes[-2:]).mean())
+    total = np.ones(dims)
+    for step in strides:
+        total *= step
+    usual, most = _CROP_VOXELS[dims], _BATCH_VOXELS[dims]
+    fitting = 1.5 * large
+    side = typical * (usual / typical.prod()) ** (1 / dims)
+    if fitting.prod() <= most:
+        side = np.maximum(side, fitting)
+        side *= min(1, (most / side.prod()) ** (1 / dims))
+    side = np.minimum(side, shape)
+    if side.prod() < usual:  # what one axis cannot take goes to the others
+        free = side < shape
+        side[free] *= (usual / side.prod()) ** (1 / max(1, np.count_nonzero(free)))
+        side = np.minimum(side, shape)
+    return [int(max(1, round(size / step)) * step) for size, step in zip(side, total)]
+
+
+def batch_size(crop_size: Sequence[int]) -> int:
+    """Crops of a batch: as many as make up its voxels."""
+    return max(1, round(_BATCH_VOXELS[len(crop_size)] / math.prod(crop_size)))
+
+
+def is_dense(profile: Profile, tissue: str = "auto", threshold: float = 0.72) -> bool:
+    """Whether every voxel belongs to some object: the annotated ones look like what lies around them.
+
+    Args:
+        profile: of the training set.
+        tissue: "dense" or "gaps" says it, "auto" goes by the profile.
+        threshold: of ``Profile.surroundings``. Measured: at most 0.68 in tissue, at least 0.74 elsewhere
+            (``scripts/tissue_table.py``).
+    """
+    if tissue != "auto":
+        return tissue == "dense"
+    return profile.surroundings is not None and profile.surroundings < threshold
+
+
+def check_plan(
+    profile: Profile, target_spacing: Sequence[float] | None, crop_size: Sequence[int], in_channels: int
+) -> None:
+    """Refuses a training that cannot work.
+
+    Args:
+        profile: of the training set.
+        target_spacing: the working resolution.
+        crop_size: of the training crops.
+        in_channels: of the network.
+
+    Raises:
+        SpocoError: if the images have other channels or axes than the settings, typical objects do not fit into them,
+            or are too small at the working resolution.
+    """
+    if in_channels != profile.channels:
+        one = f"choose one of 0 to {profile.channels - 1} with --channel, or " if in_channels == 1 else ""
+        raise SpocoError(
+            f"in_channels is {in_channels}, the images have {profile.channels} channels: {one}leave --in_channels out"
+        )
+    typical, _, shape = _at(profile, target_spacing)
+    if len(crop_size) != len(shape):
+        raise SpocoError(f"crop_size is {list(crop_size)}: give {len(shape)} numbers, one per axis of the images")
+    cut = np.asarray(profile.extents[1]) > 0.9 * np.asarray(profile.shape)
+    if cut.sum() > len(shape) - 2 and profile.objects > 1:
+        raise SpocoError(
+            f"a typical object is {in_words([round(e) for e in profile.extents[1]], 'voxels')} in images of "
+            f"{in_words(profile.shape, 'voxels')}: no image shows a whole one: give images of a larger "
+            "field of view, or number the objects apart"
+        )
+    if typical.min() < 1:
+        raise SpocoError(
+            f"at a working resolution of {in_words(target_spacing or profile.spacing, profile.unit)} a typical object "
+            f"is {in_words([float(f'{d:.2g}') for d in typical], 'voxels')}: set a finer --target_spacing"
+        )
+
+
+def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
+    """What was decided and why, one line each.
+
+    Args:
+        profile: of the training set.
+        ids: values of the ids that this module decides.
+    """
+    typical, large, _ = _at(profile, ids["target_spacing"])
+    across, biggest = round(float(typical[-2:].mean())), round(float(large.max()))
+    spacing = ids["target_spacing"]
+    if spacing is None:
+        resolution = f"as the images: objects are {across} voxels across in the plane"
+    else:
+        words = in_words([float(f"{step:.3g}") for step in spacing], profile.unit)
+        resolution = f"{words}: objects become {across} voxels across in the plane"
+    steps = np.prod(np.asarray([np.broadcast_to(step, len(profile.shape)) for step in ids["strides"]]), axis=0)
+    looks = "unknown" if profile.surroundings is None else f"{profile.surroundings:.2f}"
+    tissue = (
+        f"dense: objects look like what lies around them ({looks}), so borders tell them apart"
+        if ids["dense"]
+        else f"with gaps: objects differ from what lies around them ({looks}), so the foreground is learnt"
+    )
+    crop = " x ".join(map(str, ids["crop_size"]))
+    return [
+        f"working resolution {resolution}",
+        f"network of {len(ids['channels'])} levels, strides {' x '.join(str(int(step)) for step in steps)} in all: "
+        f"a large object is {biggest} voxels long",
+        f"{ids['batch_size']} crops of {crop} voxels at a time: each holds several objects",
+        f"tissue {tissue}",
+    ]
+
+
+def _at(profile: Profile, target_spacing: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Typical object, large object and image along each axis, in voxels of the working resolution."""
+    now = np.asarray(profile.spacing)
+    wanted = now if target_spacing is None else np.asarray(target_spacing, dtype=float)
+    ratio = now / np.where(wanted > 0, wanted, now)
+    return profile.axis_diameters * ratio, np.asarray(profile.extents[2]) * ratio, np.asarray(profile.shape) * ratio
+
+
+def _receptive_radius(steps: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    from spoco_bundle.networks.embedding_unet import receptive_radius
+
+    dims = len(steps[0])
+    return receptive_radius(steps, kernel_sizes(steps, dims), convolutions(steps))

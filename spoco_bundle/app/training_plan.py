@@ -1,0 +1,104 @@
+"""The plan of a training as both doors carry it out: resolved from the config, shown, and kept beside the weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ignite.distributed as idist
+
+from spoco_bundle.app.config import find_config, find_overlays, read_configs
+from spoco_bundle.app.config_checks import running_parser
+from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, resolved, write_model_config
+from spoco_bundle.app.plan import check_plan, plan_lines
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import unwrapped
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
+__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_plan", "write_running_plan"]
+
+#: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
+PLAN, PROFILE = "plan.json", "profile.json"
+
+logger = logging.getLogger(__name__)
+
+
+def training_files(config: str, overrides: dict[str, Any], output: str | Path | None = None) -> list[Path]:
+    """Configs of a training, base first.
+
+    A training that goes on takes the plan that it began with; one that starts from given weights takes the network and
+    the resolution from the config beside them.
+
+    Args:
+        config: names or paths of overlays, with commas between.
+        overrides: ids that the user set.
+        output: folder of the model, where a training goes on.
+    """
+    base, overlays = find_config("train"), find_overlays(config)
+    if output is not None and (Path(output) / PLAN).is_file():
+        return [base, Path(output) / PLAN, *overlays]
+    parser = read_configs([base, *overlays], overrides)
+    with unwrapped():
+        pretrained = parser.get_parsed_content("pretrained")
+    beside = None if pretrained is None else Path(str(pretrained)).parent / MODEL_CONFIG
+    return [base, *([beside] if beside is not None and beside.is_file() else []), *overlays]
+
+
+def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple[list[str], dict[str, Any]]:
+    """What a training on a folder would do.
+
+    Args:
+        folder: see ``spoco_bundle.train``.
+        config: names or paths of overlays, with commas between.
+        overrides: any id of ``configs/train.json``.
+
+    Returns:
+        Lines for a person, and the ids that were decided, with their values.
+
+    Raises:
+        SpocoError: for bad input, or a folder from which nothing can be learnt.
+    """
+    ids = {"dataset_dir": str(folder), **overrides}
+    parser = read_configs(training_files(config, ids), ids)
+    with unwrapped():
+        return _checked(parser)
+
+
+def write_running_plan(folder: str | Path) -> None:
+    """Shows the plan of the training that runs, and writes it beside the weights: plan, profile and model config.
+
+    To be called from the list that MONAI runs, see ``check_running_config``.
+
+    Args:
+        folder: of the weights.
+
+    Raises:
+        SpocoError: if the plan cannot work.
+    """
+    parser = running_parser()
+    lines, ids = _checked(parser)
+    if idist.get_rank() != 0:
+        return
+    for line in lines:
+        logger.info("%s", line)
+    write_plan(Path(folder) / PLAN, ids)
+    write_plan(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
+    write_model_config(parser, folder)
+
+
+def write_plan(file: str | Path, content: dict[str, Any]) -> Path:
+    """Writes ids with their values, or a profile, as JSON; returns the file."""
+    with atomic_write(Path(file)) as path:
+        path.write_text(json.dumps(content, indent=4) + "\n")
+    return Path(file)
+
+
+def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
+    ids = {key: resolved(parser, key) for key in PLANNED if key in parser}
+    profile = parser.get_parsed_content("profile")
+    check_plan(profile, ids["target_spacing"], ids["crop_size"], ids["in_channels"])
+    return [*profile.lines(), *plan_lines(profile, ids)], ids

@@ -1,0 +1,203 @@
+"""What a training set says of itself, measured once: dimensions, voxels, intensities, and the annotated objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import PIXEL, in_words
+from spoco_bundle.core.sampling import sampled_places
+from spoco_bundle.dataset.label_checks import measured_objects
+from spoco_bundle.dataset.object_size import ball_radius
+from spoco_bundle.dataset.read_once import ReadOnce
+from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
+from spoco_bundle.formats.geometry import voxel_spacing
+
+__all__ = ["Profile", "measure_profile"]
+
+#: percentiles of sizes: of a small, a typical and a large object
+SIZES = (5, 50, 95)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured. Axes are z, y, x or y, x; lengths are voxels of ``spacing`` unless a unit is named.
+
+    Attributes:
+        images: annotated images.
+        channels: of an image.
+        shape: typical number of voxels along each axis.
+        smallest_shape: along each axis that of the smallest image.
+        spacing: typical voxel size along each axis in ``unit``, 1 where none is known.
+        unit: "micrometer", "pixel" where no size is known, or "unknown" for numbers without a unit.
+        intensities: of each channel the typical percentiles 1, 50 and 99.8.
+        objects: annotated objects.
+        annotated: share of the voxels that lie in one.
+        diameters: of a small, a typical and a large object (percentiles 5, 50, 95), as the ball or disc of as many
+            voxels.
+        extents: edges of the box of a small, a typical and a large object, each along all axes.
+        elongation: the longest edge of the box over the diameter, both in units of length, of a typical object.
+        neighbour: distance of the centres of two annotated neighbours over the diameter, typically; None for fewer than
+            two objects in an image.
+        surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
+            where too few objects can be looked at.
+    """
+
+    images: int
+    channels: int
+    shape: list[int]
+    smallest_shape: list[int]
+    spacing: list[float]
+    unit: str
+    intensities: list[list[float]]
+    objects: int
+    annotated: float
+    diameters: list[float]
+    extents: list[list[float]]
+    elongation: float
+    neighbour: float | None
+    surroundings: float | None
+
+    @property
+    def axis_diameters(self) -> np.ndarray:
+        """Diameter of a typical object along each axis, in voxels: anisotropic voxels hold flat balls."""
+        typical = np.asarray(self.extents[1])
+        return self.diameters[1] * typical / np.exp(np.log(typical).mean())
+
+    @property
+    def length(self) -> float:
+        """Diameter of a typical object in ``unit``."""
+        return self.diameters[1] * float(np.prod(self.spacing)) ** (1 / len(self.spacing))
+
+    def lines(self) -> list[str]:
+        """Five plain lines."""
+        kind = "3D" if len(self.shape) == 3 else "2D"
+        size = "no known voxel size" if self.unit == PIXEL else f"voxels of {in_words(self.spacing, self.unit)}"
+        small, typical, large = (f"{diameter:.0f}" for diameter in self.diameters)
+        boxes = " x ".join(f"{edge:.0f}" for edge in self.extents[1])
+        apart = "alone in their images" if self.neighbour is None else f"{self.neighbour:.1f} diameters to the next one"
+        low, high = (np.array2string(np.asarray(self.intensities)[:, column], precision=4) for column in (0, 2))
+        return [
+            f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {_times(self.shape)} voxels, "
+            f"{self.channels} channel{'s' * (self.channels > 1)}, {size}",
+            f"intensities from {low} to {high} (percentiles 1 and 99.8)",
+            f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels",
+            f"objects are {typical} voxels across ({small} to {large}), in a box of {boxes}",
+            f"{self.elongation:.1f} times as long as a ball of their volume, {apart}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """All that was measured, as numbers for a file."""
+        return asdict(self)
+
+
+def measure_profile(
+    volumes: ReadOnce, ignore_label: int | None = None, background_label: int | None = None, min_voxels: int = 8
+) -> Profile:
+    """Measures the annotated images of a training; each is read once, and kept for the training.
+
+    Args:
+        volumes: samples with ``image`` (C, *spatial) and ``label`` (1, *spatial), MetaTensors.
+        ignore_label: id of voxels that count nowhere.
+        background_label: id of voxels known to belong to no object.
+        min_voxels: smaller objects are fragments and do not count.
+
+    Raises:
+        SpocoError: if there is no annotated object of usable size, or the images differ in their channels.
+    """
+    special = [label for label in (ignore_label, background_label) if label is not None]
+    found, inner, elongations, neighbours, shapes, spacings, intensities = [], [], [], [], [], [], []
+    annotated, channels, unit = 0, {}, PIXEL
+    for number in range(len(volumes)):
+        sample = volumes.look(number)
+        image, labels = sample["image"], np.asarray(sample["label"])[0]
+        spacing = np.asarray(voxel_spacing(image, labels.ndim))
+        unit = str(image.meta["length_unit"])
+        channels.setdefault(image.shape[0], str(image.meta["filename_or_obj"]))
+        shapes.append(labels.shape)
+        spacings.append(spacing)
+        intensities.append(_percentiles(np.asarray(image)))
+        ids = np.where((labels < 1) | np.isin(labels, special), 0, labels)
+        annotated += np.count_nonzero(ids) / ids.size / len(volumes)
+        objects = [item for item in measured_objects(ids) if item.voxels.sum() >= min_voxels]
+        centres = [(item.first.min(0) + item.stop.max(0)) / 2 * spacing for item in objects]
+        if len(objects) > 1:
+            neighbours += cKDTree(centres).query(centres, k=2)[0][:, 1].tolist()
+        for item in objects:
+            volume = item.voxels.sum() * spacing.prod()
+            edges = item.extent * spacing
+            found.append([2 * ball_radius(volume, ids.ndim), *edges])
+            inner.append(bool((item.first.min(0) > 0).all() and (item.stop.max(0) < ids.shape).all()))
+            elongations.append(edges.max() / found[-1][0])
+    if not found:
+        raise SpocoError(
+            f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate whole objects; the "
+            "first label is that of " + next(iter(channels.values()), "no image")
+        )
+    if len(channels) > 1:
+        (one, first), (other, second), *_ = channels.items()
+        raise SpocoError(
+            f"{second}: has {other} channel{'s' * (other > 1)} where {first} has {one}: choose one with --channel, or "
+            "train apart"
+        )
+    # what the image's border cuts is smaller than it is
+    whole = np.asarray(inner) if 2 * np.count_nonzero(inner) >= len(inner) else np.ones(len(inner), bool)
+    sizes = np.percentile(np.asarray(found)[whole], SIZES, axis=0)
+    spacing = np.median(spacings, axis=0)
+    edge = spacing.prod() ** (1 / len(spacing))
+    return Profile(
+        images=len(volumes),
+        channels=next(iter(channels)),
+        shape=np.median(shapes, axis=0).astype(int).tolist(),
+        smallest_shape=np.min(shapes, axis=0).tolist(),
+        spacing=[float(f"{step:.7g}") for step in spacing],
+        unit=unit,
+        intensities=np.median(intensities, axis=0).tolist(),
+        objects=len(found),
+        annotated=annotated,
+        diameters=(sizes[:, 0] / edge).tolist(),
+        extents=(sizes[:, 1:] / spacing).tolist(),
+        elongation=float(np.median(np.asarray(elongations)[whole])),
+        neighbour=float(np.median(neighbours) / sizes[1, 0]) if neighbours else None,
+        surroundings=_surroundings(volumes, special),
+    )
+
+
+class _Looked(Sequence):
+    """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them."""
+
+    def __init__(self, volumes: ReadOnce, most: int) -> None:
+        last = len(volumes) - 1
+        self.chosen = np.unique(np.linspace(0, last, min(most, last + 1)).round().astype(int)).tolist()
+        self.volumes = volumes
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> AnnotatedVolume:
+        sample = self.volumes.look(self.chosen[index])
+        image, label = np.asarray(sample["image"]), np.asarray(sample["label"])[0]
+        low, _, high = np.asarray(_percentiles(image)).T.reshape(3, -1, *[1] * label.ndim)
+        return AnnotatedVolume(
+            (image - low) / np.maximum(high - low, 1e-6), label, voxel_spacing(sample["image"], label.ndim)
+        )
+
+
+def _surroundings(volumes: ReadOnce, special: Sequence[int], most: int = 6) -> float | None:
+    return surroundings_auc(_Looked(volumes, most), special)
+
+
+def _percentiles(image: np.ndarray) -> list[list[float]]:
+    """Percentiles 1, 50 and 99.8 of each channel (C, *spatial), of a subsample of a large image."""
+    flat = image.reshape(len(image), -1)
+    places = sampled_places(flat.shape[1])
+    return np.percentile(flat if places is None else flat[:, places], (1, 50, 99.8), axis=1).T.tolist()
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(str(number) for number in numbers)

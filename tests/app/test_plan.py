@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spoco_bundle.app import plan
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.profile import Profile
+from spoco_bundle.networks.embedding_unet import receptive_radius
+
+NUCLEI = Profile(
+    images=4,
+    channels=1,
+    shape=[50, 128, 128],
+    smallest_shape=[50, 120, 120],
+    spacing=[1.0, 1.0, 1.0],
+    unit="pixel",
+    intensities=[[0, 1, 2]],
+    objects=100,
+    annotated=0.1,
+    diameters=[7.0, 15.0, 20.0],
+    extents=[[6, 6, 6], [15, 15, 15], [20, 20, 20]],
+    elongation=1.2,
+    neighbour=1.0,
+    surroundings=0.9,
+)
+#: as serial sections show them: large in the plane, a few slices thick
+SECTIONS = replace(
+    NUCLEI,
+    shape=[20, 512, 512],
+    diameters=[16.0, 28.0, 52.0],
+    extents=[[2, 36, 36], [6, 74, 74], [15, 176, 176]],
+)
+CELLS = replace(
+    NUCLEI,
+    shape=[1000, 1000],
+    spacing=[0.5, 0.5],
+    unit="micrometer",
+    diameters=[26.0, 60.0, 95.0],
+    extents=[[26, 26], [75, 75], [150, 150]],
+)
+
+
+def planned(profile):
+    spacing = plan.working_spacing(profile)
+    strides = plan.strides(profile, spacing)
+    return spacing, strides, plan.crop_size(profile, spacing, strides)
+
+
+def test_objects_of_a_size_that_the_network_likes_are_left_as_they_are():
+    assert plan.working_spacing(NUCLEI) is None
+    assert plan.working_spacing(replace(NUCLEI, diameters=[3.0, 6.0, 8.0])) is None, "never finer than the image"
+
+
+def test_large_objects_are_brought_to_the_size_that_the_network_likes():
+    assert plan.working_spacing(CELLS, objects_across=20) == pytest.approx([1.5, 1.5])
+    spacing = plan.working_spacing(SECTIONS)
+    assert spacing[0] == 1 and spacing[1] == spacing[2] > 2, "a thin axis stays"
+
+
+def test_the_network_sees_twice_a_large_object():
+    for profile in (NUCLEI, SECTIONS, CELLS):
+        spacing, strides, _ = planned(profile)
+        ratio = np.asarray(profile.spacing) / (profile.spacing if spacing is None else spacing)
+        dims = len(profile.shape)
+        radius = receptive_radius(strides, plan.kernel_sizes(strides, dims), plan.convolutions(strides))
+        assert (np.asarray(radius) >= np.asarray(profile.extents[2]) * ratio).all()
+    huge = replace(CELLS, extents=[[26, 26], [75, 75], [900, 900]])
+    assert len(plan.strides(huge, None)) < 6, "a crop is to be some voxels long at every level"
+
+
+def test_flat_voxels_become_cubes_on_the_way_down():
+    _, strides, crop = planned(SECTIONS)
+    assert strides[0] == [1, 2, 2] and plan.kernel_sizes(strides, 3)[0] == [1, 3, 3]
+    assert strides[-1] == [2, 2, 2] and crop[0] <= 24
+    assert planned(NUCLEI)[1][0] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("profile", [NUCLEI, SECTIONS, CELLS])
+def test_a_crop_holds_several_objects_in_bounded_memory(profile):
+    spacing, strides, crop = planned(profile)
+    total = np.prod(strides, axis=0)
+    assert crop[-1] == crop[-2] and not any(np.asarray(crop) % total)
+    ratio = np.asarray(profile.spacing) / (profile.spacing if spacing is None else spacing)
+    objects = np.prod(crop) / np.prod(profile.axis_diameters * ratio)
+    assert objects > 8
+    voxels = math.prod(crop) * plan.batch_size(crop)
+    assert voxels <= {2: 2**17, 3: 2**18}[len(crop)] * 1.5
+
+
+def test_a_crop_is_no_larger_than_an_image():
+    small = replace(NUCLEI, shape=[12, 40, 40])
+    _, strides, crop = planned(small)
+    assert all(size <= side + step for size, side, step in zip(crop, small.shape, np.prod(strides, axis=0)))
+
+
+def test_what_the_user_gives_moves_what_follows_from_it():
+    coarse = plan.crop_size(CELLS, [5.0, 5.0], [[2, 2]] * 3)
+    fine = plan.crop_size(CELLS, [0.5, 0.5], [[2, 2]] * 3)
+    assert fine[0] > coarse[0] and plan.batch_size(fine) < plan.batch_size(coarse)
+    assert plan.channels([2, 2, 2], 3) == [8, 16, 32, 64] and len(plan.convolutions([2, 2])) == 3
+
+
+def test_tissue_is_told_by_the_profile_or_by_the_user():
+    assert not plan.is_dense(NUCLEI) and plan.is_dense(replace(NUCLEI, surroundings=0.6))
+    assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(replace(NUCLEI, surroundings=0.6), "gaps")
+    assert not plan.is_dense(replace(NUCLEI, surroundings=None))
+
+
+def test_plans_that_cannot_work_are_refused():
+    plan.check_plan(NUCLEI, None, [32, 64, 64], 1)
+    with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels: choose one of 0 to 2"):
+        plan.check_plan(replace(NUCLEI, channels=3), None, [32, 64, 64], 1)
+    with pytest.raises(SpocoError, match="crop_size is .*give 3 numbers"):
+        plan.check_plan(NUCLEI, None, [64, 64], 1)
+    with pytest.raises(SpocoError, match="no image shows a whole one"):
+        plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), None, [32, 64, 64], 1)
+    with pytest.raises(SpocoError, match="set a finer --target_spacing"):
+        plan.check_plan(NUCLEI, [50, 50, 50], [32, 64, 64], 1)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import ReadOnce, measure_profile
+
+
+def sample(labels, spacing=None, channels=1, name="a"):
+    """An image of what the labels show, with an affine as ``LoadVolumed`` gives it."""
+    dims = labels.ndim
+    affine = np.eye(dims + 1)
+    affine[range(dims), range(dims)] = spacing or 1
+    meta = {"filename_or_obj": name, "length_unit": "micrometer" if spacing else "pixel"}
+    image = np.repeat((labels > 0)[None].astype(np.float32), channels, 0) * 50 + 10
+    return {
+        "image": MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(affine), meta=meta),
+        "label": MetaTensor(
+            torch.from_numpy(labels[None].astype(np.int32)), affine=torch.from_numpy(affine), meta=meta
+        ),
+    }
+
+
+def boxes(shape, *sizes):
+    """Labels with one box of each size along the first diagonal, one voxel apart and from the border."""
+    labels, start = np.zeros(shape, int), np.ones(len(shape), int)
+    for number, size in enumerate(sizes, 1):
+        stop = start + size
+        labels[tuple(slice(a, b) for a, b in zip(start, stop))] = number
+        start = stop + 1
+    return labels
+
+
+def profile(*samples, **options):
+    return measure_profile(ReadOnce(samples, lambda item: item), **options)
+
+
+def test_sizes_are_those_of_the_annotated_objects():
+    found = profile(sample(boxes((40, 40), [4, 8], [4, 8], [4, 8])))
+    assert found.objects == 3 and found.images == 1 and found.channels == 1 and found.unit == "pixel"
+    assert found.extents[1] == [4, 8] and found.shape == [40, 40]
+    disc = 2 * np.sqrt(32 / np.pi)
+    assert np.allclose(found.diameters, disc) and found.length == pytest.approx(disc)
+    assert found.elongation == pytest.approx(8 / disc)
+    assert found.neighbour == pytest.approx(np.hypot(5, 9) / disc)
+    assert found.annotated == pytest.approx(96 / 1600)
+    # a disc of that area, flattened as the boxes are
+    assert found.axis_diameters == pytest.approx([disc / np.sqrt(2), disc * np.sqrt(2)])
+    assert len(found.lines()) == 5 and "3 annotated objects" in "\n".join(found.lines())
+
+
+def test_lengths_follow_the_voxel_size_and_sizes_in_voxels_do_not():
+    labels = boxes((20, 40, 40), [4, 8, 8], [4, 8, 8])
+    plain, scaled = profile(sample(labels)), profile(sample(labels, spacing=(2.0, 0.5, 0.5)))
+    assert scaled.extents == plain.extents and scaled.diameters == pytest.approx(plain.diameters)
+    assert scaled.unit == "micrometer" and scaled.length == pytest.approx(plain.length * 0.5 ** (1 / 3))
+
+
+def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
+    labels = boxes((60, 60), [8, 8], [8, 8], [8, 8])
+    labels[:3, 40:60] = 9
+    assert profile(sample(labels)).extents[2] == [8, 8]
+    labels[50:, 5:45] = 77
+    assert profile(sample(labels), background_label=77).objects == 4
+    assert profile(sample(labels)).objects == 5
+
+
+def test_what_cannot_be_learnt_from_is_refused():
+    with pytest.raises(SpocoError, match="no annotated object of 8 voxels or more in 1 images"):
+        profile(sample(boxes((20, 20), [2, 2])))
+    with pytest.raises(SpocoError, match="b: has 3 channels where a has 1"):
+        profile(sample(boxes((20, 20), [8, 8])), sample(boxes((20, 20), [8, 8]), channels=3, name="b"))
+
+
+def test_every_volume_is_read_once_and_let_go_of():
+    read = []
+
+    def load(item):
+        read.append(item["name"])
+        return sample(boxes((20, 20), [8, 8]))
+
+    volumes = ReadOnce([{"name": "a"}, {"name": "b"}], load)
+    measure_profile(volumes)
+    assert [volumes[0] is not None, volumes[1] is not None] == [True, True] and read == ["a", "b"]
+    assert volumes[1] is not None and read == ["a", "b", "b"]
+    volumes.most_bytes = 0
+    volumes.look(0)
+    assert volumes[0] is not None and read == ["a", "b", "b", "a", "a"]
+    with pytest.raises(IndexError):
+        volumes[2]
