@@ -1,7 +1,7 @@
 """What the clustering finds in what trained networks give for real images, and what it costs.
 
-    python scripts/benchmark_clustering.py scores "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018:2d fib25_neuron=neurons
-    python scripts/benchmark_clustering.py confidence "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018:2d
+    python scripts/benchmark_clustering.py scores "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018 fib25_neuron=neurons
+    python scripts/benchmark_clustering.py confidence "bbbc050:spacing=[1.75,0.8,0.8]" dsb2018
     python scripts/benchmark_clustering.py speed "bbbc050:spacing=[1.75,0.8,0.8]" --millions 8 32 --threads 2
 
 An argument is a folder with val/, of which every object is annotated, then `=MODEL` for a folder that `spoco train`
@@ -37,11 +37,12 @@ from measuring import processor
 from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
-from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.clustering import METHODS, cluster_field, default_parameters, object_confidence
 from spoco_bundle.core import embedding_field
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.metrics import contingency_table, instance_scores, pool_scores
 from spoco_bundle.metrics.matching import match
@@ -49,17 +50,15 @@ from spoco_bundle.networks import load_weights
 
 
 def read_argument(text: str) -> tuple[str, ConfigParser]:
-    """Name and merged config of an argument such as ``DATA=MODEL:2d:spacing=[1,1,1]``."""
+    """Name and merged config of an argument such as ``DATA=MODEL:nonspatial:spacing=[1,1,1]``."""
     place, *parts = text.split(":")
     data, _, model = place.partition("=")
     overlays = [part for part in parts if "=" not in part]
     ids = {key: json.loads(value) for key, value in (part.split("=", 1) for part in parts if "=" in part)}
     ids |= {"dataset_dir": data, "partly_labelled": False, "device": "cpu"}
-    if model:
-        ids["ckpt_dir"] = model
-    else:
-        ids["bundle_root"] = str(find_config("train").parent.parent)
-    files = [find_config("train"), *model_overlay(model), find_config("evaluate"), *map(find_config, overlays)]
+    dims = stored_dimensions(build_datalist(data, "val"))
+    ids["ckpt_dir"] = model or str(shipped_weights(dims))
+    files = [find_config("train"), *model_overlay(model, dims), find_config("evaluate"), *map(find_config, overlays)]
     return Path(data).name, read_configs(files, ids)
 
 

@@ -156,7 +156,7 @@ def main() -> None:
         commands: dict[tuple[str, str], list[Any]] = {}
         for kind, folder in folders.items():
             flat = "image" in kind
-            spoco = ["predict", folder, "--output", work / "found", *(["--config", "2d"] if flat else [])]
+            spoco = ["predict", folder, "--output", work / "found"]
             commands[kind, "SPOCO"] = [sys.executable, "-m", "spoco_bundle.cli", *spoco]
             if options.stardist:
                 python, *models = options.stardist

@@ -1,7 +1,7 @@
 """Where a model fails: a list of all errors, and a picture of the images of val/ with most of them.
 
     python scripts/failure_pictures.py bbbc050 docs/pictures/failures_3d.png --spacing 1.75 0.8 0.8
-    python scripts/failure_pictures.py dsb2018 docs/pictures/failures_2d.png --config 2d
+    python scripts/failure_pictures.py dsb2018 docs/pictures/failures_2d.png
 
 Objects are matched with the truth at an intersection over union of 0.5. Of a volume the plane across z that cuts most
 errors is drawn, over the whole range of intensities between percentiles 1 and 99.8 of the volume.
@@ -25,7 +25,7 @@ from skimage.segmentation import find_boundaries
 from spoco_bundle.cli import Spoco
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.formats import read_image
 from spoco_bundle.metrics.contingency import contingency_table
@@ -157,19 +157,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with val/, completely annotated")
     parser.add_argument("picture", type=Path, help="the PNG file to write")
-    parser.add_argument("--config", default="", help="2d for images")
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped model")
     parser.add_argument("--spacing", type=float, nargs="+", help="voxel size, where the files do not say it")
     parser.add_argument("--images", type=int, default=2, help="number of images drawn, those with most errors")
     arguments = parser.parse_args()
-    spatial_dims = 2 if arguments.config == "2d" else 3
     options = {"spacing": arguments.spacing} if arguments.spacing else {}
     cases, rows = [], []
     try:
         pairs = build_datalist(arguments.data, "val")
+        spatial_dims = stored_dimensions(pairs)
         with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
             Spoco().predict(
-                str(arguments.data / "val"), folder, arguments.model, arguments.config, blockwise="False", **options
+                str(arguments.data / "val"), output=folder, model=arguments.model, blockwise="False", **options
             )
             for pair in pairs:
                 name = image_name(pair["image"])

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = {
     "configs": ("*.json", "logging.conf"),
     "docs": ("README.md", "data_license.txt"),
-    "models": ("**/*.pt",),
+    "models": ("**/*.pt", "**/*.json"),
     "spoco_bundle": ("**/*.py", "**/*.html", "**/*.txt", "**/*.json", "**/*.yaml"),
 }
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/train.json", "configs/inference.json", "models/model.pt")
@@ -161,7 +161,7 @@ def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
             folder,
             *bundle,
             *("verify_net_in_out", "network_def", "--meta_file", f"{configs}/metadata.json"),
-            *("--config_file", str([f"{configs}/inference.json", f"{configs}/2d.json"])),
+            *("--config_file", str([f"{configs}/inference.json", f"{folder}/models/2d/model.json"])),
             *("--_meta_#network_data_format#inputs#image#spatial_shape", PLANE),
             *("--_meta_#network_data_format#outputs#pred#spatial_shape", PLANE),
         ),

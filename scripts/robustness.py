@@ -1,8 +1,8 @@
 """How well a model keeps its scores when images are brighter, dimmer, noisier, unevenly lit or turned around.
 
     python scripts/robustness.py bbbc050 --spacing 1.75 0.8 0.8
-    python scripts/robustness.py dsb2018 --config 2d
-    python scripts/robustness.py dsb2018 --config 2d --card docs/measurements/robustness.md  # table there
+    python scripts/robustness.py dsb2018
+    python scripts/robustness.py dsb2018 --card docs/measurements/robustness.md  # table there
 
 Every image of val/ is changed, written as OME-TIFF with its axes and spacing to a temporary folder, and scored there as
 `spoco evaluate` does, once per change. The table says what the scores lose against the unchanged images.
@@ -38,7 +38,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from spoco_bundle.app.config import find_config, shipped_weights
 from spoco_bundle.cli import Spoco
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 from spoco_bundle.formats.geometry import Image
 
@@ -197,14 +197,14 @@ def _write(path: Path, array: np.ndarray, like: Image) -> None:
     tifffile.imwrite(path, np.ascontiguousarray(stored), ome=True, photometric="minisblack", metadata=metadata)
 
 
-def scores(data: Path, model: str, config: str, spacing: list[float] | None) -> dict[str, float]:
+def scores(data: Path, model: str, spacing: list[float] | None) -> dict[str, float]:
     """Pooled scores of `spoco evaluate` on completely annotated images."""
     handlers = json.loads(find_config("evaluate").read_text())["validate#handlers"]
     pictures = next(n for n, handler in enumerate(handlers) if handler["_target_"].endswith("PictureFilesHandler"))
     options = {"partly_labelled": False, f"validate#handlers#{pictures}#max_images": 0}
     options |= {"spacing": spacing} if spacing else {}
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        Spoco().evaluate(str(data), output=folder, model=model, config=config, **options)
+        Spoco().evaluate(str(data), output=folder, model=model, **options)
         return json.loads((Path(folder) / "scores.json").read_text())
 
 
@@ -230,7 +230,6 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with val/, completely annotated")
-    parser.add_argument("--config", default="", help="2d for images")
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped model")
     parser.add_argument("--spacing", type=float, nargs="+", help="voxel size, where the files do not say it")
     parser.add_argument("--only", nargs="+", help="names of changes, or the beginnings of names")
@@ -238,9 +237,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only and arguments.card:
         parser.error("--only with --card would leave a page with part of the table; give one of them")
-    spatial_dims = 2 if arguments.config == "2d" else 3
+    spatial_dims = stored_dimensions(build_datalist(arguments.data, "val"))
     weights = Path(arguments.model) if arguments.model else shipped_weights(spatial_dims)
-    settings = arguments.model, arguments.config, arguments.spacing
+    settings = arguments.model, arguments.spacing
     chosen = {
         name: change
         for name, change in changes(spatial_dims).items()

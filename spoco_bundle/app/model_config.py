@@ -37,6 +37,7 @@ PLANNED = (
 _NOT_A_MODELS = frozenset(
     {
         *PLACES,
+        "_meta_",
         "imports",
         "device",
         "load",

@@ -56,7 +56,7 @@ def test_the_clocks_stand_where_the_time_goes(tmp_path):
     code += "time_stages; time_stages(sys.argv[3:], Path(sys.argv[2]))"
     scripts = benchmark_predict.__file__.rsplit("/", 1)[0]
     given = [scripts, tmp_path / "stages.json", "predict", tmp_path / "a.tif", "--output", tmp_path / "out"]
-    command = [sys.executable, "-c", code, *map(str, given), "--config", "2d", "--device", "cpu"]
+    command = [sys.executable, "-c", code, *map(str, given), "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     taken = json.loads((tmp_path / "stages.json").read_text())

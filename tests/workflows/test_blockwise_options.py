@@ -64,7 +64,7 @@ def plane() -> np.ndarray:
 
 def test_an_image(plane, tmp_path):
     tifffile.imwrite(tmp_path / "plane.ome.tif", plane, ome=True, metadata={"axes": "YX"})
-    labels = same_in_blocks(tmp_path / "plane.ome.tif", tmp_path, "--config", "2d", dims=2)
+    labels = same_in_blocks(tmp_path / "plane.ome.tif", tmp_path, dims=2)
     assert labels.shape == plane.shape and labels.max() > 10
 
 
@@ -80,7 +80,7 @@ def test_an_rgb_image(plane, bundle_root, tmp_path):
     grey = (plane - plane.min()) / np.ptp(plane)
     colour = np.clip(255 * (grey[..., None] + noise / np.ptp(plane)), 0, 255).astype(np.uint8)
     tifffile.imwrite(tmp_path / "colour.ome.tif", colour, ome=True, photometric="rgb", metadata={"axes": "YXS"})
-    options = ["--config", "2d", "--in_channels", "3", "--model", model]
+    options = ["--in_channels", "3", "--model", model]
     labels = same_in_blocks(tmp_path / "colour.ome.tif", tmp_path, *options, dims=2)
     assert labels.shape == plane.shape and labels.max() > 10
 

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from door import run_warm
+from spoco_bundle.app.model_config import PLANNED
 from support import TINY, run_python
 
 WITHOUT_THE_PACKAGE = """
@@ -77,7 +78,9 @@ def test_inference_writes_instances_and_objects(run_id, sample, trained, bundle_
 
 
 def test_evaluation_overlay_writes_scores(sample, trained, bundle_root, tmp_path):
-    arguments = ["-m", "monai.bundle", "run", "--config_file", config(bundle_root, "train", "evaluate")]
+    arguments = ["-m", "monai.bundle", "run", "--config_file"]
+    files = [bundle_root / "configs" / "train.json", trained / "model.json", bundle_root / "configs" / "evaluate.json"]
+    arguments += [str([str(file) for file in files])]
     arguments += overrides(sample, tmp_path, ckpt_dir=trained, partly_labelled=False)
     result = run_warm(arguments, cwd=bundle_root)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -91,25 +94,25 @@ def test_evaluation_overlay_writes_scores(sample, trained, bundle_root, tmp_path
     "names, workflow_type",
     [
         (("train",), "train"),
-        (("train", "2d"), "train"),
         (("train", "nonspatial"), "train"),
-        (("train", "dense_tissue"), "train"),
-        (("train", "evaluate"), "train"),
-        (("train", "evaluate"), "infer"),
+        (("train", "model", "evaluate"), "train"),
+        (("train", "model", "evaluate"), "infer"),
         (("inference",), "infer"),
-        (("inference", "2d"), "infer"),
+        (("inference", "2d/model"), "infer"),
     ],
 )
 def test_properties_are_complete(names, workflow_type, sample, sample_2d, trained, bundle_root, tmp_path):
-    data = sample_2d if "2d" in names else sample
+    data = sample_2d if "2d/model" in names else sample
     workflow = ConfigWorkflow(
-        config_file=[str(bundle_root / "configs" / f"{name}.json") for name in names],
+        config_file=[
+            str(bundle_root / ("models" if "model" in name else "configs") / f"{name}.json") for name in names
+        ],
         workflow_type=workflow_type,
         logging_file=False,
         dataset_dir=str(data / "val") if names[0] == "inference" else str(data),
         ckpt_dir=str(trained),
         output_dir=str(tmp_path),
-        in_channels=3 if "2d" in names else 1,
+        **({"in_channels": 3} if "2d/model" in names else {}),
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -131,8 +134,9 @@ def test_metadata_fits_the_schema(bundle_root, shared_dir):
 @pytest.mark.parametrize("name", ["train", "inference"])
 def test_network_fits_the_metadata(name, bundle_root):
     arguments = ["-m", "monai.bundle", "verify_net_in_out", "network_def", "--p", 1, "--n", 2]
-    arguments += ["--meta_file", bundle_root / "configs" / "metadata.json", "--config_file", config(bundle_root, name)]
-    result = run_warm(arguments, cwd=bundle_root)
+    arguments += ["--meta_file", bundle_root / "configs" / "metadata.json", "--config_file"]
+    files = [bundle_root / "configs" / f"{name}.json", bundle_root / "models" / "model.json"]
+    result = run_warm([*arguments, str([str(file) for file in files])], cwd=bundle_root)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -149,8 +153,9 @@ def test_exports_torchscript(trained, bundle_root, tmp_path):
 def test_shared_ids_are_the_same_in_training_and_inference(bundle_root):
     train, inference = (json.loads((bundle_root / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
     own = {"imports", "dataset_dir", "initialize", "run", "load", "summary", "record"}
-    shared = (train.keys() & inference.keys()) - own
+    # what the images decide in training comes with the model in inference
+    shared = (train.keys() & inference.keys()) - own - set(PLANNED)
     for config in (train, inference):
         del config["clustering"]["keep_field"]  # training draws pictures, prediction where it is asked to
-    assert {"network_def", "clustering", "channels", "normalize"} <= shared
+    assert {"network_def", "clustering", "norm", "normalize"} <= shared
     assert {k: train[k] for k in shared} == {k: inference[k] for k in shared}

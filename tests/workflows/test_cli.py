@@ -72,15 +72,23 @@ def test_tune_writes_an_overlay_that_predict_takes(sample, trained, tmp_path):
 
 def test_training_leaves_what_prediction_needs(trained):
     names = {path.name for path in trained.iterdir()}
-    assert {"model.pt", "model_student.pt", "last.pt", "last_previous.pt", "model.json"} <= names
+    assert {
+        "model.pt",
+        "model_student.pt",
+        "last.pt",
+        "last_previous.pt",
+        "model.json",
+        "plan.json",
+        "profile.json",
+    } <= names
     assert json.loads((trained / "model.json").read_text())["channels"] == [4, 8]
 
 
-def test_rgb_images_train_and_are_segmented_with_the_2d_overlay(sample_2d, tmp_path):
+def test_rgb_images_train_and_are_segmented_untold(sample_2d, tmp_path):
     small = {"channels": [4, 8], "strides": [2], "kernel_sizes": [3, 3], "convolutions": 1, "crop_size": [24, 24]}
-    small |= {"batch_size": 2, "iterations_per_epoch": 2, "max_epochs": 1, "val_interval": 1, "in_channels": 3}
+    small |= {"batch_size": 2, "iterations_per_epoch": 2, "max_epochs": 1, "val_interval": 1}
     options = [part for key, value in small.items() for part in (f"--{key}", str(value))]
-    result = spoco("train", sample_2d, "--output", "model", "--config", "2d", *options, cwd=tmp_path)
+    result = spoco("train", sample_2d, "--output", "model", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "spacing" in result.stdout  # the files state none, and the run says so
     result = spoco("predict", sample_2d / "val", "--model", "model", "--output", "out", cwd=tmp_path)
@@ -98,7 +106,7 @@ def test_rgb_images_train_and_are_segmented_with_the_2d_overlay(sample_2d, tmp_p
         (["train", "{sample}", "--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
         (["train", "{sample}", "--config", "3d"], ["3d", "nonspatial"]),
         (["train", "{sample}", "--precision", "half"], ["precision", "bfloat16"]),
-        (["train", "{sample}", "--tissue", "holes"], ["--tissue holes", "auto, dense or gaps"]),
+        (["train", "{sample}", "--tissue", "holes"], ["--tissue", "auto, dense, gaps"]),
         (["train", "{sample}", "--spacing", "[1,2]"], ["spacing"]),
         (["train", "{sample}/train"], ["train"]),
         (["tune", "{sample}", "--split", "validation"], ["validation", "val"]),
@@ -126,5 +134,5 @@ def test_help_says_what_each_command_does(tmp_path):
         assert f"     {command}\n" in overview.stdout + overview.stderr
     result = spoco("train", "--help", cwd=tmp_path)
     shown = result.stdout + result.stderr
-    assert "annotated" in shown and "resume" in shown and "--max_epochs" in shown and "tissue" in shown
+    assert "annotated" in shown and "resume" in shown and "--minutes" in shown
     assert "METADATA" not in shown

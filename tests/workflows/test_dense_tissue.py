@@ -31,7 +31,7 @@ def test_cells_are_told_apart_by_membranes_and_fill_the_image(tmp_path):
     write_tissue(tmp_path / "data" / "val", 2, CELLS)
     short = "--crop_size [64,64] --batch_size 4 --max_epochs 3 --val_interval 3 --partly_labelled False".split()
     for call in (
-        ["train", "data", "--config", "2d", "--output", "model", *short],
+        ["train", "data", "--output", "model", *short],
         ["evaluate", "data", "--model", "model", "--output", "scores", "--partly_labelled", "False"],
         ["predict", "data/val/tissue2_raw.tif", "--model", "model", "--output", "found"],
     ):

@@ -25,7 +25,7 @@ AXES = {2: {0: "batch", 2: "y", 3: "x"}, 3: {0: "batch", 2: "z", 3: "y", 4: "x"}
 def model(request, bundle_root, tmp_path_factory):
     """Number of axes, configs, network and the file of its weights: shipped ones in 3D, drawn ones in 2D."""
     dims = request.param
-    configs = [str(bundle_root / "configs" / f"{name}.json") for name in ("inference", "2d")[: 4 - dims]]
+    configs = [str(bundle_root / name) for name in ("configs/inference.json", "models/2d/model.json")[: 4 - dims]]
     parser = ConfigParser()
     parser.read_config(configs)
     network = parser.get_parsed_content("network_def")

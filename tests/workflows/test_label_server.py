@@ -27,7 +27,7 @@ import tifffile
 import torch
 from scipy.spatial.transform import Rotation
 
-from spoco_bundle.app.config import find_config, run_configs
+from spoco_bundle.app.config import run_configs
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.formats import read_image
@@ -347,7 +347,7 @@ def test_a_plane_comes_back_as_a_plane(python, tmp_path):
     plane = np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "studies" / "plane.tif", plane)
     nibabel.save(nibabel.Nifti1Image(plane.T[..., None], np.diag([2, 2, 5, 1])), tmp_path / "studies" / "slice.nii.gz")
-    bundle = prepare_app(tmp_path / "app", random_weights=True, config=[find_config("2d")])
+    bundle = prepare_app(tmp_path / "app", random_weights=True, spatial_dims=2)
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     torch.save(weights | {"coordinate_scale": torch.tensor(4.0)}, bundle / "models" / "model.pt")
     with serve(python, tmp_path) as client:

@@ -30,13 +30,12 @@ def one(lines, start: str) -> str:
     return found
 
 
-def test_training_says_what_it_takes_the_objects_for_its_extent_and_last_its_model(folder, tiny_overlay):
-    tissue, *said = spoco(folder, "train", "data", "--output", "new", "--config", tiny_overlay)
-    assert tissue.startswith("annotated objects and what lies around them differ (area under the curve ")
-    assert said[0].startswith(
-        "training on cpu (1 thread), 2 epochs, 4 iterations each, 2 crops each: 2 images to learn "
-    )
-    assert "annotated objects); 2 images to validate on (" in said[0] and "voxels, " in said[0]
+def test_training_says_what_it_sees_its_extent_and_last_its_model(folder, tiny_overlay):
+    said = spoco(folder, "train", "data", "--output", "new", "--config", tiny_overlay)
+    assert said[0].startswith("2 annotated 3D images of about ") and "voxels, 1 channel, " in said[0]
+    assert one(said, "objects are ") and one(said, "tissue with gaps: ")
+    line = one(said, "training on cpu (1 thread), 2 epochs, 4 iterations each, 2 crops each: 2 images to learn ")
+    assert "voxels); 2 images to validate on (" in line
     assert one(said, "iterations: 8 of 8, epoch 2 of 2, loss ").endswith("about 0 seconds left")
     assert said[-1] == "model in new/model.pt"
 
@@ -59,13 +58,12 @@ def test_blocks_are_counted(folder):
     assert said[-1] == "results in blocks"
 
 
-def test_evaluation_and_tuning_say_how_many_objects_they_use(folder):
+def test_evaluation_and_tuning_say_what_they_look_at(folder):
     said = spoco(folder, "evaluate", "data", "--model", "model", "--output", "scores")
-    assert said[0].startswith("evaluating on cpu (1 thread): 2 images (") and "annotated objects)" in said[0]
+    assert said[0].startswith("evaluating on cpu (1 thread): 2 images (") and said[0].endswith(" voxels)")
     assert one(said, "images: 2 of 2, ") and said[-1] == "scores in scores/scores.json, pictures in scores"
     search = '[{"id": "min_fraction", "values": [0.02]}]'
     said = spoco(folder, "tune", "data", "--model", "model", "--search", search, "--keep_fraction", "0.5")
     assert said[0].startswith("tuning the clustering on cpu (1 thread), 12 images at most: 2 images (")
-    assert "annotated objects, 50% of them used)" in said[0]
     assert one(said, "images embedded: 2 of 2, ") and one(said, "settings of the first round: 2 of 2, ")
     assert said[-1].startswith("settings in model/tuned.json; ")

@@ -30,7 +30,7 @@ def discs() -> np.ndarray:
 
 def predict(path, output, **options) -> tuple[np.ndarray, list[dict[str, str]]]:
     dims = options.pop("dims", 2)
-    Spoco().predict(str(path), output=str(output), config="2d" if dims == 2 else "", **options)
+    Spoco().predict(str(path), output=str(output), **options)
     name = path.name.removesuffix(".ome.tif").removesuffix(".tif")
     with (output / f"{name}_objects.csv").open() as file:
         rows = list(csv.DictReader(file))
