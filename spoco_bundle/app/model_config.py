@@ -115,9 +115,9 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
         value, usual = trained[key], default[key]
         if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
             # of a component its own arguments alone: prediction has others that training does not know
-            own = {f"{key}#{name}": inner for name, inner in value.items() if inner != usual.get(name)}
+            own = {f"{key}#{name}": inner for name, inner in value.items() if not _alike(inner, usual.get(name))}
             shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
-        elif value != usual:
+        elif not _alike(value, usual):
             shared[key] = value
     if trained["spacing"] is not None and shared["target_spacing"] is not None:
         shared["assumed_spacing"] = trained["spacing"]
@@ -132,6 +132,11 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
     with atomic_write(target) as path:
         path.write_text(json.dumps(shared, indent=4) + "\n")
     return target
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    """Whether two values say the same; MONAI writes ``::`` for ``#`` in the references of a config that runs."""
+    return json.dumps(value, default=str).replace("::", "#") == json.dumps(usual, default=str).replace("::", "#")
 
 
 def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:

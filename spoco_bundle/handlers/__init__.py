@@ -13,6 +13,7 @@ from spoco_bundle.handlers.scores import ScoresHandler
 from spoco_bundle.handlers.second_network import SecondNetwork
 from spoco_bundle.handlers.tensorboard import LossTermsHandler
 from spoco_bundle.handlers.tensorboard_pictures import PicturesHandler
+from spoco_bundle.handlers.time_budget import TimeBudget
 
 __all__ = [
     "BestWeights",
@@ -28,6 +29,7 @@ __all__ = [
     "ScoreBefore",
     "ScoresHandler",
     "SecondNetwork",
+    "TimeBudget",
     "TrainingCheckpoint",
     "TrainingProgress",
 ]

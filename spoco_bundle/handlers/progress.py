@@ -18,11 +18,13 @@ class TrainingProgress:
 
     Args:
         best_weights: object with ``best_score`` to show, such as ``BestWeights``; None shows none.
+        budget: ``TimeBudget`` of a training that ends by the clock; its share is shown in place of the epochs.
         terms_key: key of the trainer's output that holds name -> number, ``loss`` among them.
     """
 
-    def __init__(self, best_weights: Any = None, terms_key: str = "loss_terms"):
+    def __init__(self, best_weights: Any = None, budget: Any = None, terms_key: str = "loss_terms"):
         self.best_weights = best_weights
+        self.budget = budget
         self.terms_key = terms_key
         self.progress: Progress | None = None
 
@@ -35,7 +37,8 @@ class TrainingProgress:
     def _open(self, engine: Engine) -> None:
         if self.progress is None and idist.get_rank() == 0:
             state = engine.state
-            total = state.epoch_length * state.max_epochs if state.epoch_length and state.max_epochs else None
+            known = self.budget is None and state.epoch_length and state.max_epochs
+            total = state.epoch_length * state.max_epochs if known else None
             # opened with the first epoch, because a resumed engine learns its iteration at the start
             self.progress = Progress("iterations", total, done=state.iteration)
 
@@ -44,7 +47,11 @@ class TrainingProgress:
             return
         state = engine.state
         output = state.output[0] if isinstance(state.output, (list, tuple)) else state.output
-        facts = {"epoch": f"{state.epoch} of {state.max_epochs}", "loss": f"{output[self.terms_key]['loss']:.3f}"}
+        if self.budget is None:
+            facts = {"epoch": f"{state.epoch} of {state.max_epochs}"}
+        else:
+            facts = {"time": f"{self.budget.progress:.0%}"}
+        facts["loss"] = f"{output[self.terms_key]['loss']:.3f}"
         if self.best_weights is not None and self.best_weights.best_epoch:
             facts["best"] = f"{self.best_weights.best_score:.3f}"
         self.progress.update(**facts)

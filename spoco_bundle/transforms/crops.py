@@ -11,8 +11,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, SpatialPad
 from scipy import ndimage
+from torch.nn.functional import grid_sample
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.plain_tensors import plain
 
 INSTANCES_KEY = "instances"
 
@@ -82,6 +84,11 @@ class CropAnnotatedd(MapTransform, Randomizable):
     voxel of it. Otherwise, and where nothing is annotated, the crop is uniform in the volume. A volume smaller than the
     crop is padded. Affines follow the crop and the padding.
 
+    With ``probability_turned`` the crop is turned by a random angle in the plane of the last two axes and enlarged by a
+    random factor about its middle, both at once: images linearly, mirrored beyond their border, labels by the nearest
+    voxel, ``pad_label`` beyond it. The affine stays that of the plain crop, because coordinates count voxels of the
+    grid, and a network cannot see that they were enlarged.
+
     The table of instances stays in the sample, its column of voxels lowered to what a crop of this size can show of an
     object (voxels times the share of the bounding box that fits), for ``RelabelAndDropFragmentsd``.
 
@@ -90,6 +97,8 @@ class CropAnnotatedd(MapTransform, Randomizable):
         label_key: the key among them with instance ids (1, *spatial).
         roi_size: size of the crop in voxels, per axis.
         probability_annotated: share of the crops drawn around an object, in [0, 1].
+        zoom: least and largest factor by which objects are enlarged, along all axes.
+        probability_turned: share of the crops that are turned and enlarged, in [0, 1].
         pad_mode: padding of images: "symmetric" or "edge".
         pad_label: id given to padded voxels of the label: the ignore label, which dense supervision asks for; None or 0
             for 0 (unlabeled).
@@ -108,6 +117,8 @@ class CropAnnotatedd(MapTransform, Randomizable):
         label_key: str = "label",
         roi_size: Sequence[int] = (32, 64, 64),
         probability_annotated: float = 0.9,
+        zoom: Sequence[float] = (1.0, 1.0),
+        probability_turned: float = 0.0,
         pad_mode: str = "symmetric",
         pad_label: int | None = None,
         instances_key: str = INSTANCES_KEY,
@@ -119,6 +130,10 @@ class CropAnnotatedd(MapTransform, Randomizable):
             raise SpocoError(f"label_key: {label_key!r} is not among the keys {self.keys}")
         if not 0 <= probability_annotated <= 1:
             raise SpocoError(f"probability_annotated: must lie in [0, 1], got {probability_annotated}")
+        if not 0 <= probability_turned <= 1:
+            raise SpocoError(f"probability_turned: must lie in [0, 1], got {probability_turned}")
+        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+            raise SpocoError(f"zoom: give the least and the largest factor, both above 0, got {list(zoom)}")
         if pad_mode not in ("symmetric", "edge"):
             raise SpocoError(f"pad_mode: expected 'symmetric' or 'edge', got {pad_mode!r}")
         if min(roi_size) < 1:
@@ -126,36 +141,47 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self.label_key = label_key
         self.roi_size = tuple(int(size) for size in roi_size)
         self.probability_annotated = probability_annotated
+        self.zoom = tuple(zoom)
+        self.probability_turned = probability_turned
         self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
         self.pad_label = SpatialPad(self.roi_size, mode="constant", value=pad_label or 0)
         self.instances_key = instances_key
         self.special = (ignore_label, background_label)
+        self.pad_value = pad_label or 0
         self.start: tuple[int, ...] = ()
+        self.factor, self.angle = 1.0, 0.0
 
     def randomize(self, data: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Draws the first voxel of the crop.
+        """Draws the factor and the angle, and the first voxel of the crop.
 
         Args:
             data: the label (1, *spatial) and its table of instances.
         """
         label, table = data
         shape = label.shape[1:]
+        self.factor, self.angle = 1.0, 0.0
+        if self.probability_turned and self.R.random_sample() < self.probability_turned:
+            self.factor = float(np.exp(self.R.uniform(*np.log(self.zoom))))
+            self.angle = float(self.R.uniform(-np.pi, np.pi))
+        # what an enlarged crop shows is smaller, and lies in the middle of the plain one
+        shown = [max(1, int(roi / max(1, self.factor))) for roi in self.roi_size]
         low = [0] * len(shape)
-        high = [max(size - roi, 0) for size, roi in zip(shape, self.roi_size)]
+        high = [max(size - roi, 0) for size, roi in zip(shape, shown)]
         around_object = self.R.random_sample() < self.probability_annotated
         if around_object and len(table):
             instance = table[self.R.randint(len(table))].tolist()
             first, stop = instance[2 : 2 + len(shape)], instance[2 + len(shape) :]
-            if any(b - a > roi for a, b, roi in zip(first, stop, self.roi_size)):
+            if any(b - a > roi for a, b, roi in zip(first, stop, shown)):
                 box = tuple(slice(a, b) for a, b in zip(first, stop))
                 inside = np.argwhere(np.asarray(label)[0][box] == instance[0])
                 voxel = inside[self.R.randint(len(inside))] + first
-                outgrown = [b - a > roi for a, b, roi in zip(first, stop, self.roi_size)]
+                outgrown = [b - a > roi for a, b, roi in zip(first, stop, shown)]
                 first = [int(v) if out else a for out, v, a in zip(outgrown, voxel, first)]
                 stop = [int(v) + 1 if out else b for out, v, b in zip(outgrown, voxel, stop)]
-            low = [min(max(b - roi, 0), h) for b, roi, h in zip(stop, self.roi_size, high)]
+            low = [min(max(b - roi, 0), h) for b, roi, h in zip(stop, shown, high)]
             high = [min(a, h) for a, h in zip(first, high)]
-        self.start = tuple(int(self.R.randint(a, b + 1)) for a, b in zip(low, high))
+        start = [int(self.R.randint(a, b + 1)) for a, b in zip(low, high)]
+        self.start = tuple(a - (roi - s) // 2 for a, roi, s in zip(start, self.roi_size, shown))
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with every key (C, *roi_size), and the table of instances."""
@@ -168,12 +194,17 @@ class CropAnnotatedd(MapTransform, Randomizable):
         if table is None:
             table = instance_table(label, *self.special)
         self.randomize((label, table))
-        window = [slice(a, min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
+        turned = self.factor != 1 or self.angle != 0
+        places = self._places(shape) if turned else None
+        window = [slice(max(a, 0), min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
         for key in self.key_iterator(sample):
             if tuple(sample[key].shape[1:]) != shape:
                 raise SpocoError(
                     f"{key}: spatial shape {list(sample[key].shape[1:])} differs from the label's {list(shape)}"
                 )
+            if places is not None:
+                sample[key] = self._turn(sample[key], places, key == self.label_key)
+                continue
             piece = _cut(sample[key], window)
             if tuple(piece.shape[1:]) != self.roi_size:
                 piece = (self.pad_label if key == self.label_key else self.pad_image)(piece)
@@ -183,11 +214,42 @@ class CropAnnotatedd(MapTransform, Randomizable):
 
     def _visible(self, table: torch.Tensor) -> torch.Tensor:
         dims = len(self.roi_size)
-        extent = table[:, 2 + dims :] - table[:, 2 : 2 + dims]
-        share = torch.minimum(extent, torch.tensor(self.roi_size)).double().div(extent).prod(dim=1)
+        extent = (table[:, 2 + dims :] - table[:, 2 : 2 + dims]).double() * self.factor
+        share = torch.minimum(extent, torch.tensor(self.roi_size)).div(extent).prod(dim=1)
         visible = table.clone()
-        visible[:, 1] = (table[:, 1] * share).floor().long()
+        visible[:, 1] = (table[:, 1] * share * self.factor**dims).floor().long()
         return visible
+
+    def _places(self, shape: Sequence[int]) -> torch.Tensor:
+        """Where in the volume each voxel of the turned crop lies, (D, *roi_size) in voxels."""
+        axes = [(torch.arange(roi) - (roi - 1) / 2) / self.factor for roi in self.roi_size]
+        offset = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        cosine, sine = float(np.cos(self.angle)), float(np.sin(self.angle))
+        y, x = offset[-2].clone(), offset[-1].clone()
+        offset[-2], offset[-1] = cosine * y - sine * x, sine * y + cosine * x
+        middle = [a + (roi - 1) / 2 for a, roi in zip(self.start, self.roi_size)]
+        return offset + torch.tensor(middle).reshape(-1, *[1] * len(shape))
+
+    def _turn(self, volume: torch.Tensor, places: torch.Tensor, is_label: bool) -> torch.Tensor:
+        """The volume (C, *spatial) at the places: linearly, mirrored beyond the border, or of labels the nearest."""
+        values, size = plain(volume), torch.tensor(volume.shape[1:])
+        if is_label:
+            nearest = places.round().long()
+            inside = torch.ones(places.shape[1:], dtype=torch.bool)
+            for axis, length in zip(nearest, size.tolist()):
+                inside &= (axis >= 0) & (axis < length)
+                axis.clamp_(0, length - 1)
+            piece = torch.where(inside, values[(slice(None), *nearest)], self.pad_value)
+        else:
+            span = (size - 1).clamp_min(1).reshape(-1, *[1] * len(size))
+            grid = (2 * places / span - 1).flip(0).movedim(0, -1)[None]  # torch wants x, y, z
+            piece = grid_sample(values[None].float(), grid, padding_mode="reflection", align_corners=True)[0]
+        if not isinstance(volume, MetaTensor):
+            return piece
+        affine = volume.affine.clone()
+        dims = len(self.start)
+        affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor(self.start, dtype=affine.dtype)
+        return MetaTensor(piece, affine=affine, meta={k: v for k, v in volume.meta.items() if k != "affine"})
 
 
 def _cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:

@@ -1,0 +1,158 @@
+"""Scores of trainings that are given a folder and a number of minutes, nothing else; what was planned beside them.
+
+python scripts/zero_options.py DATA --minutes 30          # trains and scores what has no row yet, then the table
+python scripts/zero_options.py DATA --table-only
+
+DATA is a folder of data sets, each with train/ and val/. A row is one training: a JSON file in the folder of `--rows`.
+What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
+Otsu's threshold with a watershed stands beside it, which learns from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import processor, replace_table
+
+from spoco_bundle.app.training_plan import PLAN, PROFILE
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist, stored_dimensions
+from spoco_bundle.formats import read_image
+from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.report.classical import otsu_watershed
+
+#: folder and share of the annotated objects that is kept
+CASES = (
+    *(("epithelial_tube_3d", 1.0), ("usiigaci_phase", 1.0), ("he_nuclei_rgb", 1.0), ("vectra_2ch", 1.0)),
+    *(("cvppp_a1", 0.1), ("cvppp_a1", 1.0), ("vnc_mito", 0.25), ("vnc_mito", 1.0), ("fib25_neuron", 0.25)),
+    *(("bbbc050", 0.25), ("dsb2018", 0.1)),
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "docs" / "measurements" / "zero_options"
+PAGE = ROOT / "docs" / "measurements" / "zero_options.md"
+
+
+def spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
+    """Runs `spoco` with so many threads and its output in a file.
+
+    Raises:
+        SpocoError: if it fails; names the log.
+    """
+    call = [sys.executable, "-m", "spoco_bundle.cli", command, *arguments]
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    with log.open("a") as sink:
+        done = subprocess.run(call, stdout=sink, stderr=sink, env=os.environ | variables, check=False)
+    if done.returncode:
+        raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
+
+
+def train_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
+    """Trains and scores one case, unless its row is there."""
+    name = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{options.minutes:g}min"
+    row, work = options.rows / f"{name}.json", options.work / name
+    if row.is_file():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    model, log, shared = work / "model", work / "log.txt", ["--partly_labelled", "False"]
+    kept = ["--keep_fraction", str(fraction), "--keep_seed", str(options.seed)] if fraction < 1 else []
+    again = ["--resume"] if (model / "last.pt").is_file() else []
+    start = time.monotonic()
+    if not (work / "trained").is_file():
+        train = [str(data), "--output", str(model), "--minutes", str(options.minutes), "--seed", str(options.seed)]
+        spoco("train", *train, *kept, *shared, *again, log=log, threads=options.threads)
+        (work / "trained").touch()
+    seconds = time.monotonic() - start
+    scores = {}
+    for network in ("teacher", "student"):
+        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
+        spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
+        scores[network] = json.loads((work / network / "scores.json").read_text())
+    content = {
+        **{"data": data.name, "fraction": fraction, "seed": options.seed, "minutes": options.minutes},
+        **{"threads": options.threads, "seconds": seconds, "scores": scores, "otsu": otsu_scores(data)},
+        **{"plan": json.loads((model / PLAN).read_text()), "profile": json.loads((model / PROFILE).read_text())},
+        **{"processor": processor(), "torch": torch.__version__},
+    }
+    options.rows.mkdir(parents=True, exist_ok=True)
+    with atomic_write(row) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{name}: AP50 {scores['teacher']['ap_50']:.3f}, SBD {scores['teacher']['sbd']:.3f}", flush=True)
+
+
+def otsu_scores(data: Path) -> dict[str, float]:
+    """Pooled scores of Otsu's threshold with a watershed on val/; of several channels their mean is taken."""
+    pairs = build_datalist(data, "val")
+    dims = stored_dimensions(pairs)
+    found = []
+    for pair in pairs:
+        image, label = read_image(pair["image"], "image", dims), read_image(pair["label"], "label", dims)
+        found.append(instance_scores(label.array[0], otsu_watershed(image.array.mean(0), image.spacing)))
+    return pool_scores(found)
+
+
+def table(rows: Path) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| `val` of | annotated | AP50 | SBD | Otsu AP50 | objects across | working resolution | levels | crop |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    for row in contents:
+        plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
+        spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
+        lines.append(
+            f"| {row['data']} | {row['fraction']:.0%} | {scores['ap_50']:.2f} | {scores['sbd']:.2f} | "
+            f"{row['otsu']['ap_50']:.2f} | {profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
+            f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')} |"
+        )
+    if contents:
+        last = contents[-1]
+        lines += ["", f"{last['minutes']:g} minutes, {last['threads']} threads, {last['processor']}, seed {last['seed']}."]
+    return "\n".join(lines)
+
+
+def _numbers(values: list[Any], form: str) -> str:
+    return " x ".join(form.format(value) for value in values)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--minutes", type=float, default=30, help="for each training")
+    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--work", type=Path, default=Path("zero_options"), help="folder for models and logs")
+    parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
+    parser.add_argument("--page", type=Path, help="page with the marks <!-- zero_options --> and <!-- end -->")
+    options = parser.parse_args()
+    failed = []
+    for name, fraction in () if options.table_only else CASES:
+        if options.only is None or name in options.only:
+            try:
+                train_row(options.data / name, fraction, options)
+            except SpocoError as error:
+                failed.append(str(error))
+                print(error, file=sys.stderr, flush=True)
+    found = table(options.rows)
+    print(found)
+    if options.page:
+        replace_table(options.page, "zero_options", found)
+    if failed:
+        parser.exit(1)
+
+
+if __name__ == "__main__":
+    main()
