@@ -42,6 +42,7 @@ class Profile:
             voxels.
         extents: edges of the box of a small, a typical and a large object, each along all axes.
         elongation: the longest edge of the box over the diameter, both in units of length, of a typical object.
+        fill: share of its box that a typical object fills: about 0.5 for a ball, 0.8 for a disc, little for what winds.
         neighbour: distance of the centres of two annotated neighbours over the diameter, typically; None for fewer than
             two objects in an image.
         surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
@@ -60,6 +61,7 @@ class Profile:
     diameters: list[float]
     extents: list[list[float]]
     elongation: float
+    fill: float
     neighbour: float | None
     surroundings: float | None
 
@@ -80,7 +82,7 @@ class Profile:
         size = "no known voxel size" if self.unit == PIXEL else f"voxels of {in_words(self.spacing, self.unit)}"
         small, typical, large = (f"{diameter:.0f}" for diameter in self.diameters)
         boxes = " x ".join(f"{edge:.0f}" for edge in self.extents[1])
-        apart = "alone in their images" if self.neighbour is None else f"{self.neighbour:.1f} diameters to the next one"
+        apart = "alone in their images" if self.neighbour is None else f"{self.neighbour:.1f} diameters apart"
         low, high = (np.array2string(np.asarray(self.intensities)[:, column], precision=4) for column in (0, 2))
         return [
             f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {_times(self.shape)} voxels, "
@@ -88,7 +90,7 @@ class Profile:
             f"intensities from {low} to {high} (percentiles 1 and 99.8)",
             f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels",
             f"objects are {typical} voxels across ({small} to {large}), in a box of {boxes}",
-            f"{self.elongation:.1f} times as long as a ball of their volume, {apart}",
+            f"{self.elongation:.1f} times as long as a ball of their volume, {self.fill:.0%} of their box, {apart}",
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def measure_profile(
         SpocoError: if there is no annotated object of usable size, or the images differ in their channels.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
-    found, inner, elongations, neighbours, shapes, spacings, intensities = [], [], [], [], [], [], []
+    found, inner, elongations, fills, neighbours, shapes, spacings, intensities = ([] for _ in range(8))
     annotated, channels, unit = 0, {}, PIXEL
     for number in range(len(volumes)):
         sample = volumes.look(number)
@@ -134,6 +136,7 @@ def measure_profile(
             found.append([2 * ball_radius(volume, ids.ndim), *edges])
             inner.append(bool((item.first.min(0) > 0).all() and (item.stop.max(0) < ids.shape).all()))
             elongations.append(edges.max() / found[-1][0])
+            fills.append(item.voxels.sum() / item.extent.prod())
     if not found:
         raise SpocoError(
             f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate whole objects; the "
@@ -163,6 +166,7 @@ def measure_profile(
         diameters=(sizes[:, 0] / edge).tolist(),
         extents=(sizes[:, 1:] / spacing).tolist(),
         elongation=float(np.median(np.asarray(elongations)[whole])),
+        fill=float(np.median(np.asarray(fills)[whole])),
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if neighbours else None,
         surroundings=_surroundings(volumes, special),
     )

@@ -24,6 +24,7 @@ NUCLEI = Profile(
     diameters=[7.0, 15.0, 20.0],
     extents=[[6, 6, 6], [15, 15, 15], [20, 20, 20]],
     elongation=1.2,
+    fill=0.5,
     neighbour=1.0,
     surroundings=0.9,
 )
@@ -105,9 +106,11 @@ def test_what_the_user_gives_moves_what_follows_from_it():
 
 
 def test_tissue_is_told_by_the_profile_or_by_the_user():
-    assert not plan.is_dense(NUCLEI) and plan.is_dense(replace(NUCLEI, surroundings=0.6))
-    assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(replace(NUCLEI, surroundings=0.6), "gaps")
-    assert not plan.is_dense(replace(NUCLEI, surroundings=None))
+    neurons = replace(NUCLEI, surroundings=0.6, fill=0.2)
+    assert plan.is_dense(neurons) and not plan.is_dense(NUCLEI)
+    assert not plan.is_dense(replace(neurons, fill=0.5)) and not plan.is_dense(replace(neurons, surroundings=0.9))
+    assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(neurons, "gaps")
+    assert not plan.is_dense(replace(neurons, surroundings=None))
 
 
 def test_plans_that_cannot_work_are_refused():

@@ -46,6 +46,7 @@ def test_sizes_are_those_of_the_annotated_objects():
     assert np.allclose(found.diameters, disc) and found.length == pytest.approx(disc)
     assert found.elongation == pytest.approx(8 / disc)
     assert found.neighbour == pytest.approx(np.hypot(5, 9) / disc)
+    assert found.fill == 1
     assert found.annotated == pytest.approx(96 / 1600)
     # a disc of that area, flattened as the boxes are
     assert found.axis_diameters == pytest.approx([disc / np.sqrt(2), disc * np.sqrt(2)])

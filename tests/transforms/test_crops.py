@@ -174,3 +174,68 @@ def test_crops_collate_into_a_batch():
     pipeline = Compose([IndexInstancesd(), CropAnnotatedd(roi_size=(6, 12, 12)), RelabelAndDropFragmentsd()])
     batch = list_data_collate([pipeline(data), pipeline(sample(boxes={1: ((0, 1), (0, 1), (0, 1))}))])
     assert batch["image"].shape == batch["label"].shape == (2, 1, 6, 12, 12)
+
+
+def turned(sample, roi, factor, angle, start, **options):
+    """The sample as a crop with this factor and angle, whose plain window begins there."""
+    crop = CropAnnotatedd(roi_size=roi, probability_turned=1, **options)
+
+    def randomize(data):
+        crop.factor, crop.angle, crop.start = factor, angle, start
+
+    crop.randomize = randomize
+    return crop(sample)
+
+
+def plane(label, image=None):
+    affine = torch.diag(torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64))
+    image = label.astype(np.float32) if image is None else image
+    return {
+        "image": MetaTensor(torch.from_numpy(image[None]), affine=affine),
+        "label": MetaTensor(torch.from_numpy(label[None]), affine=affine),
+    }
+
+
+def test_a_quarter_turn_is_that_of_numpy_and_ids_stay_exact():
+    label = np.random.default_rng(0).integers(0, 2**31 - 1, (12, 12)).astype(np.int32)
+    image = np.random.default_rng(1).random((12, 12)).astype(np.float32)
+    found = turned(plane(label, image), (6, 6), 1.0, np.pi / 2, (3, 3))
+    inside = (slice(3, 9), slice(3, 9))
+    assert any(np.array_equal(found["label"][0], np.rot90(label[inside], k)) for k in (1, 3))
+    assert any(np.allclose(found["image"][0], np.rot90(image[inside], k), atol=1e-5) for k in (1, 3))
+
+
+def test_an_enlarged_object_is_larger_in_the_crop_and_in_the_table_and_voxels_keep_their_size():
+    label = np.zeros((40, 40), np.int32)
+    label[16:24, 17:23] = 7
+    found = turned(plane(label), (32, 32), 2.0, 0.0, (4, 4))
+    assert int((found["label"] == 7).sum()) == 4 * 48
+    assert found["instances"].tolist()[0][:2] == [7, 4 * 48]
+    assert torch.allclose(found["image"].affine[:2, :2], plane(label)["image"].affine[:2, :2])
+    small = turned(plane(label), (32, 32), 0.5, 0.0, (4, 4), pad_label=-1)
+    assert int((small["label"] == 7).sum()) == 12 and int((small["label"] == -1).sum()) > 0
+    # images are mirrored beyond their border, labels are unknown there
+    assert float(small["image"].max()) == 7
+
+
+def test_the_drawn_object_stays_in_the_turned_crop():
+    label = np.zeros((64, 64), np.int32)
+    label[4:12, 50:60] = 3
+    crop = CropAnnotatedd(roi_size=(24, 24), zoom=(0.6, 1.7), probability_turned=1, probability_annotated=1)
+    angles, factors = set(), []
+    for seed in range(30):
+        crop.set_random_state(seed=seed)
+        found = crop(plane(label))
+        assert found["label"].shape == (1, 24, 24) and int((found["label"] == 3).sum()) > 0
+        angles.add(crop.angle)
+        factors.append(crop.factor)
+    assert len(angles) == 30 and 0.6 <= min(factors) < 0.8 and 1.4 < max(factors) <= 1.7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"zoom": (0, 2)}, "zoom"), ({"zoom": (2, 1)}, "zoom"), ({"probability_turned": 2}, "probability_turned")],
+)
+def test_bad_ranges_are_refused(options, said):
+    with pytest.raises(SpocoError, match=said):
+        CropAnnotatedd(**options)
