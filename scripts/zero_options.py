@@ -117,7 +117,10 @@ def table(rows: Path) -> str:
         )
     if contents:
         last = contents[-1]
-        lines += ["", f"{last['minutes']:g} minutes, {last['threads']} threads, {last['processor']}, seed {last['seed']}."]
+        lines += [
+            "",
+            f"{last['minutes']:g} minutes, {last['threads']} threads, {last['processor']}, seed {last['seed']}.",
+        ]
     return "\n".join(lines)
 
 

@@ -16,10 +16,12 @@ def test_a_row_for_each_folder_and_a_number_for_each_choice(tmp_path, monkeypatc
     tifffile.imwrite(folder / "a_raw.tif", np.stack([image] * 3, -1).astype(np.float32), photometric="rgb")
     tifffile.imwrite(folder / "a_label.tif", label.astype(np.uint16))
     options = ["--fractions", "0.5", "0.05", "--seeds", "0", "1"]
-    monkeypatch.setattr(sys, "argv", ["tissue_table.py", f"{tmp_path / 'leaf'}:2d:in_channels=3", *options])
+    monkeypatch.setattr(sys, "argv", ["tissue_table.py", f"{tmp_path / 'leaf'}:axes=YXS", *options])
     tissue_table.main()
     head, _, row = capsys.readouterr().out.splitlines()
-    assert head == "| data | 50% | 5% | seconds |"
-    name, half, few, seconds = (cell.strip() for cell in row.strip("|").split("|"))
+    assert head == "| data | 50% | 5% | fill | seconds |"
+    name, half, few, fill, seconds = (cell.strip() for cell in row.strip("|").split("|"))
     assert name == "leaf" and few == "none, none" and float(seconds) >= 0
+    low, high = map(float, fill.split(" to "))
+    assert 0 < low <= high <= 1
     assert len(half.split(", ")) == 2 and all(float(auc) < 0.72 for auc in half.split(", "))
