@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from spoco_bundle.app.config import find_config
+from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files, write_plan
+from spoco_bundle.core.errors import SpocoError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images in colour, of discs 60 pixels wide."""
+    made = tmp_path_factory.mktemp("plan")
+    y, x = np.mgrid[:400, :400]
+    label = np.zeros((400, 400), np.uint16)
+    for number, (row, column) in enumerate(np.ndindex(4, 4), 1):
+        label[np.hypot(y - 50 - 100 * row, x - 50 - 100 * column) < 30] = number
+    image = np.random.default_rng(0).integers(0, 60, (400, 400, 3)) + 150 * (label > 0)[..., None]
+    for split in ("train", "val"):
+        (made / split).mkdir()
+        tifffile.imwrite(made / split / "a_raw.tif", image.astype(np.uint8), photometric="rgb")
+        tifffile.imwrite(made / split / "a_label.tif", label)
+    return made
+
+
+def test_the_files_and_the_objects_decide(folder):
+    lines, ids = plan_folder(folder)
+    assert ids["spatial_dims"] == 2 and ids["in_channels"] == 3 and not ids["dense"]
+    # discs of about 60 pixels become about 20 voxels
+    assert ids["target_spacing"] == pytest.approx([3, 3], rel=0.1)
+    assert ids["object_diameter"] == pytest.approx(60, rel=0.05)
+    assert lines[0].startswith("1 annotated 2D image of about 400 x 400 voxels, 3 channels")
+    assert any(line.startswith("working resolution 2.9") for line in lines)
+    assert ids["embedding_channels"] == 8 and ids["coordinate_channels"] == 2
+
+
+def test_what_is_given_wins_and_the_rest_follows(folder):
+    _, ids = plan_folder(folder, target_spacing=[0.5, 0.5], batch_size=1)
+    assert ids["target_spacing"] == [0.5, 0.5] and ids["batch_size"] == 1
+    assert ids["crop_size"][0] > plan_folder(folder)[1]["crop_size"][0]
+    assert plan_folder(folder, tissue="dense")[1]["coordinate_channels"] == 0
+    with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels"):
+        plan_folder(folder, in_channels=1)
+
+
+def test_a_plan_is_an_overlay_that_comes_to_itself(folder, tmp_path):
+    _, ids = plan_folder(folder)
+    file = write_plan(tmp_path / "mine.json", ids | {"crop_size": [64, 64]})
+    assert plan_folder(folder, config=str(file))[1] == ids | {"crop_size": [64, 64]}
+
+
+def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_network(folder, tmp_path):
+    base = find_config("train")
+    ids = {"dataset_dir": str(folder)}
+    assert training_files("", ids) == [base]
+    write_plan(tmp_path / PLAN, {"batch_size": 3})
+    assert training_files("", ids, tmp_path) == [base, tmp_path / PLAN]
+    beside = tmp_path / "model.json"
+    beside.write_text(json.dumps({"channels": [4, 8]}))
+    assert training_files("", ids | {"pretrained": str(tmp_path / "model.pt")}) == [base, beside]
+    shipped = training_files("fine_tune", ids)
+    assert shipped[1].parts[-2:] == ("2d", "model.json") and shipped[2] == find_config("fine_tune")
