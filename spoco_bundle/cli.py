@@ -10,8 +10,6 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,13 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.config import (
-    check_settings,
-    config_folder,
-    find_config,
-    find_overlays,
-    path_or_word,
-    run_configs,
-    shipped_weights,
-)
+from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
+from spoco_bundle.app.early_checks import check_early, dimensions_of, weights_of
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
 from spoco_bundle.core.threads import prepare_threads
 from spoco_bundle.dataset import build_datalist
-from spoco_bundle.formats import image_dimensions
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
@@ -99,7 +89,7 @@ class Spoco:
         """
         files = [find_config("train"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
-        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
+        check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
         from spoco_bundle.app.training import train
 
         train(dataset_dir, output, config, resume, **overrides)
@@ -117,7 +107,7 @@ class Spoco:
             overrides: any id of configs/train.json; what depends on it follows.
         """
         files = [find_config("train"), *find_overlays(config)]
-        _check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
+        check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
         from spoco_bundle.app.training_plan import plan_folder, write_plan
 
         lines, ids = plan_folder(dataset_dir, config, **overrides)
@@ -157,12 +147,12 @@ class Spoco:
             raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
         images = input[0] if len(input) == 1 else list(input)
         bases = [*map(find_config, ("inference", "inference_blockwise"))]
-        _check_early(
+        check_early(
             [*bases, *find_overlays(config)], {"dataset_dir": images, **overrides}, ("dataset#data#items#split",)
         )
-        dims = _dimensions(images, "predict", model, overrides)
+        dims = dimensions_of(images, "predict", model, overrides)
         overlays = [*model_overlay(model, dims), *find_overlays(config)]
-        overrides = {"dataset_dir": images, "output_dir": output, **_weights(model, dims), **overrides}
+        overrides = {"dataset_dir": images, "output_dir": output, **weights_of(model, dims), **overrides}
         from spoco_bundle.app.prediction_plan import plan_predictions
         from spoco_bundle.app.run_record import forget_outdated, write_run_record
 
@@ -201,10 +191,10 @@ class Spoco:
                 itself holds only some of the objects.
         """
         base, *more = [find_config("train"), find_config("evaluate"), *find_overlays(config)]
-        _check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("validate#dataset#data#split",))
-        dims = _dimensions(dataset_dir, "val", model, overrides)
+        check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("validate#dataset#data#split",))
+        dims = dimensions_of(dataset_dir, "val", model, overrides)
         files = [base, *model_overlay(model, dims), *more]
-        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **_weights(model, dims), **overrides}
+        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **weights_of(model, dims), **overrides}
         run_configs(files, overrides, "train")
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
@@ -224,10 +214,10 @@ class Spoco:
         """
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
         base, *more = [find_config("train"), find_config("tune"), *find_overlays(config)]
-        _check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("split",))
-        dims = _dimensions(dataset_dir, overrides.get("split", "val"), model, overrides)
+        check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("split",))
+        dims = dimensions_of(dataset_dir, overrides.get("split", "val"), model, overrides)
         files = [base, *model_overlay(model, dims), *more]
-        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **_weights(model, dims), **overrides}
+        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **weights_of(model, dims), **overrides}
         run_configs(files, overrides, "train")
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
@@ -312,66 +302,6 @@ def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
 
 def _separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _dimensions(source: str | list[str], split: str, model: str, overrides: dict[str, Any]) -> int:
-    """2 or 3, which of the models that come with the bundle is meant: as the images are, or as was said."""
-    if model:
-        return 3  # it has a config of its own
-    if "spatial_dims" in overrides:
-        return 2 if overrides["spatial_dims"] == 2 else 3
-    names = ("image_ending",) if split == "predict" else ("image_ending", "label_ending")
-    items = build_datalist(source, split, **{name: overrides[name] for name in names if name in overrides})
-    for item in items:
-        # a bad image among good ones is named when its turn comes
-        with suppress(SpocoError):
-            return image_dimensions(item["image"], *(overrides.get(name) for name in ("axes", "channel", "time")))
-    return 3
-
-
-def _weights(model: str, spatial_dims: int = 3) -> dict[str, str]:
-    if not model:
-        return {"bundle_root": str(config_folder().parent), "ckpt_dir": str(shipped_weights(spatial_dims))}
-    if not (Path(model) / "model.pt").is_file():
-        raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
-    return {"ckpt_dir": model}
-
-
-def _check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str]) -> None:
-    """Refuses wrong ids and missing files before torch loads, the images too where the ids about them are plain.
-
-    Args:
-        files: configs, overlays last.
-        overrides: id to value.
-        splits: ids that say which split of the folder is read.
-    """
-    merged = check_settings(files, overrides)
-    source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
-    chosen = [_nested(merged, name) for name in splits]
-    if not any(_is_expression(value) for value in (source, *endings)):
-        for split in dict.fromkeys(chosen):
-            if isinstance(split, str) and not _is_expression(split):
-                build_datalist(source, split, *endings)
-
-
-def _is_expression(value: Any) -> bool:
-    return str(value).startswith(("$", "@", "%"))
-
-
-def _nested(merged: dict[str, Any], name: str) -> Any:
-    """Value of an id such as ``train#dataset``; where an overlay sets ``train#dataset``, that wins over ``train``.
-
-    None where a config of one's own has no such place, as with another kind of data set.
-    """
-    parts = name.split("#")
-    for length in range(len(parts), 0, -1):
-        key = "#".join(parts[:length])
-        if key in merged:
-            value = merged[key]
-            for part in parts[length:]:
-                value = value.get(part) if isinstance(value, dict) else None
-            return value
-    return None
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from spoco_bundle import cli
+from spoco_bundle.app import early_checks
 from spoco_bundle.app.config import find_config
 from spoco_bundle.core.errors import SpocoError
 from support import run_python
@@ -87,10 +88,10 @@ def test_fine_tuning_asks_for_no_validation_images(tmp_path):
         (tmp_path / "train" / name).touch()
     splits = ("train#dataset#data#split", "validate#dataset#data#split")
     given = {"dataset_dir": str(tmp_path)}
-    cli._check_early([find_config("train"), find_config("fine_tune")], given, splits)
+    early_checks.check_early([find_config("train"), find_config("fine_tune")], given, splits)
     for files, more in ((["train"], {}), (["train", "fine_tune"], {"validate#dataset#data#split": "val"})):
         with pytest.raises(SpocoError, match="has no val/"):
-            cli._check_early([find_config(name) for name in files], given | more, splits)
+            early_checks.check_early([find_config(name) for name in files], given | more, splits)
 
 
 @pytest.mark.parametrize("place", ["validate#dataset", "validate#dataset#data"])
@@ -100,7 +101,7 @@ def test_a_data_set_of_ones_own_is_left_to_the_run(place, value, tmp_path):
     overlay = tmp_path / "own.json"
     overlay.write_text(json.dumps({place: value}))
     given = {"dataset_dir": str(tmp_path)}
-    cli._check_early([find_config("train"), overlay], given, ("validate#dataset#data#split",))
+    early_checks.check_early([find_config("train"), overlay], given, ("validate#dataset#data#split",))
 
 
 def test_the_package_itself_loads_nothing(tmp_path):
@@ -134,8 +135,8 @@ def test_a_second_name_is_refused_where_one_is_taken(command):
 @pytest.mark.parametrize("images, source", [(["a.tif"], "a.tif"), (["a.tif", "1e5"], ["a.tif", "1e5"])])
 def test_prediction_takes_several_images(images, source, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "_check_early", lambda files, overrides, splits: asked.append(overrides["dataset_dir"]))
-    monkeypatch.setattr(cli, "_dimensions", lambda *_: 3)
+    monkeypatch.setattr(cli, "check_early", lambda files, overrides, splits: asked.append(overrides["dataset_dir"]))
+    monkeypatch.setattr(cli, "dimensions_of", lambda *_: 3)
     monkeypatch.setattr("spoco_bundle.app.prediction_plan.plan_predictions", lambda *_: [])
     monkeypatch.setattr("spoco_bundle.app.run_record.write_run_record", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["spoco", "predict", *images])

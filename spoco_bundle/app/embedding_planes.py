@@ -40,9 +40,7 @@ def embedding_planes(
         axis -> (index, (rows, columns, 3) in [0, 1]); axis 0 and index 0 of a single image.
     """
     normalize, network = (parser.get_parsed_content(key) for key in ("normalize", "network"))
-    steps = [
-        step for step in parser.get_parsed_content("preprocessing").transforms if isinstance(step, ResampleToSpacingd)
-    ]
+    target = parser.get_parsed_content("target_spacing")
     ranges, limits = normalize.fit(volume.array), intensity_limits(volume.array)
     planes, left = {}, most_voxels
     for axis in range(3) if labels.ndim == 3 else (None,):
@@ -55,8 +53,8 @@ def embedding_planes(
         image = normalize.apply(
             MetaTensor(torch.from_numpy(part), affine=torch.from_numpy(volume.affine.copy())), ranges
         )
-        for step in steps:
-            image = step({"image": image})["image"]
+        if target is not None:
+            image = ResampleToSpacingd("image", target)({"image": image})["image"]
         place = None if axis is None else (index - region[axis].start) * image.shape[axis + 1] // part.shape[axis + 1]
         colours = _colours(image, axis, place, parser)
         window = tuple(piece for other, piece in enumerate(region) if other != axis)

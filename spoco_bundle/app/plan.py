@@ -151,8 +151,8 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
         profile: of the training set.
         tissue: "dense" or "gaps" says it, "auto" goes by the profile.
         alike: ``Profile.surroundings`` below which objects look like what lies around them.
-        winding: ``Profile.fill`` below which objects wind. Measured: 0.15 to 0.17 for neurons, 0.28 to 0.79 for eleven data sets
-            of compact objects.
+        winding: ``Profile.fill`` below which objects wind. Measured: 0.15 to 0.17 for neurons, 0.28 to 0.79 for eleven
+            data sets of compact objects.
     """
     if tissue != "auto":
         return tissue == "dense"

@@ -72,6 +72,7 @@ class BlockwisePredictor:
         foreground_ending: how the names of masks beside the images end, None without masks.
         image_ending: how the images' names end.
         target_spacing: not None is refused: blocks are not resampled.
+        diameter: not None is refused, for the same reason.
         block_size: voxels of a block along z, y, x; rounded up to whole chunks. None takes ``largest_block``, halved
             until a block fits into memory.
         largest_block: see ``block_size``.
@@ -116,6 +117,7 @@ class BlockwisePredictor:
         foreground_ending: str | None = None,
         image_ending: str = "_raw",
         target_spacing: Sequence[float] | None = None,
+        diameter: float | None = None,
         block_size: int | Sequence[int] | None = None,
         largest_block: int | Sequence[int] = (128, 256, 256),
         chunk_size: int | Sequence[int] = (64, 128, 128),
@@ -139,6 +141,11 @@ class BlockwisePredictor:
             raise SpocoError(f"output {output}: only OME-Zarr results are named: end it with .ome.zarr")
         if target_spacing is not None:
             raise SpocoError("target_spacing: blocks are not resampled: resample the image first, or set it to null")
+        if diameter is not None:
+            raise SpocoError(
+                f"diameter {diameter:g}: blocks are not resampled: resample the image first, or predict it in one "
+                "piece with --blockwise False"
+            )
         if workers < 1 or retries < 0:
             raise SpocoError(f"workers is {workers}, retries {retries}: give at least 1 and 0")
         if not 0 < stitch_share <= 1:

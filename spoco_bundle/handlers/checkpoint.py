@@ -95,7 +95,7 @@ class TrainingCheckpoint:
     Args:
         ckpt_dir: folder of the two files.
         objects: name -> object with ``state_dict`` and ``load_state_dict`` (network, teacher, optimizer, scheduler,
-            best weights, early stopping, ...); one that is None, as a disabled part of a config, is left out.
+            best weights, early stopping, ...).
         interval_iterations: iterations between checkpoints; 0 for none between epochs.
         interval_epochs: epochs between checkpoints; 0 for none at the end of epochs.
         resume: "" or False starts anew; True, "last" (or "latest") and "previous" resume from the files in
@@ -120,7 +120,7 @@ class TrainingCheckpoint:
         if taken:
             raise SpocoError(f"objects: the names {sorted(taken)} are reserved; choose others")
         self.ckpt_dir = Path(ckpt_dir)
-        self.objects = {name: thing for name, thing in objects.items() if thing is not None}
+        self.objects = dict(objects)
         self.interval_iterations = interval_iterations
         self.interval_epochs = interval_epochs
         self.resume = "last" if resume is True else resume or ""

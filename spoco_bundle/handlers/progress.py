@@ -34,10 +34,14 @@ class TrainingProgress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._close)
 
+    @property
+    def _has_budget(self) -> bool:
+        return self.budget is not None and self.budget.seconds is not None
+
     def _open(self, engine: Engine) -> None:
         if self.progress is None and idist.get_rank() == 0:
             state = engine.state
-            known = self.budget is None and state.epoch_length and state.max_epochs
+            known = not self._has_budget and state.epoch_length and state.max_epochs
             total = state.epoch_length * state.max_epochs if known else None
             # opened with the first epoch, because a resumed engine learns its iteration at the start
             self.progress = Progress("iterations", total, done=state.iteration)
@@ -47,10 +51,10 @@ class TrainingProgress:
             return
         state = engine.state
         output = state.output[0] if isinstance(state.output, (list, tuple)) else state.output
-        if self.budget is None:
-            facts = {"epoch": f"{state.epoch} of {state.max_epochs}"}
-        else:
+        if self._has_budget:
             facts = {"time": f"{self.budget.progress:.0%}"}
+        else:
+            facts = {"epoch": f"{state.epoch} of {state.max_epochs}"}
         facts["loss"] = f"{output[self.terms_key]['loss']:.3f}"
         if self.best_weights is not None and self.best_weights.best_epoch:
             facts["best"] = f"{self.best_weights.best_score:.3f}"

@@ -25,7 +25,7 @@ class TimeBudget:
     take, as far as it is known, is kept free for them. What an interrupted training had spent counts when it goes on.
 
     Args:
-        minutes: of the whole training, validations included.
+        minutes: of the whole training, validations included; None leaves the training to its epochs.
         optimizer: whose learning rate is set.
         learning_rate: at the top of the cycle.
         evaluator: the validation.
@@ -35,14 +35,14 @@ class TimeBudget:
 
     def __init__(
         self,
-        minutes: float,
+        minutes: float | None,
         optimizer: Optimizer,
         learning_rate: float,
         evaluator: Evaluator | None = None,
         validations: int = 6,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.seconds = 60 * minutes
+        self.seconds = None if minutes is None else 60 * minutes
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.evaluator = evaluator
@@ -54,6 +54,8 @@ class TimeBudget:
 
     def attach(self, engine: Engine) -> None:
         """Registers the clock, the learning rate and the end."""
+        if self.seconds is None:
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_learning_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look_at_the_clock)
@@ -65,9 +67,7 @@ class TimeBudget:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self.spent, self.validating, self.longest = (
-            float(state[name]) for name in ("spent", "validating", "longest")
-        )
+        self.spent, self.validating, self.longest = (float(state[name]) for name in ("spent", "validating", "longest"))
         self.done = int(state["done"])
         self._began = self.clock()
 

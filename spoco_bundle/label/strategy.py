@@ -20,6 +20,7 @@ from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import load_weights
 from spoco_bundle.transforms.serving import SERVED
+from spoco_bundle.transforms.spacing import GRID_SHAPE, resize_nearest
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +98,23 @@ class Disagreement(Strategy):
         spacing = voxel_spacing(data["image"], len(shape))
         field = config.get_parsed_content("decoder").field(outputs[0], spacing, second=outputs[1])
         label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
-        candidates = read_image(label, "label", len(shape)).array[0] == 0 if label else np.ones(shape, bool)
-        if candidates.shape != tuple(shape):
-            raise SpocoError(f"{path}: is resampled for the network; the strategy needs target_spacing null")
+        candidates = np.ones(shape, bool)
+        if label:
+            own = torch.from_numpy(read_image(label, "label", len(shape)).array)
+            candidates = resize_nearest(own, shape)[0].numpy() == 0
         if field.objectness is not None:
             seen = torch.maximum(field.objectness, field.second.objectness).reshape(shape)
             candidates &= seen.numpy() >= config.get_parsed_content("objectness_threshold")
-        return most_disputed(
+        places = most_disputed(
             disagreement_map(field).numpy(),
             candidates,
             spacing,
             float(network.coordinate_scale) or 1.0,
             int(request.get("count", 3)),
         )
+        # from the grid that the network works on to that of the file
+        whole = [int(size) for size in data["image"].meta.get(GRID_SHAPE, shape)]
+        return [
+            (tuple((2 * index + 1) * size // (2 * n) for index, size, n in zip(place, whole, shape)), weight)
+            for place, weight in places
+        ]

@@ -11,7 +11,14 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, PIXEL, UNITLESS, in_words
 
-__all__ = ["alike_spacings", "learn_lengths", "learnt_lengths", "spacing_for", "with_length_unit"]
+__all__ = [
+    "alike_spacings",
+    "learn_lengths",
+    "learnt_diameter",
+    "learnt_lengths",
+    "spacing_for",
+    "with_length_unit",
+]
 
 #: values of the buffer ``length_unit`` of a network, from 0
 _UNITS = ("", MICROMETER, PIXEL, UNITLESS)
@@ -39,6 +46,15 @@ def learnt_lengths(network: nn.Module | None) -> tuple[tuple[float, ...] | None,
     if spacing is None or not bool((spacing > 0).all()):
         return None, ""
     return tuple(float(f"{step:.7g}") for step in spacing.tolist()), _UNITS[int(network.length_unit)]
+
+
+def learnt_diameter(network: nn.Module | None) -> float | None:
+    """Diameter of the typical object that a network learnt, in the unit of its lengths; None where it says none.
+
+    The coordinate scale is half the median radius.
+    """
+    scale = float(getattr(network, "coordinate_scale", 0.0))
+    return 4 * scale if scale > 0 else None
 
 
 def learn_lengths(network: nn.Module, spacing: Sequence[float], unit: str) -> None:

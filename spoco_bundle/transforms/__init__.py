@@ -12,6 +12,7 @@ from spoco_bundle.transforms.sampling import KeepInstanceFractiond
 from spoco_bundle.transforms.serving import HandOutd, LoadServedWeightsd
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
 from spoco_bundle.transforms.views import TwoViewsd
+from spoco_bundle.transforms.working_spacing import WorkingSpacingd
 
 __all__ = [
     "CheckLabelsd",
@@ -32,4 +33,5 @@ __all__ = [
     "RestoreGridd",
     "SaveInstancesd",
     "TwoViewsd",
+    "WorkingSpacingd",
 ]

@@ -20,13 +20,16 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.networks.decode import Decoder
+from spoco_bundle.transforms.spacing import GRID_SHAPE
 
 
 class ClusterEmbeddingsd(MapTransform):
     """Clusters the raw output of the network (C, *spatial) into instance labels.
 
     Writes the labels (1, *spatial), int32 with the image's metadata, into the key, the confidence per object, float32
-    (n,), into ``KEY_confidence``, and where it is asked for the ``EmbeddingField`` into ``KEY_field``.
+    (n,), into ``KEY_confidence``, and where it is asked for the ``EmbeddingField`` into ``KEY_field``. Where the image
+    was resampled and the objectness tells the background, it goes into ``KEY_objectness`` (*spatial), for
+    ``RestoreGridd``.
 
     Args:
         keys: raw network outputs (C, *spatial).
@@ -97,6 +100,9 @@ class ClusterEmbeddingsd(MapTransform):
                 sample[f"{key}_confidence"] = confidence
             if self.keep_field:
                 sample[f"{key}_field"] = field
+            outlines = self.params.get("background", "auto") in ("auto", "objectness")
+            if outlines and field.objectness is not None and GRID_SHAPE in getattr(image, "meta", {}):
+                sample[f"{key}_objectness"] = field.objectness.reshape(field.spatial)
         return sample
 
     def cluster(

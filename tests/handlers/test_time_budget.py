@@ -82,6 +82,13 @@ def test_an_interrupted_training_goes_on_with_the_time_that_is_left():
     assert second.progress == 1
 
 
+def test_without_minutes_the_epochs_decide():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=7.0)
+    engine = Engine(lambda engine, batch: None)
+    TimeBudget(None, optimizer, 0.1).attach(engine)
+    assert engine.run(range(3), max_epochs=2).iteration == 6 and optimizer.param_groups[0]["lr"] == 7
+
+
 def test_a_budget_shorter_than_a_step_still_trains_and_validates_once():
     _, validation, rates, _ = train(0.001, 5.0)
     assert len(rates) == 1 and len(validation.at) == 1

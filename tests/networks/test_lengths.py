@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher, load_weights
-from spoco_bundle.networks.lengths import learn_lengths, learnt_lengths
+from spoco_bundle.networks.lengths import learn_lengths, learnt_diameter, learnt_lengths
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -60,3 +60,10 @@ def test_the_shipped_weights(folder, expected):
     del state["length_unit"]
     carrier.load_state_dict(state)
     assert learnt_lengths(carrier)[1] == expected
+
+
+def test_the_learnt_diameter_is_four_coordinate_scales():
+    trained = network()
+    assert learnt_diameter(trained) is None and learnt_diameter(None) is None
+    trained.coordinate_scale.fill_(3.0)
+    assert learnt_diameter(trained) == 12

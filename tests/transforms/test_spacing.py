@@ -9,7 +9,7 @@ from monai.transforms import Compose, RandFlipd, RandRotate90d
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.transforms import ResampleToSpacingd, RestoreGridd
-from spoco_bundle.transforms.spacing import resize_nearest
+from spoco_bundle.transforms.spacing import resize_nearest, restore_labels
 
 
 def sample(shape=(10, 24, 20), spacing=(2.0, 0.5, 0.5)) -> dict:
@@ -78,6 +78,63 @@ def test_labels_come_back_through_a_batch():
     assert same is data["label"]
 
 
+def test_pixels_are_a_spacing_of_1():
+    image = MetaTensor(torch.rand(1, 8, 12), affine=torch.eye(3), meta={"length_unit": "pixel"})
+    assert ResampleToSpacingd("image", (2.0, 3.0))({"image": image})["image"].shape == (1, 4, 4)
+
+
+def balls(shape: tuple[int, ...], voxel: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two touching balls of radius 9, with voxels of this size: labels, and an objectness that falls softly."""
+    places = torch.stack(torch.meshgrid(*((torch.arange(n) + 0.5) * voxel for n in shape), indexing="ij"))
+    middles = torch.full((2, len(shape)), 20.0)
+    middles[:, -1] = torch.tensor([14.0, 32.0])
+    away = torch.stack([(places - m.reshape(-1, *[1] * len(shape))).square().sum(0).sqrt() for m in middles]) - 9
+    labels = torch.where(away.amin(0) < 0, away.argmin(0) + 1, 0).int()
+    return labels, torch.sigmoid(-away.amin(0))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_outlines_come_back_as_sharp_as_the_image(dims):
+    coarse, objectness = balls((10,) * (dims - 1) + (12,), 4.0)
+    fine, _ = balls((40,) * (dims - 1) + (48,), 1.0)
+    nearest = resize_nearest(coarse[None], fine.shape)[0]
+    restored = restore_labels(coarse, fine.shape, objectness)
+    wrong = [(found != fine).float().mean() for found in (nearest, restored, restore_labels(coarse, fine.shape))]
+    assert wrong[1] < 0.6 * wrong[0] and wrong[2] < 0.9 * wrong[0]
+    assert restored.dtype == torch.int32 and restored.unique().tolist() == [0, 1, 2]
+
+
+def test_what_the_labels_leave_out_does_not_come_back_with_the_objectness():
+    labels = torch.zeros(6, 8, dtype=torch.int32)
+    labels[1:5, 1:3] = 1
+    objectness = torch.full((6, 8), 0.01)
+    objectness[1:5, 1:3] = objectness[1:5, 5:7] = 0.9  # the second was dropped
+    objectness[2, 2] = 0.1  # a hole that the labels fill
+    restored = restore_labels(labels, (18, 24), objectness)
+    assert (restored[:, 12:] == 0).all() and (restored[4:14, 4:8] == 1).all()
+    assert torch.equal(restored[1::3, 1::3], labels)  # centres of coarse voxels lie on those of fine ones
+
+
+def test_slabs_do_not_show(monkeypatch):
+    coarse, objectness = balls((10, 10, 12), 4.0)
+    whole = restore_labels(coarse, (33, 47, 50), objectness)
+    monkeypatch.setattr("spoco_bundle.transforms.spacing._SLAB", 47 * 50 * 4)
+    assert torch.equal(restore_labels(coarse, (33, 47, 50), objectness), whole)
+
+
+def test_an_object_too_small_for_the_image_takes_its_confidence_with_it():
+    labels = torch.zeros(1, 12, 12, dtype=torch.int32)
+    labels[:, 1:5, 1:5], labels[:, 8, 8], labels[:, 6:11, 1:5] = 1, 2, 3
+    meta = {"grid_shape": torch.tensor([4, 4]), "grid_affine": torch.eye(3)}
+    image = MetaTensor(torch.zeros(1, 12, 12), affine=torch.eye(3) / 3, meta=meta)
+    sample = {"image": image, "pred": labels, "pred_confidence": torch.tensor([0.9, 0.2, 0.7])}
+    result = RestoreGridd()(sample)
+    if 2 in restore_labels(labels[0], (4, 4)):
+        pytest.fail("the one voxel should fall between the centres")
+    assert result["pred"].unique().tolist() == [0, 1, 2]
+    assert result["pred_confidence"].tolist() == pytest.approx([0.9, 0.7])
+
+
 def test_nearest_agrees_with_brute_force():
     rng = np.random.default_rng(0)
     values = torch.tensor(rng.integers(2**40, size=(1, 7, 5)))
@@ -92,9 +149,8 @@ def test_refusals():
         ResampleToSpacingd("image", (1.0,), "cubic")
     with pytest.raises(SpocoError, match="unknown"):
         ResampleToSpacingd("image", (1.0, 1.0))({"image": torch.zeros(1, 4, 4)})
-    with pytest.raises(SpocoError, match="unknown"):
-        image = MetaTensor(torch.zeros(1, 4, 4), meta={"length_unit": "pixel"})
-        ResampleToSpacingd("image", (1.0, 1.0))({"image": image})
+    with pytest.raises(SpocoError, match="threshold is 1.5"):
+        RestoreGridd(threshold=1.5)
     with pytest.raises(SpocoError, match="does not fit"):
         ResampleToSpacingd("image", (1.0, 1.0))(sample())
 

@@ -1,0 +1,80 @@
+"""What a command looks at before torch and MONAI are loaded: ids, values, files, and which of the models is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from spoco_bundle.app.config import check_settings, config_folder, shipped_weights
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import image_dimensions
+
+__all__ = ["check_early", "dimensions_of", "weights_of"]
+
+
+def dimensions_of(source: str | list[str], split: str, model: str, overrides: dict[str, Any]) -> int:
+    """2 or 3, which of the models that come with the bundle is meant: as the images are, or as was said."""
+    if model:
+        return 3  # it has a config of its own
+    if "spatial_dims" in overrides:
+        return 2 if overrides["spatial_dims"] == 2 else 3
+    names = ("image_ending",) if split == "predict" else ("image_ending", "label_ending")
+    items = build_datalist(source, split, **{name: overrides[name] for name in names if name in overrides})
+    for item in items:
+        # a bad image among good ones is named when its turn comes
+        with suppress(SpocoError):
+            return image_dimensions(item["image"], *(overrides.get(name) for name in ("axes", "channel", "time")))
+    return 3
+
+
+def weights_of(model: str, spatial_dims: int = 3) -> dict[str, str]:
+    """The ids that say where a model lies, "" for the one that comes with the bundle.
+
+    Raises:
+        SpocoError: if the folder holds no weights.
+    """
+    if not model:
+        return {"bundle_root": str(config_folder().parent), "ckpt_dir": str(shipped_weights(spatial_dims))}
+    if not (Path(model) / "model.pt").is_file():
+        raise SpocoError(f"--model {model}: holds no model.pt; name the output folder of `spoco train`")
+    return {"ckpt_dir": model}
+
+
+def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str]) -> None:
+    """Refuses wrong ids and missing files before torch loads, the images too where the ids about them are plain.
+
+    Args:
+        files: configs, overlays last.
+        overrides: id to value.
+        splits: ids that say which split of the folder is read.
+    """
+    merged = check_settings(files, overrides)
+    source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
+    chosen = [_nested(merged, name) for name in splits]
+    if not any(_is_expression(value) for value in (source, *endings)):
+        for split in dict.fromkeys(chosen):
+            if isinstance(split, str) and not _is_expression(split):
+                build_datalist(source, split, *endings)
+
+
+def _is_expression(value: Any) -> bool:
+    return str(value).startswith(("$", "@", "%"))
+
+
+def _nested(merged: dict[str, Any], name: str) -> Any:
+    """Value of an id such as ``train#dataset``; where an overlay sets ``train#dataset``, that wins over ``train``.
+
+    None where a config of one's own has no such place, as with another kind of data set.
+    """
+    parts = name.split("#")
+    for length in range(len(parts), 0, -1):
+        key = "#".join(parts[:length])
+        if key in merged:
+            value = merged[key]
+            for part in parts[length:]:
+                value = value.get(part) if isinstance(value, dict) else None
+            return value
+    return None

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spoco_bundle.networks import Decoder
+from spoco_bundle.transforms import ClusterEmbeddingsd
+from spoco_bundle.transforms.object_size import Look, ObjectFinder, find_scale
+
+
+def eyes(true: float, least: float = 0.0, most: float = 9.0):
+    """Sees objects at scales at which they are from `least` to `most` times as large as the learnt ones."""
+    looked = []
+
+    def look(scale: float) -> Look:
+        looked.append(scale)
+        size = scale / true
+        if not least <= size <= most:
+            return Look(math.nan, 0.01)
+        return Look(size**0.7, 0.8 * math.exp(-(math.log(size) ** 2)))  # small ones look larger, large ones smaller
+
+    return look, looked
+
+
+@pytest.mark.parametrize("true", [0.25, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.5])
+def test_the_scale_is_found(true):
+    look, looked = eyes(true)
+    assert find_scale(look) == pytest.approx(true, rel=0.1)
+    assert len(looked) <= 4 and looked[0] == 1.0
+
+
+@pytest.mark.parametrize(("true", "start"), [(0.3, 0.5), (2.4, 2.0)])
+def test_where_nothing_is_seen_at_scale_1_others_are_tried(true, start):
+    look, looked = eyes(true, 0.7, 2.0)
+    assert find_scale(look) == pytest.approx(true, rel=0.1)
+    assert looked[0] == 1.0 and start in looked
+
+
+def test_nothing_anywhere():
+    look, looked = eyes(1.0, 5.0)
+    assert find_scale(look) is None and looked == [1.0, 0.5, 2.0]
+
+
+def test_looks_are_bounded_and_the_best_one_counts():
+    looked = []
+
+    def look(scale: float) -> Look:
+        looked.append(scale)
+        return Look(1.5 if len(looked) % 2 else 0.6, 0.7 if len(looked) == 4 else 0.1)
+
+    assert find_scale(look, looks=5) == looked[3]
+    assert len(looked) == 5
+
+
+def test_fragments_of_the_learnt_size_do_not_end_the_search():
+    seen = {1.0: Look(1.0, 0.45), 0.5: Look(1.25, 0.7), 0.4: Look(1.0, 0.8)}
+    assert find_scale(seen.__getitem__) == 0.4
+
+
+def test_scale_1_is_left_for_a_clear_gain_only():
+    seen = {1.0: Look(1.5, 0.7), 1 / 1.5: Look(1.0, 0.72)}
+    assert find_scale(seen.__getitem__) == 1.0
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1.1, 1.0), (2.0, None)])
+def test_what_convinces_at_no_scale_changes_nothing(size, expected):
+    assert find_scale(lambda scale: Look(size * scale, 0.5)) == expected
+
+
+class Discs(torch.nn.Module):
+    """Sees bright discs as a perfect network would: offsets to their centres, and the objectness."""
+
+    def __init__(self, spacing: tuple[float, ...], scale: float):
+        super().__init__()
+        self.spacing, self.scale = spacing, scale
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        from scipy import ndimage
+
+        assert not self.training
+        label, count = ndimage.label(image[0, 0].numpy() > 0.5)
+        place = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(label.shape, self.spacing)], indexing="ij"))
+        centre = np.array([[0.0] * label.ndim, *ndimage.center_of_mass(label > 0, label, range(1, count + 1))])
+        offset = np.where(label > 0, np.moveaxis((centre * self.spacing)[label], -1, 0) - place, 0) / self.scale
+        logit = 8 * (image[0, :1].numpy() - 0.5)
+        return torch.as_tensor(np.concatenate([offset, logit])[None], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_objects_are_measured_in_a_part_of_the_image(dims):
+    spacing, diameter, true = (2.0, 1.0, 1.0)[-dims:], 12.0, 2.0
+    shape, voxels = (40, 128, 128)[-dims:], {2: 9_000, 3: 300_000}[dims]
+    place = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing)], indexing="ij"))
+    image = np.zeros(shape, np.float32)
+    for middle in np.ndindex(*(3,) * (dims - 1), 3):
+        away = np.sqrt(sum((p - 24 - 32 * m) ** 2 for p, m in zip(place, middle)))
+        image[away < true * diameter / 2] = 1
+    network = Discs(spacing, diameter / 4)
+    network.train()
+    clustering = ClusterEmbeddingsd(decoder=Decoder(dims, True, None, diameter / 4), min_fraction=0.2)
+    looks = []
+
+    def inferer(part, network):
+        looks.append(part.shape)
+        return network(part)
+
+    finder = ObjectFinder(
+        torch.from_numpy(image)[None], shape, spacing, diameter, network, inferer, clustering, voxels=voxels
+    )
+    assert finder(1.0).size == pytest.approx(true, rel=0.1)
+    assert finder(0.5).size == pytest.approx(1.0, rel=0.15)
+    assert finder(0.5).score > 1.2 * finder(1.0).score
+    assert all(math.prod(part) <= 1.1 * voxels for part in looks) and network.training
+    assert find_scale(finder) == find_scale(finder) == pytest.approx(1 / true, rel=0.15)
+    assert "min_size" not in clustering.params
+
+
+def test_the_part_lies_where_the_objects_are():
+    image = torch.zeros(1, 300, 400)
+    image[0, 200:280, 20:90] = torch.rand(80, 70)
+    clustering = ClusterEmbeddingsd(decoder=Decoder(2, True, None, 3.0))
+    finder = ObjectFinder(image, (300, 400), (1.0, 1.0), 12.0, Discs((1.0, 1.0), 3.0), None, clustering, voxels=10_000)
+    (_, rows, columns), shape = finder._region(1.0)
+    assert rows.start <= 215 and rows.stop >= 265 and columns.start <= 30 and columns.stop >= 80
+    assert shape == (100, 100)
