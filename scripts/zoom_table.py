@@ -2,10 +2,10 @@
 
 python scripts/zoom_table.py DATA/dsb2018 DATA/bbbc050:1.75,0.8,0.8 --page docs/measurements/robustness.md
 
-Every image of val/ and its label are resized, images linearly after smoothing, labels by the nearest voxel, and segmented
-as `spoco predict` does: with nothing said, where the size of the objects is estimated, and with `--diameter`. After a colon
-stands the voxel size that the model learnt and the files do not state: with it a third row states the size of the
-resized images in micrometres.
+Every image of val/ and its label are resized, images linearly after smoothing, labels by the nearest voxel. They are
+segmented as `spoco predict` does: with nothing said, where the size of the objects is estimated, and with `--diameter`.
+After a colon stands the voxel size that the model learnt and the files do not state. With it a third row states the
+size of the resized images in micrometres.
 """
 
 from __future__ import annotations
