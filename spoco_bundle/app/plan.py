@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spoco_bundle.blockwise.memory import readable
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 
@@ -28,6 +29,7 @@ __all__ = [
     "kernel_sizes",
     "plan_lines",
     "strides",
+    "training_bytes",
     "working_spacing",
 ]
 
@@ -159,21 +161,19 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
     return profile.surroundings is not None and profile.surroundings < alike and profile.fill < winding
 
 
-def check_plan(
-    profile: Profile, target_spacing: Sequence[float] | None, crop_size: Sequence[int], in_channels: int
-) -> None:
+def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.inf) -> None:
     """Refuses a training that cannot work.
 
     Args:
         profile: of the training set.
-        target_spacing: the working resolution.
-        crop_size: of the training crops.
-        in_channels: of the network.
+        ids: values of the ids that this module decides, as they came out.
+        memory: bytes that are free for the training.
 
     Raises:
-        SpocoError: if the images have other channels or axes than the settings, typical objects do not fit into them,
-            or are too small at the working resolution.
+        SpocoError: if the images have other channels or axes than the settings, typical objects do not fit into them
+            or are too small at the working resolution, or a batch does not fit into the memory.
     """
+    target_spacing, crop_size, in_channels = (ids[key] for key in ("target_spacing", "crop_size", "in_channels"))
     if in_channels != profile.channels:
         one = f"choose one of 0 to {profile.channels - 1} with --channel, or " if in_channels == 1 else ""
         raise SpocoError(
@@ -194,6 +194,30 @@ def check_plan(
             f"at a working resolution of {in_words(target_spacing or profile.spacing, profile.unit)} a typical object "
             f"is {in_words([float(f'{d:.2g}') for d in typical], 'voxels')}: set a finer --target_spacing"
         )
+
+    need = training_bytes(ids)
+    if need > memory:
+        raise SpocoError(
+            f"{ids['batch_size']} crops of {' x '.join(map(str, crop_size))} voxels take about {readable(need)} in "
+            f"training, {readable(memory)} are free: give a smaller --crop_size or --batch_size, or a coarser "
+            "--target_spacing"
+        )
+
+
+def training_bytes(ids: Mapping[str, Any]) -> float:
+    """What a batch takes in training at least: features, their normalised copies and embeddings, all with gradients.
+
+    Args:
+        ids: values of the ids that this module decides.
+    """
+    dims = len(ids["crop_size"])
+    per_voxel, share = 40.0 * ids["embedding_channels"], 1.0
+    repeats = np.broadcast_to(ids["convolutions"], len(ids["channels"]))
+    for level, (width, count) in enumerate(zip(ids["channels"], repeats)):
+        if level:
+            share /= math.prod(np.broadcast_to(ids["strides"][level - 1], dims).tolist())
+        per_voxel += share * 4 * width * (6 * int(count) + 2)
+    return per_voxel * math.prod(ids["crop_size"]) * ids["batch_size"]
 
 
 def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
+import torch
 
 from spoco_bundle.app.config import find_config, find_overlays, read_configs
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, resolved, write_model_config
 from spoco_bundle.app.plan import check_plan, plan_lines
+from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import unwrapped
 
@@ -100,5 +103,7 @@ def write_plan(file: str | Path, content: dict[str, Any]) -> Path:
 def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     ids = {key: resolved(parser, key) for key in PLANNED if key in parser}
     profile = parser.get_parsed_content("profile")
-    check_plan(profile, ids["target_spacing"], ids["crop_size"], ids["in_channels"])
+    # a graphics card has a memory of its own, and says itself that it is full
+    on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
+    check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
     return [*profile.lines(), *plan_lines(profile, ids)], ids

@@ -10,6 +10,7 @@ from spoco_bundle.app import plan
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.profile import Profile
 from spoco_bundle.networks.embedding_unet import receptive_radius
+from support import PLAN
 
 NUCLEI = Profile(
     images=4,
@@ -114,12 +115,18 @@ def test_tissue_is_told_by_the_profile_or_by_the_user():
 
 
 def test_plans_that_cannot_work_are_refused():
-    plan.check_plan(NUCLEI, None, [32, 64, 64], 1)
+    ids = {**PLAN, "embedding_channels": 8}
+    plan.check_plan(NUCLEI, ids)
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels: choose one of 0 to 2"):
-        plan.check_plan(replace(NUCLEI, channels=3), None, [32, 64, 64], 1)
+        plan.check_plan(replace(NUCLEI, channels=3), ids)
     with pytest.raises(SpocoError, match="crop_size is .*give 3 numbers"):
-        plan.check_plan(NUCLEI, None, [64, 64], 1)
+        plan.check_plan(NUCLEI, ids | {"crop_size": [64, 64]})
     with pytest.raises(SpocoError, match="no image shows a whole one"):
-        plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), None, [32, 64, 64], 1)
+        plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), ids)
     with pytest.raises(SpocoError, match="set a finer --target_spacing"):
-        plan.check_plan(NUCLEI, [50, 50, 50], [32, 64, 64], 1)
+        plan.check_plan(NUCLEI, ids | {"target_spacing": [50, 50, 50]})
+    need = plan.training_bytes(ids)
+    plan.check_plan(NUCLEI, ids, need)
+    with pytest.raises(SpocoError, match="2 crops of 32 x 64 x 64 voxels take about .* smaller --crop_size"):
+        plan.check_plan(NUCLEI, ids, need - 1)
+    assert plan.training_bytes(ids | {"batch_size": 4}) == 2 * need
