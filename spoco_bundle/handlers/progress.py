@@ -18,7 +18,7 @@ class TrainingProgress:
 
     Args:
         best_weights: object with ``best_score`` to show, such as ``BestWeights``; None shows none.
-        budget: ``TimeBudget`` of a training that ends by the clock; its share is shown in place of the epochs.
+        budget: ``TimeBudget`` of a training that ends by the clock; the minutes left are shown in place of the epochs.
         terms_key: key of the trainer's output that holds name -> number, ``loss`` among them.
     """
 
@@ -52,7 +52,7 @@ class TrainingProgress:
         state = engine.state
         output = state.output[0] if isinstance(state.output, (list, tuple)) else state.output
         if self._has_budget:
-            facts = {"time": f"{self.budget.progress:.0%}"}
+            facts = {"minutes left": f"{self.budget.remaining / 60:.1f}"}
         else:
             facts = {"epoch": f"{state.epoch} of {state.max_epochs}"}
         facts["loss"] = f"{output[self.terms_key]['loss']:.3f}"

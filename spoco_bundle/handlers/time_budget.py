@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch.optim import Optimizer
+
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["TimeBudget", "one_cycle"]
 
@@ -24,13 +27,21 @@ class TimeBudget:
     fits whatever the machine does beside it. Validations come at equal shares, the last at the end; the time that they
     take, as far as it is known, is kept free for them. What an interrupted training had spent counts when it goes on.
 
+    The epoch in which the time is up ends early, but completely: ``EPOCH_COMPLETED`` comes, so that a checkpoint holds
+    the end. Where several processes train together, all go by the clock of rank 0: rates or validations of their own
+    would let their weights part, and would make them wait for each other for ever.
+
     Args:
         minutes: of the whole training, validations included; None leaves the training to its epochs.
         optimizer: whose learning rate is set.
         learning_rate: at the top of the cycle.
         evaluator: the validation.
         validations: how many, at most; fewer where they would take more than half of the time.
+        warm_up: share of the training in which the learning rate rises, above 0 and below 1.
         clock: seconds that never go back.
+
+    Raises:
+        SpocoError: if ``minutes``, ``validations`` or ``warm_up`` is out of range.
     """
 
     def __init__(
@@ -40,17 +51,26 @@ class TimeBudget:
         learning_rate: float,
         evaluator: Evaluator | None = None,
         validations: int = 6,
+        warm_up: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
     ):
+        if minutes is not None and not minutes > 0:
+            raise SpocoError(f"minutes: must be above 0, got {minutes}; leave it out to train for max_epochs")
+        if validations < 1:
+            raise SpocoError(f"validations: at least 1, the one at the end, got {validations}")
+        if not 0 < warm_up < 1:
+            raise SpocoError(f"warm_up: must lie between 0 and 1, got {warm_up}")
         self.seconds = None if minutes is None else 60 * minutes
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.evaluator = evaluator
         self.validations = validations
+        self.warm_up = warm_up
         self.clock = clock
         self.spent = self.validating = self.longest = 0.0
         self.done = 0
         self._began = 0.0
+        self._is_over = False
 
     def attach(self, engine: Engine) -> None:
         """Registers the clock, the learning rate and the end."""
@@ -59,6 +79,7 @@ class TimeBudget:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_learning_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look_at_the_clock)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def state_dict(self) -> dict[str, float]:
@@ -70,6 +91,10 @@ class TimeBudget:
         self.spent, self.validating, self.longest = (float(state[name]) for name in ("spent", "validating", "longest"))
         self.done = int(state["done"])
         self._began = self.clock()
+        if self.seconds is not None:
+            # of more minutes than before a smaller share has passed, so some of the validations are due again
+            self.done = min(self.done, int(self.progress * self.validations))
+            logger.info("%.1f of %.1f minutes were spent before", self.spent / 60, self.seconds / 60)
 
     @property
     def elapsed(self) -> float:
@@ -78,8 +103,8 @@ class TimeBudget:
 
     @property
     def progress(self) -> float:
-        """Share of the time for training that has passed, 0 to 1."""
-        left = self.longest * (1 if self._is_costly() else self.validations - self.done)
+        """Share of the time for training that has passed, 0 to 1, by the clock of this process."""
+        left = self.longest * (1 if self._is_costly() else max(1, self.validations - self.done))
         training = self.seconds - self.validating - left
         return min(1.0, (self.elapsed - self.validating) / training) if training > 0 else 1.0
 
@@ -87,18 +112,35 @@ class TimeBudget:
         """Whether another validation before the last would leave less than half of the time for training."""
         return self.validating + 2 * self.longest > self.seconds / 2
 
+    @property
+    def remaining(self) -> float:
+        """Seconds left of the whole, 0 or more."""
+        return max(0.0, self.seconds - self.elapsed)
+
     def _start(self, engine: Engine) -> None:
         self._began = self.clock()
+        self._is_over = False
+        logger.info(
+            "training for %.1f minutes: learning rate up to %g and down again, %s",
+            *(self.seconds / 60, self.learning_rate, self._plan()),
+        )
+
+    def _plan(self) -> str:
+        if self.evaluator is None:
+            return "no validation"
+        return "a validation at the end" if self.validations == 1 else f"{self.validations} validations or fewer"
 
     def _set_learning_rate(self, engine: Engine) -> None:
+        rate = self.learning_rate * one_cycle(idist.broadcast(self.progress), self.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * one_cycle(self.progress)
+            group["lr"] = rate
 
     def _look_at_the_clock(self, engine: Engine) -> None:
-        progress = self.progress
+        progress = idist.broadcast(self.progress)
         if progress >= 1:
             self._validate(engine)
-            engine.terminate()
+            self._is_over = True
+            engine.terminate_epoch()
         elif progress >= (self.done + 1) / self.validations and self.done + 1 < self.validations:
             if self._is_costly():
                 self.done += 1
@@ -111,9 +153,13 @@ class TimeBudget:
             return
         before = self.clock()
         self.evaluator.run(engine.state.epoch)
-        taken = self.clock() - before
+        taken = idist.broadcast(self.clock() - before)
         self.validating += taken
         self.longest = max(self.longest, taken)
+
+    def _epoch_completed(self, engine: Engine) -> None:
+        if self._is_over:
+            engine.terminate()
 
     def _completed(self, engine: Engine) -> None:
         logger.info("%d iterations in %.1f minutes", engine.state.iteration, self.elapsed / 60)

@@ -163,25 +163,61 @@ class CropAnnotatedd(MapTransform, Randomizable):
         if self.probability_turned and self.R.random_sample() < self.probability_turned:
             self.factor = float(np.exp(self.R.uniform(*np.log(self.zoom))))
             self.angle = float(self.R.uniform(-np.pi, np.pi))
-        # what an enlarged crop shows is smaller, and lies in the middle of the plain one
-        shown = [max(1, int(roi / max(1, self.factor))) for roi in self.roi_size]
-        low = [0] * len(shape)
-        high = [max(size - roi, 0) for size, roi in zip(shape, shown)]
         around_object = self.R.random_sample() < self.probability_annotated
-        if around_object and len(table):
-            instance = table[self.R.randint(len(table))].tolist()
+        instance = table[self.R.randint(len(table))].tolist() if around_object and len(table) else None
+        if self.factor != 1 or self.angle != 0:
+            self.start = self._turned_start(np.asarray(label)[0], instance)
+            return
+        low = [0] * len(shape)
+        high = [max(size - roi, 0) for size, roi in zip(shape, self.roi_size)]
+        if instance is not None:
             first, stop = instance[2 : 2 + len(shape)], instance[2 + len(shape) :]
-            if any(b - a > roi for a, b, roi in zip(first, stop, shown)):
+            outgrown = [b - a > roi for a, b, roi in zip(first, stop, self.roi_size)]
+            if any(outgrown):
                 box = tuple(slice(a, b) for a, b in zip(first, stop))
                 inside = np.argwhere(np.asarray(label)[0][box] == instance[0])
                 voxel = inside[self.R.randint(len(inside))] + first
-                outgrown = [b - a > roi for a, b, roi in zip(first, stop, shown)]
                 first = [int(v) if out else a for out, v, a in zip(outgrown, voxel, first)]
                 stop = [int(v) + 1 if out else b for out, v, b in zip(outgrown, voxel, stop)]
-            low = [min(max(b - roi, 0), h) for b, roi, h in zip(stop, shown, high)]
+            low = [min(max(b - roi, 0), h) for b, roi, h in zip(stop, self.roi_size, high)]
             high = [min(a, h) for a, h in zip(first, high)]
-        start = [int(self.R.randint(a, b + 1)) for a, b in zip(low, high)]
-        self.start = tuple(a - (roi - s) // 2 for a, roi, s in zip(start, self.roi_size, shown))
+        self.start = tuple(int(self.R.randint(a, b + 1)) for a, b in zip(low, high))
+
+    def _turned_start(self, ids: np.ndarray, instance: Sequence[int] | None) -> tuple[int, ...]:
+        """First voxel of the plain crop that has its middle in common with the turned one.
+
+        Along its own axes it holds the object whole, or where the object outgrows it, a random voxel and nothing beside
+        the object. Where that leaves a choice, it looks beyond the border as little as it can.
+
+        Args:
+            ids: label (*spatial).
+            instance: row of the table of the object to be shown, or None for a crop anywhere.
+        """
+        shape, roi = np.array(ids.shape), np.array(self.roi_size)
+        turn = np.eye(ids.ndim)  # from the axes of the crop to those of the volume
+        cosine, sine = np.cos(self.angle), np.sin(self.angle)
+        turn[-2:, -2:] = [[cosine, -sine], [sine, cosine]]
+        reach = np.abs(turn) @ roi / (2 * self.factor)
+        centre = (shape - 1) / 2
+        low, high = np.minimum(reach - 0.5, centre), np.maximum(shape - 0.5 - reach, centre)
+        if instance is None:
+            middle = self.R.uniform(low, high)
+        else:
+            box = tuple(map(slice, instance[2 : 2 + ids.ndim], instance[2 + ids.ndim :]))
+            voxels = (np.argwhere(ids[box] == instance[0]) + instance[2 : 2 + ids.ndim]) @ turn
+            first, last = voxels.min(0), voxels.max(0)
+            margin = np.abs(turn).sum(0)  # half a voxel on each side, and half a one because the start is rounded
+            half = roi / (2 * self.factor)
+            nearest, farthest = last - half + margin / 2, first + half - margin / 2
+            outgrown = nearest > farthest
+            if outgrown.any():
+                voxel = voxels[self.R.randint(len(voxels))]
+                nearest = np.where(outgrown, np.maximum(first + half, voxel - half), nearest)
+                farthest = np.where(outgrown, np.minimum(last - half, voxel + half), farthest)
+                nearest, farthest = np.minimum(nearest, farthest), np.maximum(nearest, farthest)
+            middle = turn @ self.R.uniform(nearest, farthest)
+            middle = turn @ np.clip(np.clip(middle, low, high) @ turn, nearest, farthest)
+        return tuple(int(first) for first in np.rint(middle - (roi - 1) / 2))
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with every key (C, *roi_size), and the table of instances."""
@@ -243,7 +279,9 @@ class CropAnnotatedd(MapTransform, Randomizable):
         else:
             span = (size - 1).clamp_min(1).reshape(-1, *[1] * len(size))
             grid = (2 * places / span - 1).flip(0).movedim(0, -1)[None]  # torch wants x, y, z
-            piece = grid_sample(values[None].float(), grid, padding_mode="reflection", align_corners=True)[0]
+            if grid[(0, *np.ix_(*[[0, -1]] * len(size)))].abs().max() > 1:  # a corner lies beyond the border
+                grid = 1 - ((grid + 1).remainder(4) - 2).abs()  # mirrored here: torch takes three times as long
+            piece = grid_sample(values[None].float(), grid, padding_mode="border", align_corners=True)[0]
         if not isinstance(volume, MetaTensor):
             return piece
         affine = volume.affine.clone()

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
-from spoco_bundle.handlers import TimeBudget
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.handlers import TimeBudget, TrainingCheckpoint, TrainingProgress, time_budget
 from spoco_bundle.handlers.time_budget import one_cycle
 
 
@@ -82,6 +83,13 @@ def test_an_interrupted_training_goes_on_with_the_time_that_is_left():
     assert second.progress == 1
 
 
+def test_a_finished_training_goes_on_when_it_is_given_more_minutes():
+    state = train(1, 0.5, 2.0)[0].state_dict()
+    assert state["done"] == 6
+    _, validation, rates, seconds = train(3, 0.5, 2.0, state=state)
+    assert 119 <= seconds <= 121 and len(validation.at) == 5 and rates[0] > 0.05
+
+
 def test_without_minutes_the_epochs_decide():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=7.0)
     engine = Engine(lambda engine, batch: None)
@@ -92,3 +100,75 @@ def test_without_minutes_the_epochs_decide():
 def test_a_budget_shorter_than_a_step_still_trains_and_validates_once():
     _, validation, rates, _ = train(0.001, 5.0)
     assert len(rates) == 1 and len(validation.at) == 1
+
+
+@pytest.mark.parametrize("steps", [37, 100, 130])  # within the first epoch, at its end, in the second
+def test_the_end_of_the_time_completes_the_epoch_and_is_in_the_checkpoint(steps, tmp_path):
+    clock = Clock()
+    network = torch.nn.Linear(1, 1)
+
+    def step(engine, batch):
+        clock.now += 1
+
+    engine = Engine(step)
+    completed = []
+    budget = TimeBudget(steps / 60, torch.optim.SGD(network.parameters(), lr=1.0), 0.1, clock=clock)
+    budget.attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: completed.append(engine.state.epoch))
+    objects = {"network": network, "budget": budget}
+    TrainingCheckpoint(str(tmp_path), objects, interval_iterations=50, save_on_signal=False).attach(engine)
+    engine.run(range(100), max_epochs=10**6)
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert engine.state.iteration == steps and completed[-1] == -(-steps // 100)
+    assert saved["engine"]["iteration"] == steps and saved["budget"]["spent"] == pytest.approx(steps)
+
+
+def test_all_processes_go_by_the_clock_of_the_first(monkeypatch):
+    said = []
+
+    def broadcast(value):
+        said.append(value)
+        return 0.4
+
+    monkeypatch.setattr(time_budget.idist, "broadcast", broadcast)
+    *_, rates, seconds = train(1, 0.5, validations=1, stop_at=200)
+    # the own clock would have ended it after 120 steps
+    assert seconds == 100 and set(rates) == {0.1 * one_cycle(0.4)}
+    assert min(said) == 0 and max(said) == 1
+
+
+def test_start_and_progress_tell_the_time(caplog):
+    clock = Clock()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+    def step(engine, batch):
+        clock.now += 6
+        return {"loss_terms": {"loss": 0.5}}
+
+    engine = Engine(step)
+    budget = TimeBudget(10, optimizer, 0.002, clock=clock)
+    progress = TrainingProgress(budget=budget)
+    for handler in (budget, progress):
+        handler.attach(engine)
+    facts = []
+    engine.add_event_handler(
+        Events.EPOCH_STARTED, lambda engine: setattr(progress.progress, "update", lambda **said: facts.append(said))
+    )
+    with caplog.at_level("INFO"):
+        budget.load_state_dict({"spent": 240, "validating": 0, "longest": 0, "done": 2})
+        engine.run(range(10), max_epochs=1000)
+    said = [record.getMessage() for record in caplog.records if record.name == time_budget.__name__]
+    assert said == [
+        "4.0 of 10.0 minutes were spent before",
+        "training for 10.0 minutes: learning rate up to 0.002 and down again, no validation",
+        "60 iterations in 10.0 minutes",
+    ]
+    assert facts[0] == {"minutes left": "5.9", "loss": "0.500"} and facts[-1]["minutes left"] == "0.0"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"minutes": 0}, {"minutes": float("nan")}, {"validations": 0}, {"warm_up": 0}, {"warm_up": 1}]
+)
+def test_values_out_of_range_are_refused(wrong):
+    with pytest.raises(SpocoError, match=next(iter(wrong))):
+        TimeBudget(**{"minutes": 1, **wrong}, optimizer=None, learning_rate=0.1)

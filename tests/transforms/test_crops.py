@@ -232,6 +232,41 @@ def test_the_drawn_object_stays_in_the_turned_crop():
     assert len(angles) == 30 and 0.6 <= min(factors) < 0.8 and 1.4 < max(factors) <= 1.7
 
 
+@pytest.mark.parametrize("corner", [(4, 50), (44, 44), (0, 0)])
+def test_an_object_that_fits_is_whole_in_the_turned_crop(corner):
+    label = np.zeros((64, 64), np.int32)
+    label[corner[0] : corner[0] + 6, corner[1] : corner[1] + 9] = 3
+    crop = CropAnnotatedd(roi_size=(24, 24), zoom=(0.6, 1.7), probability_turned=1, probability_annotated=1)
+    for seed in range(60):
+        crop.set_random_state(seed=seed)
+        found = int((crop(plane(label))["label"] == 3).sum())
+        assert found == pytest.approx(54 * crop.factor**2, rel=0.15)
+
+
+def test_a_turned_crop_looks_beyond_the_border_only_for_its_object():
+    label = np.zeros((64, 64), np.int32)
+    label[30:34, 30:34] = 3
+    crop = CropAnnotatedd(roi_size=(24, 24), zoom=(0.9, 1.7), probability_turned=1, pad_label=-1)
+    for seed in range(60):
+        crop.set_random_state(seed=seed)
+        assert not (crop(plane(label))["label"] == -1).any()
+
+
+def test_an_object_that_outgrows_the_turned_crop_fills_it_and_is_kept():
+    label = np.zeros((64, 64), np.int32)
+    label[8:56, 20:50] = 3
+    crop = CropAnnotatedd(roi_size=(24, 24), zoom=(1.0, 1.7), probability_turned=1, probability_annotated=1)
+    for seed in range(60):
+        crop.set_random_state(seed=seed)
+        assert int(RelabelAndDropFragmentsd(drop_cut_below=0.5)(crop(plane(label)))["label"].max()) == 1
+
+
+def test_images_are_mirrored_beyond_their_border():
+    image = np.random.default_rng(0).random((9, 9)).astype(np.float32)
+    found = turned(plane(np.zeros((9, 9), np.int32), image), (21, 21), 1.0, 1e-9, (-6, -6))["image"][0]
+    assert np.allclose(found, np.pad(image, 6, mode="reflect"), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [({"zoom": (0, 2)}, "zoom"), ({"zoom": (2, 1)}, "zoom"), ({"probability_turned": 2}, "probability_turned")],
