@@ -176,10 +176,15 @@ def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.in
     target_spacing, crop_size, in_channels = (ids[key] for key in ("target_spacing", "crop_size", "in_channels"))
     if in_channels != profile.channels:
         one = f"choose one of 0 to {profile.channels - 1} with --channel, or " if in_channels == 1 else ""
-        raise SpocoError(
-            f"in_channels is {in_channels}, the images have {profile.channels} channels: {one}leave --in_channels out"
-        )
+        many = f"{profile.channels} channel{'s' * (profile.channels > 1)}"
+        raise SpocoError(f"in_channels is {in_channels}, the images have {many}: {one}leave --in_channels out")
     typical, _, shape = _at(profile, target_spacing)
+    if ids["coordinate_channels"] not in (0, len(shape)):
+        raise SpocoError(f"coordinate_channels is {ids['coordinate_channels']}: give 0 or {len(shape)}, one per axis")
+    for key in ("strides", "kernel_sizes"):
+        for level in ids[key]:
+            if np.size(level) not in (1, len(shape)):
+                raise SpocoError(f"{key}: {level} does not fit: give one number, or {len(shape)}, one per axis")
     if len(crop_size) != len(shape):
         raise SpocoError(f"crop_size is {list(crop_size)}: give {len(shape)} numbers, one per axis of the images")
     cut = np.asarray(profile.extents[1]) > 0.9 * np.asarray(profile.shape)

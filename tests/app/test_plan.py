@@ -115,12 +115,16 @@ def test_tissue_is_told_by_the_profile_or_by_the_user():
 
 
 def test_plans_that_cannot_work_are_refused():
-    ids = {**PLAN, "embedding_channels": 8}
+    ids = {**PLAN, "embedding_channels": 8, "coordinate_channels": 3}
     plan.check_plan(NUCLEI, ids)
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels: choose one of 0 to 2"):
         plan.check_plan(replace(NUCLEI, channels=3), ids)
     with pytest.raises(SpocoError, match="crop_size is .*give 3 numbers"):
         plan.check_plan(NUCLEI, ids | {"crop_size": [64, 64]})
+    with pytest.raises(SpocoError, match="coordinate_channels is 2: give 0 or 3"):
+        plan.check_plan(NUCLEI, ids | {"coordinate_channels": 2})
+    with pytest.raises(SpocoError, match=r"strides: \[2, 2\] does not fit: give one number, or 3"):
+        plan.check_plan(NUCLEI, ids | {"strides": [[2, 2]]})
     with pytest.raises(SpocoError, match="no image shows a whole one"):
         plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), ids)
     with pytest.raises(SpocoError, match="set a finer --target_spacing"):
