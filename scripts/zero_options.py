@@ -2,10 +2,12 @@
 
 python scripts/zero_options.py DATA --minutes 30          # trains and scores what has no row yet, then the table
 python scripts/zero_options.py DATA --table-only
+python scripts/zero_options.py DATA --epochs 6 --only fib25_neuron vectra_2ch --set tissue=gaps --set tissue=dense
 
 DATA is a folder of data sets, each with train/ and val/. A row is one training: a JSON file in the folder of `--rows`.
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
-Otsu's threshold with a watershed stands beside it, which learns from nothing.
+Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
+for each setting, and the table compares the settings; `--set ""` is the plan as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +41,6 @@ CASES = (
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
-PAGE = ROOT / "docs" / "measurements" / "zero_options.md"
 
 
 def spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
@@ -56,9 +57,10 @@ def spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
         raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
 
 
-def train_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
-    """Trains and scores one case, unless its row is there."""
-    name = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{options.minutes:g}min"
+def train_row(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> None:
+    """Trains and scores one case with a setting such as ``tissue=gaps``, "" for none, unless its row is there."""
+    length = f"{options.minutes:g}min" if options.epochs is None else f"{options.epochs}epochs"
+    name = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{length}" + (f"-{setting}" if setting else "")
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
@@ -68,8 +70,12 @@ def train_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
     again = ["--resume"] if (model / "last.pt").is_file() else []
     start = time.monotonic()
     if not (work / "trained").is_file():
-        train = [str(data), "--output", str(model), "--minutes", str(options.minutes), "--seed", str(options.seed)]
-        spoco("train", *train, *kept, *shared, *again, log=log, threads=options.threads)
+        ends = ["--minutes", str(options.minutes)]
+        if options.epochs is not None:
+            ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
+        given = [f"--{setting}"] if setting else []
+        train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed), "--precision", "auto"]
+        spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
         (work / "trained").touch()
     seconds = time.monotonic() - start
     scores = {}
@@ -79,6 +85,7 @@ def train_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
         scores[network] = json.loads((work / network / "scores.json").read_text())
     content = {
         **{"data": data.name, "fraction": fraction, "seed": options.seed, "minutes": options.minutes},
+        **{"epochs": options.epochs, "setting": setting},
         **{"threads": options.threads, "seconds": seconds, "scores": scores, "otsu": otsu_scores(data)},
         **{"plan": json.loads((model / PLAN).read_text()), "profile": json.loads((model / PROFILE).read_text())},
         **{"processor": processor(), "torch": torch.__version__},
@@ -107,6 +114,7 @@ def table(rows: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    contents = [row for row in contents if row["epochs"] is None and not row["setting"]]
     for row in contents:
         plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
         spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
@@ -124,6 +132,22 @@ def table(rows: Path) -> str:
     return "\n".join(lines)
 
 
+def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
+    """AP50 and SBD by setting as Markdown, of the rows that have all of them."""
+    found: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
+    for file in sorted(rows.glob("*.json")):
+        row = json.loads(file.read_text())
+        if row["epochs"] == epochs and row["setting"] in settings:
+            found.setdefault((row["data"], row["fraction"]), {})[row["setting"]] = row["scores"]["teacher"]
+    names = [f"`--{setting}`" if setting else "as planned" for setting in settings]
+    lines = [f"| `val` of | annotated | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for (data, fraction), scores in found.items():
+        if len(scores) == len(settings):
+            cells = [f"{scores[setting]['ap_50']:.2f} / {scores[setting]['sbd']:.2f}" for setting in settings]
+            lines.append(f"| {data} | {fraction:.0%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _numbers(values: list[Any], form: str) -> str:
     return " x ".join(form.format(value) for value in values)
 
@@ -133,26 +157,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--minutes", type=float, default=30, help="for each training")
+    parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
+    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting to compare")
     parser.add_argument("--only", nargs="+", help="names of data sets")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("zero_options"), help="folder for models and logs")
     parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
-    parser.add_argument("--page", type=Path, help="page with the marks <!-- zero_options --> and <!-- end -->")
+    parser.add_argument("--page", type=Path, help="page with the marks <!-- MARK --> and <!-- end -->")
+    parser.add_argument("--mark", default="zero_options", help="of the page")
     options = parser.parse_args()
-    failed = []
+    settings, failed = options.set or [""], []
     for name, fraction in () if options.table_only else CASES:
         if options.only is None or name in options.only:
-            try:
-                train_row(options.data / name, fraction, options)
-            except SpocoError as error:
-                failed.append(str(error))
-                print(error, file=sys.stderr, flush=True)
-    found = table(options.rows)
+            for setting in settings:
+                try:
+                    train_row(options.data / name, fraction, setting, options)
+                except SpocoError as error:
+                    failed.append(str(error))
+                    print(error, file=sys.stderr, flush=True)
+    found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
     print(found)
     if options.page:
-        replace_table(options.page, "zero_options", found)
+        replace_table(options.page, options.mark, found)
     if failed:
         parser.exit(1)
 

@@ -42,7 +42,9 @@ def train(
     ids = {"dataset_dir": folder, "ckpt_dir": output, "output_dir": output, **overrides}
     if resume:
         ids["resume"] = "last" if resume is True else str(resume)
-    files = training_files(config, ids, output if resume else None)
+    named = Path(ids.get("resume", ""))
+    began = None if not resume else named.parent if named.is_file() else Path(output)
+    files = training_files(config, ids, began)
     write_run_record("train", files, ids, output)
     run_configs(files, ids, "train")
     return Path(output)

@@ -13,7 +13,7 @@ import torch
 
 from spoco_bundle.app.config import find_config, find_overlays, read_configs
 from spoco_bundle.app.config_checks import running_parser
-from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, resolved, write_model_config
+from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, model_overlay, resolved, write_model_config
 from spoco_bundle.app.plan import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import atomic_write
@@ -30,7 +30,7 @@ PLAN, PROFILE = "plan.json", "profile.json"
 logger = logging.getLogger(__name__)
 
 
-def training_files(config: str, overrides: dict[str, Any], output: str | Path | None = None) -> list[Path]:
+def training_files(config: str, overrides: dict[str, Any], began: str | Path | None = None) -> list[Path]:
     """Configs of a training, base first.
 
     A training that goes on takes the plan that it began with; one that starts from given weights takes the network and
@@ -39,11 +39,13 @@ def training_files(config: str, overrides: dict[str, Any], output: str | Path | 
     Args:
         config: names or paths of overlays, with commas between.
         overrides: ids that the user set.
-        output: folder of the model, where a training goes on.
+        began: folder of the model of the training that goes on, None for one that begins.
     """
     base, overlays = find_config("train"), find_overlays(config)
-    if output is not None and (Path(output) / PLAN).is_file():
-        return [base, Path(output) / PLAN, *overlays]
+    if began is not None:
+        plan = Path(began) / PLAN
+        # version 0.1 left the config of the model alone
+        return [base, *([plan] if plan.is_file() else model_overlay(began)), *overlays]
     parser = read_configs([base, *overlays], overrides)
     with unwrapped():
         pretrained = parser.get_parsed_content("pretrained")

@@ -59,7 +59,11 @@ def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_netwo
     assert training_files("", ids) == [base]
     write_plan(tmp_path / PLAN, {"batch_size": 3})
     assert training_files("", ids, tmp_path) == [base, tmp_path / PLAN]
+    (tmp_path / PLAN).unlink()
+    assert training_files("", ids, tmp_path) == [base]
     beside = tmp_path / "model.json"
+    beside.write_text(json.dumps({"channels": [4, 8]}))
+    assert training_files("", ids, tmp_path) == [base, beside]
     beside.write_text(json.dumps({"channels": [4, 8]}))
     assert training_files("", ids | {"pretrained": str(tmp_path / "model.pt")}) == [base, beside]
     shipped = training_files("fine_tune", ids)
