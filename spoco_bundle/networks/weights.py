@@ -80,11 +80,12 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     missing = sorted(wanted.keys() - state.keys())
     surplus = sorted(state.keys() - wanted.keys())
     unlike = sorted(k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape)
+    beside = Path(file).parent / "model.json"
+    config = f"put {beside} behind the config" if beside.is_file() else "use the config that they were trained with"
     for problem, keys in (("lacks", missing), ("has unknown", surplus), ("has another shape for", unlike)):
         if keys:
             raise SpocoError(
-                f"{file}: made for another network: {problem} {keys[0]} (and {len(keys) - 1} more); "
-                "use the config that these weights were trained with"
+                f"{file}: made for another network: {problem} {keys[0]} (and {len(keys) - 1} more); {config}"
             )
     network.load_state_dict(state)
     return network
