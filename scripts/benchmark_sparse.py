@@ -36,7 +36,7 @@ from monai.data import MetaTensor
 from spoco_bundle.app.run_report import training_curves
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.transforms import KeepInstanceFractiond
@@ -51,39 +51,10 @@ FIVE_LEVELS: dict[str, Any] = {
     "convolutions": [2, 2, 2, 2, 2],
 }
 
-#: ids that each data set needs on top of `configs/train.json`; "config" names overlays
-DATASETS: dict[str, dict[str, Any]] = {
-    "bbbc050": {"spacing": [1.75, 0.8, 0.8]},
-    "vnc_mito": {
-        "spacing": [0.0475, 0.0046, 0.0046],
-        "target_spacing": [0.0475, 0.0184, 0.0184],
-        "channels": [16, 32, 64, 128],
-        "crop_size": [16, 64, 64],
-        "objectness_unlabeled_weight": 1.0,
-        "clustering#merge_distance": 2.5,
-    },
-    # every voxel belongs to a neuron; the labels hold no piece below 500 voxels
-    "fib25_neuron": {
-        "config": "dense_tissue",
-        "clustering#min_size": 200,
-        "spacing": [0.01, 0.01, 0.01],
-        "strides": [2, 2, 2],
-        "kernel_sizes": [3, 3, 3, 3],
-        "crop_size": [32, 64, 64],
-    },
-    "dsb2018": {"config": "2d"},
-    # leaves are long: at half the resolution and with a level more the network sees a whole one
-    "cvppp_a1": {
-        "config": "2d",
-        "in_channels": 3,
-        "spacing": [1, 1],
-        "target_spacing": [2, 2],
-        "channels": [16, 32, 64, 64, 64],
-        **FIVE_LEVELS,
-        "crop_size": [224, 224],
-        "batch_size": 2,
-    },
-}
+DATASETS = ("bbbc050", "vnc_mito", "fib25_neuron", "dsb2018", "cvppp_a1")
+
+#: voxel size along z, y, x that the files do not state, for the watershed
+SPACING = {"bbbc050": (1.75, 0.8, 0.8), "vnc_mito": (0.0475, 0.0046, 0.0046)}
 
 #: ids that differ from the default
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -129,11 +100,10 @@ VALIDATIONS = 6
 SCORES = ("ap_50", "sbd", "dic_abs", "merges", "splits", "misses", "false_objects")
 
 
-def settings(dataset: str, variant: str, fraction: float, seed: int) -> tuple[str, dict[str, Any]]:
-    """Overlays, joined by commas, and overrides of a training.
+def settings(variant: str, fraction: float, seed: int) -> tuple[str, dict[str, Any]]:
+    """Overlays and overrides of a training.
 
     Args:
-        dataset: a name of `DATASETS`.
         variant: a name of `VARIANTS`.
         fraction: of the annotated objects that is kept.
         seed: of the choice of objects, the weights, the crops and the augmentation.
@@ -141,16 +111,15 @@ def settings(dataset: str, variant: str, fraction: float, seed: int) -> tuple[st
     Returns:
         The value of `--config`, and ids with their values.
     """
-    overrides = {**DATASETS[dataset], **VARIANTS[variant]}
-    overlays = [part["config"] for part in (DATASETS[dataset], VARIANTS[variant]) if "config" in part]
-    overrides.pop("config", None)
+    overrides = dict(VARIANTS[variant])
+    config = overrides.pop("config", "")
     overrides |= {"keep_fraction": fraction, "keep_seed": seed, "seed": seed, "precision": "auto"}
-    return ",".join(overlays), overrides | {"partly_labelled": False}
+    return config, overrides | {"partly_labelled": False}
 
 
-def count_objects(data: Path, dataset: str, fraction: float, seed: int) -> int:
+def count_objects(data: Path, fraction: float, seed: int) -> int:
     """Objects that the labels of train/ keep."""
-    spatial_dims = _spatial_dims(dataset)
+    spatial_dims = stored_dimensions(build_datalist(data, "train"))
     keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed, ignore_label=-1)
     total = 0
     for pair in build_datalist(data, "train"):
@@ -238,7 +207,7 @@ def train_row(
     row, folder = rows / f"{name}.json", work / name
     if row.is_file():
         return row
-    config, overrides = settings(dataset, variant, fraction, seed)
+    config, overrides = settings(variant, fraction, seed)
     # seeds and fractions of a variant differ in nothing else, so they share the number of iterations
     plan = work / f"{dataset}-{variant}-{minutes:g}min.json"
     if not plan.is_file():
@@ -260,7 +229,7 @@ def train_row(
         for way, choice in ways.items():
             results, source = folder / way, data
             if way == "foreground":
-                source = write_foregrounds(data, _spatial_dims(dataset), Path(given))
+                source = write_foregrounds(data, Path(given))
             choice |= {"model": str(model), "partly_labelled": False}
             spoco("evaluate", source, results, "", choice, folder / "evaluation_seconds.txt")
             scores[way] = json.loads((results / "scores.json").read_text())
@@ -276,31 +245,31 @@ def train_row(
     return _write_row(row, dataset, variant, data, fraction, seed, training, scores)
 
 
-def write_foregrounds(data: Path, spatial_dims: int, output: Path) -> Path:
+def write_foregrounds(data: Path, output: Path) -> Path:
     """Links val/ into a folder and writes NAME_foreground.tif, all objects of the truth, beside every image."""
     folder = output / "val"
     folder.mkdir()
-    for pair in build_datalist(data, "val"):
+    pairs = build_datalist(data, "val")
+    for pair in pairs:
         for file in (Path(pair["image"]), Path(pair["label"])):
             (folder / file.name).symlink_to(file.resolve())
-        array = read_image(pair["label"], "label", spatial_dims).array[0]
+        array = read_image(pair["label"], "label", stored_dimensions(pairs)).array[0]
         tifffile.imwrite(
             folder / Path(pair["label"]).name.replace("_label", "_foreground"), (array > 0).astype(np.uint8)
         )
     return output
 
 
-def write_thinned(data: Path, dataset: str, fraction: float, seed: int, output: Path) -> None:
+def write_thinned(data: Path, fraction: float, seed: int, output: Path) -> None:
     """Writes train/ with the objects that a row trains on, for other programs.
 
     Args:
         data: folder with train/.
-        dataset: a name of `DATASETS`.
         fraction: of the annotated objects that is kept.
         seed: of the choice.
         output: folder to write train/ into: images linked, labels as TIFF.
     """
-    spatial_dims = _spatial_dims(dataset)
+    spatial_dims = stored_dimensions(build_datalist(data, "train"))
     keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed)
     folder = output / "train"
     folder.mkdir(parents=True, exist_ok=True)
@@ -332,7 +301,7 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
     """
     scores = []
     for pair in build_datalist(data, "val"):
-        truth = read_image(pair["label"], "label", _spatial_dims(dataset)).array[0]
+        truth = read_image(pair["label"], "label", stored_dimensions(build_datalist(data, "val"))).array[0]
         stem = Path(pair["label"]).name.removesuffix("_label.tif")
         scores.append(instance_scores(truth, tifffile.imread(predictions / f"{stem}_instances.tif")))
     training = json.loads((predictions / "training.json").read_text())
@@ -343,7 +312,7 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
 def otsu_row(data: Path, rows: Path, dataset: str) -> Path:
     """Scores an Otsu threshold with a watershed, which learns from nothing, and writes it as a row."""
     seeds = {"seed_radius": SEED_RADIUS[dataset]} if dataset in SEED_RADIUS else {}
-    scores = score_folder(data / "val", _spatial_dims(dataset), DATASETS[dataset].get("spacing"), **seeds)
+    scores = score_folder(data / "val", stored_dimensions(build_datalist(data, "val")), SPACING.get(dataset), **seeds)
     pooled, training = {"teacher": scores["pooled"]}, {"iterations": 0, "minutes": 0, "program": PROGRAM}
     row = rows / f"{dataset}-otsu_watershed.json"
     return _write_row(row, dataset, "otsu_watershed", None, 0.0, 0, training, pooled)
@@ -364,7 +333,7 @@ def _write_row(
         "variant": variant,
         "fraction": fraction,
         "seed": seed,
-        "objects": count_objects(data, dataset, fraction, seed) if data else 0,
+        "objects": count_objects(data, fraction, seed) if data else 0,
         "iterations": training["iterations"],
         "minutes": training["minutes"],
         "machine": f"{processor()}, one thread, {training['program']}",
@@ -502,10 +471,6 @@ def draw_trainings(rows: Iterable[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def _spatial_dims(dataset: str) -> int:
-    return 2 if DATASETS[dataset].get("config") == "2d" else 3
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -553,7 +518,7 @@ def run(chosen: argparse.Namespace) -> None:
         return
     data = chosen.data or Path(chosen.dataset)
     if chosen.command == "labels":
-        write_thinned(data, chosen.dataset, chosen.fraction, chosen.seed, chosen.output)
+        write_thinned(data, chosen.fraction, chosen.seed, chosen.output)
     elif chosen.command == "otsu":
         print(otsu_row(data, chosen.rows, chosen.dataset))
     elif chosen.command == "score":

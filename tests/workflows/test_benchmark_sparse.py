@@ -23,7 +23,8 @@ def script():
 @pytest.fixture
 def tiny(script, monkeypatch):
     """A data set of the name "tiny" that is trained with tiny settings."""
-    monkeypatch.setitem(script.DATASETS, "tiny", {**TINY})
+    for name in ("default", "no_consistency"):
+        monkeypatch.setitem(script.VARIANTS, name, {**script.VARIANTS[name], **TINY})
     monkeypatch.setattr(script, "FOREGROUND_GIVEN", ("tiny",))
     return "tiny"
 
@@ -47,9 +48,9 @@ def objects(folder):
 
 
 def test_other_programs_learn_from_the_same_objects(script, tiny, tiff_sample, tmp_path):
-    script.write_thinned(tiff_sample, tiny, 0.5, 3, tmp_path / "thinned")
+    script.write_thinned(tiff_sample, 0.5, 3, tmp_path / "thinned")
     kept = objects(tmp_path / "thinned" / "train")
-    assert kept == script.count_objects(tiff_sample, tiny, 0.5, 3) < objects(tiff_sample / "train")
+    assert kept == script.count_objects(tiff_sample, 0.5, 3) < objects(tiff_sample / "train")
     chosen = script.KeepInstanceFractiond(keys="label", fraction=0.5, seed=3)
     for pair in build_datalist(tiff_sample, "train"):
         label = script.MetaTensor(
