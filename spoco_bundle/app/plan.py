@@ -61,8 +61,9 @@ def strides(
 ) -> list[list[int]]:
     """Steps down of the network: as many as it takes to see twice a large object, the finest axes first.
 
-    An axis is halved while its voxels are no more than 1.4 times as large, measured in typical objects, as those of the
-    finest axis: so flat voxels become cubes on the way down, and nothing is blurred before.
+    An axis is halved while its voxels are no more than twice as large, measured in typical objects, as those of the
+    finest axis: so flat voxels become cubes on the way down, and nothing is blurred before. Objects that are somewhat
+    long along one axis, as cells of an epithelium are, are no reason to leave another axis alone.
 
     Args:
         profile: of the training set.
@@ -80,7 +81,7 @@ def strides(
     while len(found) + 1 < max_levels:
         if len(found) + 1 >= min_levels and (np.asarray(_receptive_radius(found)) >= large).all():
             break
-        halved = (typical >= typical.max() / math.sqrt(2)) & (shape >= 8)
+        halved = (typical >= typical.max() / 2) & (shape >= 8)
         if not halved.any():
             break
         found.append([2 if half else 1 for half in halved])

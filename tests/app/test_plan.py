@@ -77,7 +77,7 @@ def test_the_network_sees_twice_a_large_object():
 def test_flat_voxels_become_cubes_on_the_way_down():
     _, strides, crop = planned(SECTIONS)
     assert strides[0] == [1, 2, 2] and plan.kernel_sizes(strides, 3)[0] == [1, 3, 3]
-    assert strides[-1] == [2, 2, 2] and crop[0] <= 24
+    assert [2, 2, 2] in strides and crop[0] <= 24
     assert planned(NUCLEI)[1][0] == [2, 2, 2]
 
 
