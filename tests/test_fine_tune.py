@@ -39,10 +39,10 @@ def test_overlay_goes_on_from_the_shipped_weights_with_one_volume_and_no_val(
 ):
     monkeypatch.chdir(tmp_path)  # the weights are found from anywhere
     shape = ("channels", "strides", "kernel_sizes", "convolutions", "embedding_channels")
-    network = {key: json.loads((bundle_root / "configs" / "train.json").read_text())[key] for key in shape}
+    network = {key: json.loads((bundle_root / "models" / "model.json").read_text())[key] for key in shape}
     small = {"iterations_per_epoch": 2, "max_epochs": 1, "learning_rate": 1e-9, "precision": "float32"}
-    overlay = bundle_root / "configs" / "fine_tune.json"
-    training(bundle_root, volume, tmp_path / "tuned", overlay, **network, **small).run()
+    overlays = bundle_root / "models" / "model.json", bundle_root / "configs" / "fine_tune.json"
+    training(bundle_root, volume, tmp_path / "tuned", *overlays, **network, **small).run()
     shipped = torch.load(shipped_weights(3) / "model.pt", weights_only=True)
     tuned = torch.load(tmp_path / "tuned" / "model.pt", weights_only=True)
     convolutions = [name for name, value in shipped.items() if value.ndim == 5]

@@ -108,6 +108,8 @@ def _limit_met(error: BaseException) -> SpocoError | None:
             f"memory is spent ({reason or type(error).__name__}): set window_size for prediction, batch_size, "
             "crop_size or cache_rate for training lower, or use a machine with more"
         )
+    if isinstance(error, OSError) and not error.filename and error.errno in _NO_ROOM:
+        return SpocoError(f"{error.strerror}: free space or choose another folder")
     if isinstance(error, OSError) and error.filename:
         remedy = (
             "free space or choose another folder" if error.errno in _NO_ROOM else "check the path and its permissions"

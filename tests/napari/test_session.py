@@ -129,7 +129,7 @@ def test_ome_zarr_trains_on_a_part_and_is_predicted_and_saved_as_zarr(
     number = next(n for n in np.unique(truth) if n and np.argwhere(truth == n)[:, 2].max() < 30)
     annotated = np.where(truth == number, 3, 0)
     options = [*TINY, "--crop_size", "[8,24,24]"]
-    monkeypatch.setattr("spoco_bundle.napari.session.find_config", small_crops(tmp_path))
+    monkeypatch.setattr("spoco_bundle.napari.session.AROUND", (4, 8, 8))
     region = one._region_to_train(annotated)
     assert region[2].stop < truth.shape[2]
     trained, _ = result(one.train(annotated, 10, options=options))
@@ -151,15 +151,6 @@ def test_ome_zarr_trains_on_a_part_and_is_predicted_and_saved_as_zarr(
     # a second time over the first
     one.save(tmp_path / "out", found.instances, annotated)
     assert not list((tmp_path / "out").glob(".*"))
-
-
-def small_crops(folder):
-    """The shipped configs, with crops that leave a margin inside the little volume."""
-    from spoco_bundle.app.config import find_config
-
-    content = json.loads(find_config("train").read_text()) | {"crop_size": [4, 8, 8]}
-    (folder / "train.json").write_text(json.dumps(content))
-    return lambda name: folder / "train.json" if name == "train" else find_config(name)
 
 
 def test_failed_run_leaves_nothing_and_its_reason(session, volume, truth):

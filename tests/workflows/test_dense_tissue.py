@@ -1,4 +1,4 @@
-"""Tissue in which every voxel belongs to some cell: trained on a third of the cells, segmented whole, untold."""
+"""Tissue in which every voxel belongs to some cell: trained on a third of the cells, segmented whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_cells_are_told_apart_by_membranes_and_fill_the_image(tmp_path):
     write_tissue(tmp_path / "data" / "val", 2, CELLS)
     short = "--crop_size [64,64] --batch_size 4 --max_epochs 3 --val_interval 3 --partly_labelled False".split()
     for call in (
-        ["train", "data", "--output", "model", *short],
+        ["train", "data", "--output", "model", "--tissue", "dense", *short],
         ["evaluate", "data", "--model", "model", "--output", "scores", "--partly_labelled", "False"],
         ["predict", "data/val/tissue2_raw.tif", "--model", "model", "--output", "found"],
     ):
