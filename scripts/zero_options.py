@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from classical_baseline import score_folder
 from measuring import processor, replace_table
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
-from spoco_bundle.formats import read_image
-from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.report.classical import otsu_watershed
 
 #: folder and share of the annotated objects that is kept
 CASES = (
@@ -98,13 +96,7 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
 
 def otsu_scores(data: Path) -> dict[str, float]:
     """Pooled scores of Otsu's threshold with a watershed on val/; of several channels their mean is taken."""
-    pairs = build_datalist(data, "val")
-    dims = stored_dimensions(pairs)
-    found = []
-    for pair in pairs:
-        image, label = read_image(pair["image"], "image", dims), read_image(pair["label"], "label", dims)
-        found.append(instance_scores(label.array[0], otsu_watershed(image.array.mean(0), image.spacing)))
-    return pool_scores(found)
+    return score_folder(data / "val", stored_dimensions(build_datalist(data, "val")))["pooled"]
 
 
 def table(rows: Path) -> str:

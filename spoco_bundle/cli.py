@@ -19,7 +19,7 @@ from fire.decorators import SetParseFns
 
 from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
-from spoco_bundle.app.early_checks import check_early, dimensions_of, weights_of
+from spoco_bundle.app.early_checks import check_early, readable_dimensions, weights_of
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
 from spoco_bundle.core.threads import prepare_threads
@@ -147,10 +147,9 @@ class Spoco:
             raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
         images = input[0] if len(input) == 1 else list(input)
         bases = [*map(find_config, ("inference", "inference_blockwise"))]
-        check_early(
-            [*bases, *find_overlays(config)], {"dataset_dir": images, **overrides}, ("dataset#data#items#split",)
-        )
-        dims = dimensions_of(images, "predict", model, overrides)
+        given = {"dataset_dir": images, **overrides}
+        found = check_early([*bases, *find_overlays(config)], given, ("dataset#data#items#split",))
+        dims = readable_dimensions([] if model else found, overrides)  # a model of one's own says it
         overlays = [*model_overlay(model, dims), *find_overlays(config)]
         overrides = {"dataset_dir": images, "output_dir": output, **weights_of(model, dims), **overrides}
         from spoco_bundle.app.prediction_plan import plan_predictions
@@ -190,12 +189,8 @@ class Spoco:
             overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
                 itself holds only some of the objects.
         """
-        base, *more = [find_config("train"), find_config("evaluate"), *find_overlays(config)]
-        check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("validate#dataset#data#split",))
-        dims = dimensions_of(dataset_dir, "val", model, overrides)
-        files = [base, *model_overlay(model, dims), *more]
-        overrides = {"dataset_dir": dataset_dir, "output_dir": output, **weights_of(model, dims), **overrides}
-        run_configs(files, overrides, "train")
+        given = {"dataset_dir": dataset_dir, "output_dir": output, **overrides}
+        _run_on_annotated("evaluate", "validate#dataset#data#split", model, config, given)
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
     @PATHS_AS_TYPED
@@ -213,12 +208,8 @@ class Spoco:
                 every object.
         """
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
-        base, *more = [find_config("train"), find_config("tune"), *find_overlays(config)]
-        check_early([base, *more], {"dataset_dir": dataset_dir, **overrides}, ("split",))
-        dims = dimensions_of(dataset_dir, overrides.get("split", "val"), model, overrides)
-        files = [base, *model_overlay(model, dims), *more]
-        overrides = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **weights_of(model, dims), **overrides}
-        run_configs(files, overrides, "train")
+        given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
+        _run_on_annotated("tune", "split", model, config, given)
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
     @SetParseFns(folder=str, output=str, truth=str)
@@ -302,6 +293,14 @@ def _classical_scores(pair: dict[str, str]) -> dict[str, float]:
 
 def _separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _run_on_annotated(name: str, split: str, model: str, config: str, given: dict[str, Any]) -> None:
+    """Runs an overlay of ``train.json`` on annotated images, with a model; ``split`` is the id that says which."""
+    base, *more = [find_config("train"), find_config(name), *find_overlays(config)]
+    found = check_early([base, *more], given, (split,))
+    dims = readable_dimensions([] if model else found, given)  # a model of one's own says it
+    run_configs([base, *model_overlay(model, dims), *more], {**weights_of(model, dims), **given}, "train")
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:

@@ -136,7 +136,7 @@ def test_a_second_name_is_refused_where_one_is_taken(command):
 def test_prediction_takes_several_images(images, source, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "check_early", lambda files, overrides, splits: asked.append(overrides["dataset_dir"]))
-    monkeypatch.setattr(cli, "dimensions_of", lambda *_: 3)
+    monkeypatch.setattr(cli, "readable_dimensions", lambda *_: 3)
     monkeypatch.setattr("spoco_bundle.app.prediction_plan.plan_predictions", lambda *_: [])
     monkeypatch.setattr("spoco_bundle.app.run_record.write_run_record", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["spoco", "predict", *images])

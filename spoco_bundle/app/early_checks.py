@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,25 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats import image_dimensions
 
-__all__ = ["check_early", "dimensions_of", "weights_of"]
+__all__ = ["check_early", "readable_dimensions", "weights_of"]
 
 
-def dimensions_of(source: str | list[str], split: str, model: str, overrides: dict[str, Any]) -> int:
-    """2 or 3, which of the models that come with the bundle is meant: as the images are, or as was said."""
-    if model:
-        return 3  # it has a config of its own
+def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> int:
+    """2 or 3, which of the models that come with the bundle is meant: as was said, or as the images are.
+
+    Args:
+        images: files; the first that can be read decides. A bad one among good ones is named when its turn comes.
+        overrides: ids that the user set.
+
+    Returns:
+        2 or 3; 3 where no image can be read.
+    """
+    overrides = overrides or {}
     if "spatial_dims" in overrides:
         return 2 if overrides["spatial_dims"] == 2 else 3
-    names = ("image_ending",) if split == "predict" else ("image_ending", "label_ending")
-    items = build_datalist(source, split, **{name: overrides[name] for name in names if name in overrides})
-    for item in items:
-        # a bad image among good ones is named when its turn comes
+    for image in images:
         with suppress(SpocoError):
-            return image_dimensions(item["image"], *(overrides.get(name) for name in ("axes", "channel", "time")))
+            return image_dimensions(image, *(overrides.get(name) for name in ("axes", "channel", "time")))
     return 3
 
 
@@ -43,21 +47,26 @@ def weights_of(model: str, spatial_dims: int = 3) -> dict[str, str]:
     return {"ckpt_dir": model}
 
 
-def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str]) -> None:
+def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequence[str]) -> list[str]:
     """Refuses wrong ids and missing files before torch loads, the images too where the ids about them are plain.
 
     Args:
         files: configs, overlays last.
         overrides: id to value.
         splits: ids that say which split of the folder is read.
+
+    Returns:
+        The images of the splits; none of those that only the run itself can name.
     """
     merged = check_settings(files, overrides)
     source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
     chosen = [_nested(merged, name) for name in splits]
-    if not any(_is_expression(value) for value in (source, *endings)):
-        for split in dict.fromkeys(chosen):
-            if isinstance(split, str) and not _is_expression(split):
-                build_datalist(source, split, *endings)
+    # a path that the user gave is what was typed, whatever it begins with
+    computed = endings if "dataset_dir" in overrides else [source, *endings]
+    if any(map(_is_expression, computed)):
+        return []
+    plain = [split for split in dict.fromkeys(chosen) if isinstance(split, str) and not _is_expression(split)]
+    return [item["image"] for split in plain for item in build_datalist(source, split, *endings)]
 
 
 def _is_expression(value: Any) -> bool:

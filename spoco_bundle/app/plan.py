@@ -15,6 +15,7 @@ import numpy as np
 from spoco_bundle.blockwise.memory import readable
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
+from spoco_bundle.networks.embedding_unet import receptive_radius
 
 if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import Profile
@@ -79,7 +80,7 @@ def strides(
     shape = np.minimum(shape, 1.3 * _CROP_VOXELS[len(shape)] ** (1 / len(shape)))
     found: list[list[int]] = []
     while len(found) + 1 < max_levels:
-        if len(found) + 1 >= min_levels and (np.asarray(_receptive_radius(found)) >= large).all():
+        if len(found) + 1 >= min_levels and (np.asarray(_radius(found)) >= large).all():
             break
         halved = (typical >= typical.max() / 2) & (shape >= 8)
         if not halved.any():
@@ -200,7 +201,6 @@ def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.in
             f"at a working resolution of {in_words(target_spacing or profile.spacing, profile.unit)} a typical object "
             f"is {in_words([float(f'{d:.2g}') for d in typical], 'voxels')}: set a finer --target_spacing"
         )
-
     need = training_bytes(ids)
     if need > memory:
         raise SpocoError(
@@ -266,8 +266,6 @@ def _at(profile: Profile, target_spacing: Sequence[float] | None) -> tuple[np.nd
     return profile.axis_diameters * ratio, np.asarray(profile.extents[2]) * ratio, np.asarray(profile.shape) * ratio
 
 
-def _receptive_radius(steps: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    from spoco_bundle.networks.embedding_unet import receptive_radius
-
+def _radius(steps: Sequence[Sequence[int]]) -> tuple[int, ...]:
     dims = len(steps[0])
     return receptive_radius(steps, kernel_sizes(steps, dims), convolutions(steps))

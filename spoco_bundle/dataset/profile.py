@@ -32,7 +32,6 @@ class Profile:
         images: annotated images.
         channels: of an image.
         shape: typical number of voxels along each axis.
-        smallest_shape: along each axis that of the smallest image.
         spacing: typical voxel size along each axis in ``unit``, 1 where none is known.
         unit: "micrometer", "pixel" where no size is known, or "unknown" for numbers without a unit.
         intensities: of each channel the typical percentiles 1, 50 and 99.8.
@@ -52,7 +51,6 @@ class Profile:
     images: int
     channels: int
     shape: list[int]
-    smallest_shape: list[int]
     spacing: list[float]
     unit: str
     intensities: list[list[float]]
@@ -157,7 +155,6 @@ def measure_profile(
         images=len(volumes),
         channels=next(iter(channels)),
         shape=np.median(shapes, axis=0).astype(int).tolist(),
-        smallest_shape=np.min(shapes, axis=0).tolist(),
         spacing=[float(f"{step:.7g}") for step in spacing],
         unit=unit,
         intensities=np.median(intensities, axis=0).tolist(),
@@ -168,32 +165,30 @@ def measure_profile(
         elongation=float(np.median(np.asarray(elongations)[whole])),
         fill=float(np.median(np.asarray(fills)[whole])),
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if neighbours else None,
-        surroundings=_surroundings(volumes, special),
+        surroundings=surroundings_auc(_Looked(volumes, intensities), special),
     )
 
 
 class _Looked(Sequence):
     """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them."""
 
-    def __init__(self, volumes: ReadOnce, most: int) -> None:
+    def __init__(self, volumes: ReadOnce, intensities: Sequence[list[list[float]]], most: int = 6) -> None:
         last = len(volumes) - 1
         self.chosen = np.unique(np.linspace(0, last, min(most, last + 1)).round().astype(int)).tolist()
         self.volumes = volumes
+        self.intensities = intensities
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> AnnotatedVolume:
-        sample = self.volumes.look(self.chosen[index])
+        number = self.chosen[index]
+        sample = self.volumes.look(number)
         image, label = np.asarray(sample["image"]), np.asarray(sample["label"])[0]
-        low, _, high = np.asarray(_percentiles(image)).T.reshape(3, -1, *[1] * label.ndim)
+        low, _, high = np.asarray(self.intensities[number]).T.reshape(3, -1, *[1] * label.ndim)
         return AnnotatedVolume(
             (image - low) / np.maximum(high - low, 1e-6), label, voxel_spacing(sample["image"], label.ndim)
         )
-
-
-def _surroundings(volumes: ReadOnce, special: Sequence[int], most: int = 6) -> float | None:
-    return surroundings_auc(_Looked(volumes, most), special)
 
 
 def _percentiles(image: np.ndarray) -> list[list[float]]:

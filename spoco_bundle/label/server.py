@@ -9,14 +9,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spoco_bundle.app.early_checks import readable_dimensions
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES
-from spoco_bundle.formats.files import image_dimensions
 from spoco_bundle.label.app_folder import NAME, prepare_app
 from spoco_bundle.label.client_input import SUFFIXES
 from spoco_bundle.label.environment import build_environment
@@ -82,7 +81,8 @@ def run_server(
     _check_address(door)
     door = replace(door, token=door.token or os.environ.get(TOKEN_VARIABLE, ""))
     app = output / "app"
-    dims = {} if model else {"spatial_dims": _dimensions(studies)}
+    images = sorted(path for path in studies.iterdir() if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
+    dims = {} if model else {"spatial_dims": readable_dimensions(images)}
     prepare_app(app, model, random_weights, config, **{**dims, **overrides})
     python = build_environment(environment)
     command, variables = server_command(python, app, studies, door)
@@ -151,14 +151,6 @@ def who_may_connect(door: Door) -> str:
 {who} may see, change and remove the images and labels. What is sent is not encrypted. Safer: leave --host out, and let
 each person run `ssh -L {door.port}:127.0.0.1:{door.port} THIS_MACHINE` and connect to http://127.0.0.1:{door.port}.
 """
-
-
-def _dimensions(studies: Path) -> int:
-    """2 or 3, as the first image among the studies that can be read; 3 while there is none."""
-    for file in sorted(path for path in studies.iterdir() if path.name.lower().endswith(tuple(IMAGE_SUFFIXES))):
-        with suppress(SpocoError):
-            return image_dimensions(file)
-    return 3
 
 
 def _check_address(door: Door) -> None:

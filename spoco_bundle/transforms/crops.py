@@ -144,10 +144,10 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self.zoom = tuple(zoom)
         self.probability_turned = probability_turned
         self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
-        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=pad_label or 0)
+        self.pad_value = pad_label or 0
+        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=self.pad_value)
         self.instances_key = instances_key
         self.special = (ignore_label, background_label)
-        self.pad_value = pad_label or 0
         self.start: tuple[int, ...] = ()
         self.factor, self.angle = 1.0, 0.0
 
@@ -165,7 +165,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
             self.angle = float(self.R.uniform(-np.pi, np.pi))
         around_object = self.R.random_sample() < self.probability_annotated
         instance = table[self.R.randint(len(table))].tolist() if around_object and len(table) else None
-        if self.factor != 1 or self.angle != 0:
+        if self._is_turned:
             self.start = self._turned_start(np.asarray(label)[0], instance)
             return
         low = [0] * len(shape)
@@ -183,6 +183,17 @@ class CropAnnotatedd(MapTransform, Randomizable):
             high = [min(a, h) for a, h in zip(first, high)]
         self.start = tuple(int(self.R.randint(a, b + 1)) for a, b in zip(low, high))
 
+    @property
+    def _is_turned(self) -> bool:
+        return self.factor != 1 or self.angle != 0
+
+    def _axes(self) -> np.ndarray:
+        """Rotation (D, D) from the axes of the turned crop to those of the volume."""
+        turn = np.eye(len(self.roi_size))
+        cosine, sine = np.cos(self.angle), np.sin(self.angle)
+        turn[-2:, -2:] = [[cosine, -sine], [sine, cosine]]
+        return turn
+
     def _turned_start(self, ids: np.ndarray, instance: Sequence[int] | None) -> tuple[int, ...]:
         """First voxel of the plain crop that has its middle in common with the turned one.
 
@@ -194,9 +205,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
             instance: row of the table of the object to be shown, or None for a crop anywhere.
         """
         shape, roi = np.array(ids.shape), np.array(self.roi_size)
-        turn = np.eye(ids.ndim)  # from the axes of the crop to those of the volume
-        cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        turn[-2:, -2:] = [[cosine, -sine], [sine, cosine]]
+        turn = self._axes()
         reach = np.abs(turn) @ roi / (2 * self.factor)
         centre = (shape - 1) / 2
         low, high = np.minimum(reach - 0.5, centre), np.maximum(shape - 0.5 - reach, centre)
@@ -230,9 +239,8 @@ class CropAnnotatedd(MapTransform, Randomizable):
         if table is None:
             table = instance_table(label, *self.special)
         self.randomize((label, table))
-        turned = self.factor != 1 or self.angle != 0
-        places = self._places(shape) if turned else None
-        window = [slice(max(a, 0), min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
+        places = self._places() if self._is_turned else None
+        window = [slice(a, min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
         for key in self.key_iterator(sample):
             if tuple(sample[key].shape[1:]) != shape:
                 raise SpocoError(
@@ -256,15 +264,13 @@ class CropAnnotatedd(MapTransform, Randomizable):
         visible[:, 1] = (table[:, 1] * share * self.factor**dims).floor().long()
         return visible
 
-    def _places(self, shape: Sequence[int]) -> torch.Tensor:
+    def _places(self) -> torch.Tensor:
         """Where in the volume each voxel of the turned crop lies, (D, *roi_size) in voxels."""
         axes = [(torch.arange(roi) - (roi - 1) / 2) / self.factor for roi in self.roi_size]
         offset = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        cosine, sine = float(np.cos(self.angle)), float(np.sin(self.angle))
-        y, x = offset[-2].clone(), offset[-1].clone()
-        offset[-2], offset[-1] = cosine * y - sine * x, sine * y + cosine * x
+        turned = torch.tensordot(torch.from_numpy(self._axes()).to(offset.dtype), offset, dims=1)
         middle = [a + (roi - 1) / 2 for a, roi in zip(self.start, self.roi_size)]
-        return offset + torch.tensor(middle).reshape(-1, *[1] * len(shape))
+        return turned + torch.tensor(middle).reshape(-1, *[1] * len(middle))
 
     def _turn(self, volume: torch.Tensor, places: torch.Tensor, is_label: bool) -> torch.Tensor:
         """The volume (C, *spatial) at the places: linearly, mirrored beyond the border, or of labels the nearest."""
@@ -282,12 +288,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
             if grid[(0, *np.ix_(*[[0, -1]] * len(size)))].abs().max() > 1:  # a corner lies beyond the border
                 grid = 1 - ((grid + 1).remainder(4) - 2).abs()  # mirrored here: torch takes three times as long
             piece = grid_sample(values[None].float(), grid, padding_mode="border", align_corners=True)[0]
-        if not isinstance(volume, MetaTensor):
-            return piece
-        affine = volume.affine.clone()
-        dims = len(self.start)
-        affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor(self.start, dtype=affine.dtype)
-        return MetaTensor(piece, affine=affine, meta={k: v for k, v in volume.meta.items() if k != "affine"})
+        return _placed(piece, volume, self.start)
 
 
 def _cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:
@@ -295,14 +296,17 @@ def _cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:
 
     MONAI's ``SpatialCrop`` is not used, because the history of operations that it keeps costs more than the copy.
     """
-    inside = (slice(None), *window)
+    return _placed(plain(volume)[(slice(None), *window)].clone(), volume, [s.start for s in window])
+
+
+def _placed(piece: torch.Tensor, volume: torch.Tensor, start: Sequence[int]) -> torch.Tensor:
+    """A piece (C, *roi) that begins at a voxel of a volume, with the metadata and the affine that follow from it."""
     if not isinstance(volume, MetaTensor):
-        return volume[inside].clone()
-    affine = volume.affine.clone()
-    dims = len(window)
-    affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor([s.start for s in window], dtype=affine.dtype)
+        return piece
+    affine, dims = volume.affine.clone(), len(start)
+    affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor(start, dtype=affine.dtype)
     meta = {name: value for name, value in volume.meta.items() if name != "affine"}
-    return MetaTensor(volume.as_tensor()[inside].clone(), affine=affine, meta=meta)
+    return MetaTensor(piece, affine=affine, meta=meta)
 
 
 class RelabelAndDropFragmentsd(MapTransform):

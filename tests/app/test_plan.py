@@ -16,7 +16,6 @@ NUCLEI = Profile(
     images=4,
     channels=1,
     shape=[50, 128, 128],
-    smallest_shape=[50, 120, 120],
     spacing=[1.0, 1.0, 1.0],
     unit="pixel",
     intensities=[[0, 1, 2]],

@@ -64,7 +64,6 @@ def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_netwo
     beside = tmp_path / "model.json"
     beside.write_text(json.dumps({"channels": [4, 8]}))
     assert training_files("", ids, tmp_path) == [base, beside]
-    beside.write_text(json.dumps({"channels": [4, 8]}))
     assert training_files("", ids | {"pretrained": str(tmp_path / "model.pt")}) == [base, beside]
     shipped = training_files("fine_tune", ids)
     assert shipped[1].parts[-2:] == ("2d", "model.json") and shipped[2] == find_config("fine_tune")
