@@ -244,9 +244,9 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     steps = np.prod(np.asarray([np.broadcast_to(step, len(profile.shape)) for step in ids["strides"]]), axis=0)
     looks = "unknown" if profile.surroundings is None else f"{profile.surroundings:.2f}"
     tissue = (
-        f"dense: objects wind, and look like what lies around them ({looks}), so their borders tell them apart"
+        f"dense: objects wind, and look like what lies around them ({looks} of 1), so their borders tell them apart"
         if ids["dense"]
-        else f"with gaps: each object has a centre, and the foreground is learnt (likeness to the surroundings {looks})"
+        else f"with gaps: objects have a centre, and are told from what lies around them ({looks} of 1)"
     )
     crop = " x ".join(map(str, ids["crop_size"]))
     return [

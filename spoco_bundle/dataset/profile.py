@@ -76,19 +76,20 @@ class Profile:
 
     def lines(self) -> list[str]:
         """Five plain lines."""
-        kind = "3D" if len(self.shape) == 3 else "2D"
+        kind, ball = ("3D", "ball") if len(self.shape) == 3 else ("2D", "disc")
         size = "no known voxel size" if self.unit == PIXEL else f"voxels of {in_words(self.spacing, self.unit)}"
         small, typical, large = (f"{diameter:.0f}" for diameter in self.diameters)
         boxes = " x ".join(f"{edge:.0f}" for edge in self.extents[1])
-        apart = "alone in their images" if self.neighbour is None else f"{self.neighbour:.1f} diameters apart"
+        apart = "alone" if self.neighbour is None else f"{self.neighbour:.1f} diameters from centre to centre"
+        shape = f"{self.elongation:.1f} times as long as that {ball}, fill {self.fill:.0%} of their box"
         low, high = (np.array2string(np.asarray(self.intensities)[:, column], precision=4) for column in (0, 2))
         return [
             f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {_times(self.shape)} voxels, "
             f"{self.channels} channel{'s' * (self.channels > 1)}, {size}",
             f"intensities from {low} to {high} (percentiles 1 and 99.8)",
             f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels",
-            f"objects are {typical} voxels across ({small} to {large}), in a box of {boxes}",
-            f"{self.elongation:.1f} times as long as a ball of their volume, {self.fill:.0%} of their box, {apart}",
+            f"objects are as large as a {ball} {typical} voxels across ({small} to {large}), in a box of {boxes}",
+            f"they are {shape}, and lie {apart}",
         ]
 
     def as_json(self) -> dict[str, Any]:
