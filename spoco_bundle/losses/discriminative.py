@@ -2,12 +2,17 @@
 
 Pull, push and regularizer after De Brabandere, Neven and Van Gool, "Semantic instance segmentation with a
 discriminative loss function", 2017; unlabeled push after Wolny et al., CVPR 2022. With e the embedding of a voxel, m_k
-the mean embedding of cluster k out of C, V_k its voxels, U the voxels outside all clusters and [x]+ = max(0, x):
+the mean embedding of cluster k out of C, V_k its voxels, U_k the voxels outside all clusters that are known not to be
+its own, and [x]+ = max(0, x):
 
     pull            1/C sum_k 1/|V_k| sum_{v in V_k} [ |e_v - m_k| - delta_var ]+^2
     push            1/(C (C - 1)) sum_{k != l} [ 2 delta_dist - |m_k - m_l| ]+^2
     regularizer     1/C sum_k |m_k|
-    unlabeled_push  1/C sum_k 1/|U| sum_{v in U} [ delta_dist - |e_v - m_k| ]+^2
+    unlabeled_push  1/C sum_k 1/|U_k| sum_{v in U_k} [ delta_dist - |e_v - m_k| ]+^2
+
+U_k is what the known region of k (see `known_region.py`) holds outside all clusters: all that lies there, unless k is
+annotated in part. An object with an empty U_k adds 0 and is one of the C all the same, so that how one object is
+annotated does not change the weight of another.
 
 The published code counts the mean of the unlabeled voxels in the regularizer; the paper, and this file, do not.
 """
@@ -100,14 +105,16 @@ def regularizer(means: Tensor, coordinate_channels: int = 0) -> Tensor:
     return torch.linalg.vector_norm(means[:, coordinate_channels:], dim=1).mean()
 
 
-def unlabeled_push(hinge_sums: Tensor, outside: int) -> Tensor:
+def unlabeled_push(hinge_sums: Tensor, outside: int | Tensor) -> Tensor:
     """Push voxels outside all objects beyond `delta_dist` from every object's mean.
 
     Args:
-        hinge_sums: (K,) per object the sum of `[delta_dist - d]+^2` over all voxels outside, see `AnchorSums`.
-        outside: number of these voxels.
+        hinge_sums: (K,) per object the sum of `[delta_dist - d]+^2` over its voxels U_k, see `AnchorSums`.
+        outside: number of these voxels, the same for all objects or (K,).
 
     Returns:
         Scalar, at least 0; 0 if there is no such voxel.
     """
+    if isinstance(outside, Tensor):
+        return (hinge_sums / outside.clamp_min(1)).mean()
     return hinge_sums.mean() / max(outside, 1)

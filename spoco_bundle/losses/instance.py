@@ -1,16 +1,18 @@
 """The instance term: differentiable selection of single objects (Wolny et al., CVPR 2022).
 
 An anchor embedding a_k, the object's mean or one of its voxels, selects the soft mask p_k(v) = exp(-|e_v - a_k|^2 / s),
-which is compared with the annotated mask t_k over all voxels that are not ignored. Three comparisons:
+which is compared with the annotated mask t_k over the known region of k (see `known_region.py`): all voxels that are
+not ignored, unless the object is annotated in part. Three comparisons:
 
     dice      1 - 2 sum p t / (sum p^2 + sum t^2), pooled over the objects of a crop or averaged over them
-    bce       - mean over objects and voxels of t ln p + (1 - t) ln(1 - p)
-    affinity  Dice between p(v) p(v + o) and t(v) t(v + o), pairs of voxels that belong to one object, over offsets o
+    bce       - mean over objects of the mean over their known voxels of t ln p + (1 - t) ln(1 - p)
+    affinity  Dice between p(v) p(v + o) and t(v) t(v + o), pairs of known voxels that belong to one object, over
+              offsets o
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,17 +44,17 @@ def dice(overlap: Tensor, squares: Tensor, pooled: bool = True) -> Tensor:
     return (1 - 2 * overlap / squares).mean()
 
 
-def binary_cross_entropy(entropy: Tensor, voxels: int) -> Tensor:
+def binary_cross_entropy(entropy: Tensor, voxels: int | Tensor) -> Tensor:
     """Binary cross entropy of soft masks against annotated masks.
 
     Args:
-        entropy: (K,) per object the sum of `-t ln p - (1 - t) ln(1 - p)` over all voxels, see `AnchorSums`.
-        voxels: number of voxels that are not ignored.
+        entropy: (K,) per object the sum of `-t ln p - (1 - t) ln(1 - p)` over its known voxels, see `AnchorSums`.
+        voxels: number of these voxels, the same for all objects or (K,).
 
     Returns:
         Scalar, at least 0.
     """
-    return entropy.mean() / voxels
+    return (entropy / voxels).mean() if isinstance(voxels, Tensor) else entropy.mean() / voxels
 
 
 def sample_members(counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -82,13 +84,21 @@ def _shifted(volume: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _affinity_sums(
-    anchors: Tensor, objects: Tensor, embeddings: Tensor, owner: Tensor, scale: float, offsets: Sequence[Sequence[int]]
+    anchors: Tensor,
+    objects: Tensor,
+    embeddings: Tensor,
+    owner: Tensor,
+    scale: float,
+    offsets: Sequence[Sequence[int]],
+    known: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     shape = owner.shape
     soft = torch.exp(squared_distances(anchors, embeddings.flatten(1).T) / -scale).reshape(-1, *shape)
     hard = (owner == objects.reshape(-1, *[1] * len(shape))).to(soft.dtype)
-    # a pair with an ignored end counts nowhere
+    # a pair with an ignored or unknown end counts nowhere
     soft = soft * (owner != NOWHERE)
+    if known is not None:
+        soft = soft * known(objects)
     overlap, squares = soft.new_zeros(len(anchors)), soft.new_zeros(len(anchors))
     for offset in offsets:
         soft_here, soft_there = _shifted(soft, offset)
@@ -106,6 +116,7 @@ def affinity_dice(
     scale: float,
     offsets: Sequence[Sequence[int]],
     pooled: bool = True,
+    known: Callable[[Tensor], Tensor] | None = None,
     block: int = 8,
 ) -> Tensor:
     """Dice loss between soft and annotated affinities.
@@ -120,6 +131,7 @@ def affinity_dice(
         scale: scale s of the kernel.
         offsets: the o, each with one integer per spatial axis.
         pooled: as in `dice`.
+        known: given (k,) objects, says (k, *spatial) bool which voxels are known to them; None means all.
         block: objects at a time.
 
     Returns:
@@ -127,7 +139,7 @@ def affinity_dice(
     """
     objects = torch.arange(len(anchors), device=anchors.device)
     sums = [
-        checkpoint(_affinity_sums, part, ids, embeddings, owner, scale, offsets, use_reentrant=False)
+        checkpoint(_affinity_sums, part, ids, embeddings, owner, scale, offsets, known, use_reentrant=False)
         for part, ids in zip(anchors.split(block), objects.split(block), strict=True)
     ]
     overlap, squares = (torch.cat(parts) for parts in zip(*sums, strict=True))

@@ -12,6 +12,11 @@ that is all that is known of it: such voxels count as a term of their own with t
 Without that term nothing speaks against objects far from any annotation. With "interior" the mean over known voxels is
 one of means, of each annotated object and of all known voxels outside: otherwise the largest cell of a tissue, nearly
 all inside, would outvote the borders of all others.
+
+Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
+shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face
+neighbour of another label lies in the same plane or is annotated itself. An object of strokes or points has no known
+border, so no shell, and its voxels are 1. See `known_region.py` for scope.
 """
 
 from __future__ import annotations
@@ -23,6 +28,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+
+from spoco_bundle.annotation.scope import WHOLE
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
 
@@ -37,37 +45,62 @@ def _shell_steps(shell: int, spacing: Sequence[float] | None, dims: int) -> list
     return [max(1, round(shell * min(steps) / step)) if shell else 0 for step in steps]
 
 
-def _grown(mask: Tensor, steps: Sequence[int]) -> Tensor:
-    """A mask grown by so many voxels along each axis, and along the diagonals."""
+def _grown(mask: Tensor, steps: Sequence[int], planes: Tensor | None = None) -> Tensor:
+    """A mask grown by so many voxels along each axis, and along the diagonals; within one plane if planes are given."""
     for axis, (size, count) in enumerate(zip(mask.shape, steps)):
+        inside = None if planes is None else planes.narrow(axis, 1, size - 1) == planes.narrow(axis, 0, size - 1)
         for _ in range(count):
             grown = mask.clone()
-            grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
-            grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+            for here, there in ((0, 1), (1, 0)):
+                reached = mask.narrow(axis, here, size - 1)
+                grown.narrow(axis, there, size - 1).logical_or_(reached if inside is None else reached & inside)
             mask = grown
     return mask
 
 
-def _object_border(labels: np.ndarray) -> np.ndarray:
-    """Voxels with a face neighbour of another label; beyond the crop nothing is known, so its edge is no border."""
-    border = np.zeros(labels.shape, dtype=bool)
-    for axis in range(labels.ndim):
-        along, edge = np.moveaxis(labels, axis, 0), np.moveaxis(border, axis, 0)
-        differs = along[1:] != along[:-1]
-        edge[:-1] |= differs
-        edge[1:] |= differs
+def _grown_where_known(mask: Tensor, steps: Sequence[int], scope: Tensor | None) -> Tensor:
+    """A mask of voxels of objects, grown around whole objects, and within the planes of slices objects."""
+    if scope is None:
+        return _grown(mask, steps)
+    grown = mask | _grown(mask & _is_whole(scope), steps)
+    for planes in scope:
+        grown |= _grown(mask & (planes > 0), steps, planes)
+    return grown
+
+
+def _is_whole(scope: Tensor) -> Tensor:
+    """Voxels (*spatial) of whole objects."""
+    return (scope == WHOLE).any(0)
+
+
+def _object_border(labels: Tensor, scope: Tensor | None = None, annotated: Tensor | None = None) -> Tensor:
+    """Voxels with a face neighbour of another label; beyond the crop nothing is known, so its edge is no border.
+
+    With scope, that neighbour of an object annotated in part has to be `annotated` itself or in the same plane.
+    """
+    border = torch.zeros_like(labels, dtype=torch.bool)
+    for axis in range(labels.dim()):
+        low, high = ((slice(None),) * axis + (ends,) for ends in (slice(None, -1), slice(1, None)))
+        differs = labels[low] != labels[high]
+        if scope is None:
+            border[low] |= differs
+            border[high] |= differs
+            continue
+        in_plane = ((scope[:, *low] == scope[:, *high]) & (scope[:, *low] > 0)).any(0)
+        for here, there in ((low, high), (high, low)):
+            border[here] |= differs & (_is_whole(scope[:, *here]) | in_plane | annotated[there])
     return border
 
 
-def _relative_depth(labels: np.ndarray, inside: np.ndarray, spacing: Sequence[float] | None) -> Tensor:
+def _relative_depth(labels: Tensor, inside: Tensor, spacing: Sequence[float] | None) -> Tensor:
     """Distance to the object's border over the largest in the object, float32, for each voxel inside an object.
 
     One distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
     way out of an object always meets first, so touching objects both fall off towards their common border. Half a voxel
     is added, so that objects one or two voxels thick have values above 0.
     """
-    steps = [1.0] * labels.ndim if spacing is None else [float(step) for step in spacing]
-    border = _object_border(labels)
+    steps = [1.0] * labels.dim() if spacing is None else [float(step) for step in spacing]
+    border, labels, inside = (values.cpu().numpy() for values in (_object_border(labels), labels, inside))
     # without a border inside the crop all of it is one object of unknown extent
     depth = ndimage.distance_transform_edt(~border, sampling=steps) if border.any() else np.ones(labels.shape)
     depth = depth[inside] + min(steps) / 2
@@ -85,6 +118,7 @@ def objectness_target(
     dense: bool = False,
     background_label: int | None = None,
     ignore_label: int | None = None,
+    scope: Tensor | None = None,
 ) -> Tensor:
     """Target of the objectness channel for one crop.
 
@@ -98,28 +132,39 @@ def objectness_target(
         dense: whether 0 is known background.
         background_label: id of voxels known to belong to no object; target 0.
         ignore_label: id of voxels that count nowhere.
+        scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole.
 
     Returns:
         (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELED`, or `IGNORED`.
+
+    Raises:
+        SpocoError: when the target is the distance and an object is annotated in part.
     """
     inside = labels > 0
     for special in (background_label, ignore_label):
         if special is not None:
             inside &= labels != special
+    if scope is not None and kind == "distance" and (inside & ~_is_whole(scope)).any():
+        raise SpocoError(
+            "objectness_target is 'distance', and objects annotated in slices, by strokes or by points have no border "
+            "to measure it from; use 'binary' or 'interior'"
+        )
     target = torch.full(labels.shape, 0.0 if dense else UNLABELED, device=labels.device)
     steps = _shell_steps(shell, spacing, labels.dim())
-    target[_grown(inside, steps)] = 0
+    target[_grown_where_known(inside, steps, scope)] = 0
     if background_label is not None:
         target[labels == background_label] = 0
     if kind == "binary":
         target[inside] = 1
     elif kind == "interior":
-        border = torch.from_numpy(_object_border(labels.cpu().numpy())).to(labels.device)
-        target[inside] = (
-            (~_grown(border & inside, [max(step - 1, 0) for step in steps])[inside]).to(target.dtype) if shell else 1.0
-        )
+        annotated = inside if background_label is None else inside | (labels == background_label)
+        border = _object_border(labels, scope, annotated) & inside
+        layer = _grown_where_known(border, [max(step - 1, 0) for step in steps], scope)
+        if scope is not None:
+            layer &= (scope != 0).any(0)  # strokes and points have none, nor a part of a neighbour's
+        target[inside] = (~layer[inside]).to(target.dtype) if shell else 1.0
     elif inside.any():
-        target[inside] = _relative_depth(labels.cpu().numpy(), inside.cpu().numpy(), spacing).to(target.device)
+        target[inside] = _relative_depth(labels, inside, spacing).to(target.device)
     if ignore_label is not None:
         target[labels == ignore_label] = IGNORED
     return target

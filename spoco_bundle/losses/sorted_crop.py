@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.losses.known_region import KnownRegion, known_region
 
 __all__ = ["SortedCrop", "sort_crop", "take_rows"]
 
@@ -28,6 +29,7 @@ class SortedCrop:
         unlabeled: number of rows without a label.
         outside: number of rows that belong to no cluster, unlabeled or known background.
         background_clusters: 1 if cluster 0 is the background, else 0.
+        region: where objects that are annotated in part are known; None if all are whole.
     """
 
     order: Tensor
@@ -36,10 +38,20 @@ class SortedCrop:
     unlabeled: int
     outside: int
     background_clusters: int
+    region: KnownRegion | None = None
+
+    @property
+    def known_outside(self) -> int | Tensor:
+        """Rows outside all clusters that are known: one number for all clusters if these are whole, else (C,)."""
+        return self.outside if self.region is None else self.region.sizes()
 
 
 def sort_crop(
-    labels: Tensor, dense: bool = False, background_label: int | None = None, ignore_label: int | None = None
+    labels: Tensor,
+    dense: bool = False,
+    background_label: int | None = None,
+    ignore_label: int | None = None,
+    scope: Tensor | None = None,
 ) -> SortedCrop:
     """Sort the voxels of one crop by label.
 
@@ -48,12 +60,13 @@ def sort_crop(
         dense: whether 0 is the background, a cluster of its own.
         background_label: id of voxels known to belong to no object.
         ignore_label: id of voxels that count nowhere.
+        scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole. Not if `dense`.
 
     Returns:
         The sorted crop.
 
     Raises:
-        SpocoError: when a label is negative and neither `background_label` nor `ignore_label`.
+        SpocoError: when a label is negative and neither `background_label` nor `ignore_label`, or a scope below -1.
     """
     curve = _space_filling(tuple(labels.shape)) if labels.device.type == "cpu" else None
     flat = labels.reshape(-1) if curve is None else labels.reshape(-1)[curve]
@@ -81,13 +94,18 @@ def sort_crop(
             objects.append(rows)
     parts = [*unlabeled, *background, *objects]
     counts = torch.tensor([len(rows) for rows in objects], dtype=torch.int64, device=labels.device)
+    order = torch.cat(parts) if parts else order[:0]
+    owner = torch.repeat_interleave(counts)
+    without_label = sum(map(len, unlabeled))
+    region = None if scope is None else known_region(scope.flatten(1)[:, order], owner, len(counts), without_label)
     return SortedCrop(
-        order=torch.cat(parts) if parts else order[:0],
-        owner=torch.repeat_interleave(counts),
+        order=order,
+        owner=owner,
         counts=counts,
-        unlabeled=sum(map(len, unlabeled)),
-        outside=sum(map(len, unlabeled)) + sum(map(len, background)),
+        unlabeled=without_label,
+        outside=without_label + sum(map(len, background)),
         background_clusters=background_clusters,
+        region=region,
     )
 
 

@@ -44,6 +44,17 @@ class SpocoLoss(nn.Module):
     non-members in the masks of the objects. As coordinates would spread that cluster over space, dense supervision goes
     with non-spatial embeddings only; with coordinates use `supervision="sparse", background_label=0`.
 
+    Annotation. An object may be drawn whole, or in part: outlined and filled in some planes of a volume ("slices"),
+    painted in some of its voxels ("strokes"), or marked in one voxel or a few ("points"). The `scope` of a crop tells
+    which, see `known_region.py`. Whatever the kind, the annotated voxels of an object are pulled to their mean, and the
+    means pushed apart. Which voxels are not of an object is known everywhere if it is whole, in the outlined planes if
+    it is annotated in slices, and, for any object, where another one or the background is annotated. Only these voxels
+    are pushed from its mean and count in its instance term, and only there the objectness has a shell around it: what
+    an annotation does not say gives exactly no gradient. So strokes and points teach what belongs together and what
+    apart, whole objects and slices also where an object ends. Unlabeled voxels take part in the consistency term and in
+    the unlabeled part of the objectness, within outlined planes or not. Dense supervision and the objectness target
+    "distance" go with whole objects only.
+
     Args:
         delta_var: pull ends within this distance of an object's mean.
         delta_dist: means are pushed twice this far apart, voxels outside all objects this far from every mean.
@@ -171,6 +182,7 @@ class SpocoLoss(nn.Module):
         teacher_embeddings: Tensor | None = None,
         seeds: Tensor | Sequence[int] | None = None,
         spacing: Tensor | Sequence[float] | None = None,
+        scope: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute all terms.
 
@@ -180,13 +192,16 @@ class SpocoLoss(nn.Module):
             teacher_embeddings: shape of `embeddings`, no gradient goes there; without it the consistency term is 0.
             seeds: (B,) integers that key the random draws per crop; without them torch's global generator is used.
             spacing: voxel size per axis for the objectness target, D floats or (B, D); 1 by default.
+            scope: (B, A, *spatial) integers, how much each object's annotation says, see `known_region.py`; without it
+                all objects are whole.
 
         Returns:
             Scalars: `loss`, the weighted sum, and the unweighted terms `pull`, `push`, `regularizer`, `instance`,
             `unlabeled_push`, `consistency`, and `objectness` if it is on. All are differentiable.
 
         Raises:
-            SpocoError: when shapes do not fit, there are fewer channels than coordinates, or a label is negative.
+            SpocoError: when shapes do not fit, there are fewer channels than coordinates, a label is negative, or scope
+                comes with dense supervision or tells the target "distance" of objects annotated in part.
         """
         embeddings, labels = plain(embeddings), plain(labels)
         if labels.dim() == embeddings.dim():
@@ -203,6 +218,8 @@ class SpocoLoss(nn.Module):
                     f"teacher_embeddings have shape {tuple(teacher_embeddings.shape)}, embeddings "
                     f"{tuple(embeddings.shape)}; the two views of a crop have to agree"
                 )
+        if scope is not None:
+            scope = self._checked_scope(plain(scope), labels)
         channels = embeddings.shape[1] - self.objectness
         if channels < max(self.coordinate_channels, 1):
             raise SpocoError(
@@ -214,23 +231,44 @@ class SpocoLoss(nn.Module):
         for item in range(batch):
             generator = None if seeds is None else torch.Generator().manual_seed(int(seeds[item]))
             teacher = None if teacher_embeddings is None else teacher_embeddings[item, :channels]
+            item_scope = None if scope is None else scope[item]
             with full_precision(embeddings.device):
-                terms = self._embedding_terms(embeddings[item, :channels], labels[item], teacher, generator)
+                terms = self._embedding_terms(embeddings[item, :channels], labels[item], teacher, generator, item_scope)
                 if self.objectness and not self.weights["objectness"]:
                     terms["objectness"] = 0 * embeddings[item, channels].float().sum()
                 elif self.objectness:
                     steps = None if spacing is None else torch.as_tensor(spacing).expand(batch, -1)[item].tolist()
-                    terms["objectness"] = self._objectness_term(embeddings[item, channels], labels[item], steps)
+                    terms["objectness"] = self._objectness_term(
+                        embeddings[item, channels], labels[item], steps, item_scope
+                    )
             sums = {name: total + terms[name] for name, total in sums.items()}
         result = {name: total / batch for name, total in sums.items()}
         result["loss"] = torch.stack([self.weights[name] * term for name, term in result.items()]).sum()
         return result
 
+    def _checked_scope(self, scope: Tensor, labels: Tensor) -> Tensor:
+        if self.supervision == "dense":
+            raise SpocoError(
+                "scope says which objects are annotated in part, and dense supervision that every voxel is annotated; "
+                "use supervision='sparse', or leave scope out"
+            )
+        if scope.dim() != labels.dim() + 1 or scope.shape[:1] + scope.shape[2:] != labels.shape:
+            raise SpocoError(
+                f"scope has shape {tuple(scope.shape)} and labels {tuple(labels.shape)}; give (B, A, *spatial), "
+                "batch and spatial shape of the labels"
+            )
+        return scope
+
     def _embedding_terms(
-        self, embeddings: Tensor, labels: Tensor, teacher: Tensor | None, generator: torch.Generator | None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None,
+        generator: torch.Generator | None,
+        scope: Tensor | None,
     ) -> dict[str, Tensor]:
-        """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels (*spatial)."""
-        crop = sort_crop(labels, self.supervision == "dense", self.background_label, self.ignore_label)
+        """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels, scope."""
+        crop = sort_crop(labels, self.supervision == "dense", self.background_label, self.ignore_label, scope)
         rows = take_rows(embeddings, crop)
         nothing = 0 * rows.sum()
         terms = dict.fromkeys(TERMS, nothing)
@@ -261,7 +299,8 @@ class SpocoLoss(nn.Module):
             dice=instance == "dice" and self.anchor == "mean",
             bce=instance == "bce" and self.anchor == "mean",
         )
-        sums = anchor_sums(rows, means, crop.owner, crop.outside, at_means)
+        known = crop.region and crop.region.rows
+        sums = anchor_sums(rows, means, crop.owner, crop.outside, at_means, known)
         terms = {}
         if "pull" in wanted:
             terms["pull"] = pull(sums.pull, crop.counts)
@@ -271,13 +310,13 @@ class SpocoLoss(nn.Module):
             terms["regularizer"] = regularizer(means, self.coordinate_channels)
         objects = slice(crop.background_clusters, None)
         if "unlabeled_push" in wanted and self.supervision == "sparse":
-            terms["unlabeled_push"] = unlabeled_push(sums.hinge[objects], crop.outside)
+            terms["unlabeled_push"] = unlabeled_push(sums.hinge[objects], crop.known_outside)
         if instance and len(crop.counts[objects]):
             anchors = means
             if self.anchor == "voxel":
                 anchors = rows[crop.outside + sample_members(crop.counts, generator)]
                 at_voxels = replace(at_means, pull=False, hinge=False, dice=instance == "dice", bce=instance == "bce")
-                sums = anchor_sums(rows, anchors, crop.owner, crop.outside, at_voxels)
+                sums = anchor_sums(rows, anchors, crop.owner, crop.outside, at_voxels, known)
             terms["instance"] = self._instance_term(embeddings, rows, crop, anchors[objects], sums)
         return terms
 
@@ -290,7 +329,7 @@ class SpocoLoss(nn.Module):
         if self.instance_loss == "dice":
             return dice(sums.overlap[objects], sums.squares[objects] + crop.counts[objects], pooled)
         if self.instance_loss == "bce":
-            return binary_cross_entropy(sums.entropy[objects], len(rows))
+            return binary_cross_entropy(sums.entropy[objects], len(rows) - crop.outside + crop.known_outside)
         shape = embeddings.shape[1:]
         owner = torch.full((shape.numel(),), NOWHERE, dtype=torch.int64, device=rows.device)
         owner[crop.order] = NO_OBJECT
@@ -298,7 +337,15 @@ class SpocoLoss(nn.Module):
         owner[crop.order[crop.outside :]] = crop.owner - crop.background_clusters
         offsets = self.affinity_offsets or torch.eye(len(shape), dtype=torch.int64).tolist()
         field = embeddings.to(rows.dtype)
-        return affinity_dice(field, owner.reshape(shape), anchors, self.scale, offsets, pooled)
+
+        def known(part: Tensor) -> Tensor:
+            voxels = torch.ones(len(part), shape.numel(), dtype=torch.bool, device=rows.device)
+            voxels[:, crop.order[: crop.outside]] = crop.region.rows(slice(None), part).T
+            return voxels.reshape(-1, *shape)
+
+        return affinity_dice(
+            field, owner.reshape(shape), anchors, self.scale, offsets, pooled, known if crop.region else None
+        )
 
     def _consistency_term(
         self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
@@ -316,7 +363,9 @@ class SpocoLoss(nn.Module):
         overlap, squares = consistency_sums(rows, take_rows(teacher, crop), anchors, self.scale)
         return dice(overlap, squares, self.consistency_reduction == "pooled")
 
-    def _objectness_term(self, logits: Tensor, labels: Tensor, spacing: Sequence[float] | None) -> Tensor:
+    def _objectness_term(
+        self, logits: Tensor, labels: Tensor, spacing: Sequence[float] | None, scope: Tensor | None
+    ) -> Tensor:
         target = objectness_target(
             labels,
             self.objectness_target,
@@ -325,6 +374,7 @@ class SpocoLoss(nn.Module):
             self.supervision == "dense",
             self.background_label,
             self.ignore_label,
+            scope,
         )
         each = labels if self.objectness_target == "interior" else None
         return objectness_loss(logits, target, self.objectness_unlabeled_weight, each)

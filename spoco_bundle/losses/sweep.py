@@ -39,6 +39,8 @@ CHUNK_VALUES = {"cpu": 2**18, "other": 2**24}
 # values that a forward pass keeps for its backward pass at most (64 MB in float32); beyond, they are made again
 KEPT_VALUES = 2**24
 
+Known = Callable[[slice, Tensor | slice], Tensor]
+
 
 class AnchorSums(NamedTuple):
     """Sums over voxels, one (C,) vector each, where p = exp(-d^2 / s) and d is the distance to the anchor.
@@ -49,6 +51,8 @@ class AnchorSums(NamedTuple):
         squares: sum over all voxels of `p^2`.
         entropy: sum over own voxels of `-ln p` and over all others of `-ln(1 - p)`.
         hinge: sum over the voxels outside all clusters of `[delta_dist - d]+^2`.
+
+    Where something is unknown to a cluster, all voxels are those that are known to it.
     """
 
     pull: Tensor
@@ -186,9 +190,9 @@ def pair_distances(points: Tensor, anchors: Tensor, far: float) -> Pairs:
 
 
 def _others(
-    rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, part: slice, params: SweepParams
+    rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, part: slice, params: SweepParams, known: Known | None
 ) -> tuple[Tensor | slice, Pairs, int] | None:
-    """Pairs of one chunk with the anchors in reach, far apart for an anchor's own voxels.
+    """Pairs of one chunk with the anchors in reach, far apart for an anchor's own voxels and for what is unknown to it.
 
     Returns the anchors' index, the pairs, and how many of the points lie outside all clusters; None if no anchor is in
     reach.
@@ -213,6 +217,10 @@ def _others(
         # an anchor that is not in reach of its own voxel has no line to blank; line 0 is blanked with what it holds
         place = line.clamp_min(0), torch.arange(free, len(points), device=rows.device)
         pairs.sq_dist[place] = torch.where(line >= 0, far, pairs.sq_dist[place])
+    if known is not None and free:
+        unknown = ~known(slice(part.start, part.start + free), index).T
+        # at this distance kernel, hinge and slopes are exactly 0; infinity would slow the square root down
+        pairs.sq_dist[:, :free].masked_fill_(unknown, torch.finfo(rows.dtype).max)
     if isinstance(index, Tensor):
         close = (~(pairs.sq_dist.amin(1) > reach**2)).nonzero()[:, 0]
         if len(close) == 0:
@@ -235,9 +243,11 @@ def in_full_precision(backward: Callable) -> Callable:
 
 class _AnchorSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, params: SweepParams) -> AnchorSums:
+    def forward(
+        ctx, rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, params: SweepParams, known: Known | None
+    ) -> AnchorSums:
         ctx.save_for_backward(rows, anchors, owner)
-        ctx.outside, ctx.params = outside, params
+        ctx.outside, ctx.params, ctx.known = outside, params, known
         clusters, scale = len(anchors), params.scale
         kept = ctx.kept = [] if worth_keeping(rows, clusters) else None
         pull, overlap, squares, entropy, hinge = rows.new_zeros(5, clusters)
@@ -253,7 +263,7 @@ class _AnchorSums(torch.autograd.Function):
                     squares.index_add_(0, own, soft.square())
                 if params.bce:
                     entropy.index_add_(0, own, sq_dist / scale)
-            found = _others(rows, anchors, owner, outside, part, params)
+            found = _others(rows, anchors, owner, outside, part, params, known)
             if kept is not None:
                 kept.append(found)
             if found is None:
@@ -294,7 +304,7 @@ class _AnchorSums(torch.autograd.Function):
                 grad_rows[members] = step
                 grad_anchors.index_add_(0, own, step, alpha=-1)
             again = ctx.kept is None
-            found = _others(rows, anchors, owner, outside, part, params) if again else ctx.kept[number]
+            found = _others(rows, anchors, owner, outside, part, params, ctx.known) if again else ctx.kept[number]
             if found is None:
                 continue
             index, pairs, free = found
@@ -312,10 +322,12 @@ class _AnchorSums(torch.autograd.Function):
             for_points, for_anchors = pairs.gradients(weights)
             grad_rows[part] += for_points
             grad_anchors[index] += for_anchors
-        return grad_rows, grad_anchors, None, None, None
+        return grad_rows, grad_anchors, None, None, None, None
 
 
-def anchor_sums(rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, params: SweepParams) -> AnchorSums:
+def anchor_sums(
+    rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, params: SweepParams, known: Known | None = None
+) -> AnchorSums:
     """Sums over voxels per anchor, differentiable once.
 
     Kernel values of other objects' voxels under the machine epsilon are left out.
@@ -326,8 +338,10 @@ def anchor_sums(rows: Tensor, anchors: Tensor, owner: Tensor, outside: int, para
         owner: (V - outside,) cluster of each row from `outside` on.
         outside: number of rows that belong to no cluster.
         params: what to compute.
+        known: given some rows outside all clusters and an index into the anchors, says (n, C) bool which rows are known
+            to which anchor's cluster; pairs that are not count nowhere. None means all are.
 
     Returns:
         The sums.
     """
-    return AnchorSums(*_AnchorSums.apply(rows, anchors, owner, outside, params))
+    return AnchorSums(*_AnchorSums.apply(rows, anchors, owner, outside, params, known))

@@ -51,3 +51,7 @@ def test_regularizer_at_the_origin_has_a_gradient_of_zero():
 def test_unlabeled_push_without_unlabeled_voxels_is_zero():
     assert unlabeled_push(torch.tensor([2.0, 6.0]), 8).item() == 0.5
     assert unlabeled_push(torch.zeros(2), 0) == 0
+
+
+def test_unlabeled_push_is_a_mean_of_each_object_over_what_is_known_of_it():
+    assert unlabeled_push(torch.tensor([2.0, 6.0, 0.0]), torch.tensor([1, 4, 0])).item() == pytest.approx(3.5 / 3)

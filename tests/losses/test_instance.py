@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spoco_bundle.losses import SpocoLoss
-from spoco_bundle.losses.instance import dice, sample_members
+from spoco_bundle.losses.instance import binary_cross_entropy, dice, sample_members
 
 
 def test_dice_of_no_masks_is_zero_and_of_equal_masks_too():
@@ -19,6 +19,12 @@ def test_pooled_dice_weighs_objects_by_size_and_per_instance_dice_does_not():
     overlap, squares = torch.tensor([100.0, 0.0]), torch.tensor([200.0, 20.0])
     assert dice(overlap, squares).item() == pytest.approx(1 - 200 / 220)
     assert dice(overlap, squares, pooled=False).item() == pytest.approx(0.5)
+
+
+def test_cross_entropy_is_a_mean_of_each_object_over_what_is_known_of_it():
+    entropy = torch.tensor([6.0, 10.0])
+    assert binary_cross_entropy(entropy, 4).item() == 2
+    assert binary_cross_entropy(entropy, torch.tensor([4, 2])).item() == 3.25
 
 
 def test_sampled_members_are_uniform_over_each_object():

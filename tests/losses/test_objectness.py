@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,93 @@ def test_background_is_zero_ignored_counts_nowhere_and_neither_is_an_object(kind
     assert (objectness_target(labels, kind, dense=True)[:, :4] == 0).all()
     assert (objectness_target(labels, kind, shell=0)[:, 3] == UNLABELED).all()
     assert (objectness_target(labels, kind, shell=2)[:, 2:4] == 0).all()
+
+
+def partly_annotated():
+    """Labels (9, 18, 20) and scope: 3 is whole, 8 in the planes z = 2 and x = 13, 6 in z = 2, 5 strokes, 4 a point."""
+    labels, scope = torch.zeros(9, 18, 20, dtype=torch.int64), torch.zeros(3, 9, 18, 20, dtype=torch.int16)
+    scope[0, 2], scope[2, :, :, 13] = 7, 9
+    labels[0:5, 0:5, 0:5] = 3
+    labels[2, 8:14, 8:16] = 8
+    labels[1:6, 8:14, 13] = 8
+    labels[2, 8:14, 16:18] = 6
+    labels[7, 2:6, 8] = 5
+    labels[8, 16, 1] = 4
+    scope[:, labels == 3] = -1
+    scope[2][labels == 6] = 0
+    scope[:, (labels == 5) | (labels == 4)] = 0
+    return labels, scope
+
+
+def around(voxel, steps, shape):
+    """All voxels within so many steps along each axis."""
+    ranges = (range(max(v - s, 0), min(v + s + 1, size)) for v, s, size in zip(voxel, steps, shape))
+    return product(*ranges)
+
+
+@pytest.mark.parametrize(
+    ("shell", "spacing", "steps"),
+    [(1, None, (1, 1, 1)), (2, None, (2, 2, 2)), (3, (3, 1, 1), (1, 3, 3)), (0, None, (0,) * 3)],
+)
+@pytest.mark.parametrize("kind", ["binary", "interior"])
+def test_shells_of_partly_annotated_objects_stay_where_they_are_known(kind, shell, spacing, steps):
+    labels, scope = partly_annotated()
+    target = objectness_target(labels, kind, spacing, shell, scope=scope)
+    expected = torch.full(labels.shape, UNLABELED)
+    for voxel in labels.nonzero().tolist():
+        own = scope[:, *voxel]
+        for other in around(voxel, steps, labels.shape):
+            there = scope[:, *other]
+            if (own == -1).any() or ((own == there) & (own > 0)).any():
+                expected[other] = 0
+    unlabeled = labels == 0
+    assert torch.equal(target[unlabeled], expected[unlabeled])
+    assert (target[~unlabeled] >= 0).all() and (kind == "interior" or (target[~unlabeled] == 1).all())
+
+
+@pytest.mark.parametrize(("shell", "grown"), [(1, 0), (2, 1)])
+def test_the_layer_inside_partly_annotated_objects_lies_along_known_borders(shell, grown):
+    labels, scope = partly_annotated()
+    # background beside strokes, and strokes beside a slice, out of its plane
+    labels[7, 6, 8], labels[4, 10, 14], labels[3, 11, 12] = 99, 99, 5
+    scope[:, 3, 11, 12] = 0
+    target = objectness_target(labels, "interior", shell=shell, background_label=99, scope=scope)
+    layer = torch.zeros(labels.shape, dtype=torch.bool)
+    objects = (labels > 0) & (labels != 99)
+    for voxel in objects.nonzero().tolist():
+        own = scope[:, *voxel]
+        for axis, step in product(range(3), (-1, 1)):
+            other = [v + step * (a == axis) for a, v in enumerate(voxel)]
+            if not 0 <= other[axis] < labels.shape[axis] or labels[*other] == labels[*voxel]:
+                continue
+            in_plane = ((own == scope[:, *other]) & (own > 0)).any()
+            if (own == -1).any() or in_plane or ((own > 0).any() and labels[*other] > 0):
+                for near in around(voxel, (grown,) * 3, labels.shape):
+                    if (own == -1).any() or ((own == scope[:, *near]) & (own > 0)).any():
+                        layer[near] = True
+    assert torch.equal(target[objects] == 0, layer[objects])
+    assert (target[objects & (labels != 3)] == 0).any() and (target[labels == 5] == 1).all()
+    # in the plane: its rim; where another object touches; and beside what else is annotated
+    assert target[2, 8:14, 10].tolist() == [0] * shell + [1] * (6 - 2 * shell) + [0] * shell
+    assert target[2, 11, 15] == target[2, 11, 16] == target[4, 10, 13] == target[3, 11, 13] == 0
+
+
+def test_strokes_and_points_are_inside_even_beside_a_whole_object():
+    labels = torch.zeros(7, 12, dtype=torch.int64)
+    labels[1:6, 1:6], labels[2:5, 6], labels[3, 9] = 3, 5, 4
+    scope = torch.where(labels == 3, -1, 0)[None]
+    target = objectness_target(labels, "interior", shell=2, scope=scope)
+    assert (target[2:5, 6] == 1).all() and target[3, 9] == 1
+    assert target[3, 1:6].tolist() == [0, 0, 1, 0, 0]
+    assert target[3, 10] == target[3, 11] == UNLABELED and target[3, 7] == 0
+
+
+@pytest.mark.parametrize("kind", OBJECTNESS_TARGETS)
+def test_a_scope_of_whole_objects_changes_nothing(kind):
+    labels = ball()
+    labels[8, 10, 12] = 0
+    scope = torch.where(labels > 0, -1, 6)[None].expand(3, -1, -1, -1)
+    assert torch.equal(objectness_target(labels, kind, shell=2, scope=scope), objectness_target(labels, kind, shell=2))
 
 
 def test_each_object_counts_alike_where_labels_are_given():

@@ -51,6 +51,34 @@ def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values
             assert torch.allclose(mine, theirs, rtol=1e-7, atol=1e-9 * theirs.abs().max()), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", [1, 2**19])
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_pairs_that_are_not_known_count_nowhere(monkeypatch, dtype, values, kept):
+    monkeypatch.setitem(sweep.CHUNK_VALUES, "cpu", values)
+    monkeypatch.setattr(sweep, "KEPT_VALUES", kept)
+    rows, anchors, owner, outside = make_rows(dtype)
+    # rows from 1400 on are known to all; of those before, each anchor knows some, the first one none
+    known = torch.rand(outside, 4) < torch.tensor([0, 0.3, 0.6, 1])
+    known[:1200], known[1400:] = known[:1200] & (torch.arange(4) == 3), True
+    params = SweepParams(0.5, 2.0, SCALE, bce=True)
+    leaves = [rows.requires_grad_(), anchors.requires_grad_()]
+    found = anchor_sums(rows, anchors, owner, outside, params, lambda part, index: known[part][:, index])
+    for line in range(4):
+        kept_rows = torch.cat([known[:, line], torch.ones(len(owner), dtype=torch.bool)])
+        alone = anchor_sums(rows[kept_rows], anchors, owner, int(known[:, line].sum()), params)
+        for name in found._fields:
+            value, wanted = getattr(found, name)[line], getattr(alone, name)[line]
+            assert torch.allclose(value, wanted, rtol=1e-4 if dtype == torch.float32 else 1e-10), name
+            (got, at_anchors), (want, for_anchors) = (
+                torch.autograd.grad(each, leaves, retain_graph=True) for each in (value, wanted)
+            )
+            assert not got[~kept_rows].any(), name
+            tolerance = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-10}
+            assert torch.allclose(got, want, **tolerance), name
+            assert torch.allclose(at_anchors, for_anchors, **tolerance), name
+
+
 @pytest.mark.parametrize("part", ["pull", "dice", "bce", "hinge"])
 def test_a_part_that_is_off_leaves_its_sums_at_zero_and_the_others_alone(part):
     rows, anchors, owner, outside = make_rows()
