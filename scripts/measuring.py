@@ -1,13 +1,30 @@
-"""What the measuring scripts share: the name of the machine, and tables in a document."""
+"""What the measuring scripts share: commands with their threads, the name of the machine, and tables in a document."""
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
+
+
+def run_spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
+    """Runs `spoco` with so many threads and its output in a file.
+
+    Raises:
+        SpocoError: if it fails; names the log.
+    """
+    call = [sys.executable, "-m", "spoco_bundle.cli", command, *arguments]
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    with log.open("a") as sink:
+        done = subprocess.run(call, stdout=sink, stderr=sink, env=os.environ | variables, check=False)
+    if done.returncode:
+        raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
 
 
 def processor() -> str:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 
 import torch
 from classical_baseline import score_folder
-from measuring import processor, replace_table
+from measuring import processor, replace_table, run_spoco
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.atomic_files import atomic_write
@@ -39,20 +37,6 @@ CASES = (
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
-
-
-def spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
-    """Runs `spoco` with so many threads and its output in a file.
-
-    Raises:
-        SpocoError: if it fails; names the log.
-    """
-    call = [sys.executable, "-m", "spoco_bundle.cli", command, *arguments]
-    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    with log.open("a") as sink:
-        done = subprocess.run(call, stdout=sink, stderr=sink, env=os.environ | variables, check=False)
-    if done.returncode:
-        raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
 
 
 def train_row(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> None:
@@ -73,13 +57,13 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
             ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
         given = [f"--{setting}"] if setting else []
         train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed), "--precision", "auto"]
-        spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
+        run_spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
         (work / "trained").touch()
     seconds = time.monotonic() - start
     scores = {}
     for network in ("teacher", "student"):
         ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
-        spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
+        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
         scores[network] = json.loads((work / network / "scores.json").read_text())
     content = {
         **{"data": data.name, "fraction": fraction, "seed": options.seed, "minutes": options.minutes},

@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterable
 import fastremap
 import numpy as np
 
-__all__ = ["confirmed_labels", "put_confirmed_over", "same_objects", "unchanged_objects", "uncovered_objects"]
+__all__ = [
+    "beside_confirmed",
+    "confirmed_labels",
+    "mostly_in",
+    "put_confirmed_over",
+    "same_objects",
+    "unchanged_objects",
+    "uncovered_objects",
+]
 
 
 def confirmed_labels(
@@ -47,6 +55,34 @@ def confirmed_labels(
     if background_label in kept:
         new[background_label] = next(free)
     return fastremap.remap(returned.astype(np.int32), {0: 0} | new)
+
+
+def beside_confirmed(returned: np.ndarray, confirmed: np.ndarray, background_label: int) -> tuple[np.ndarray, set[int]]:
+    """Puts the objects of a returned label that nobody has checked back beside the confirmed ones.
+
+    Args:
+        returned: (*spatial) non-negative ids.
+        confirmed: (*spatial) what ``confirmed_labels`` made of it.
+        background_label: id of known background in ``confirmed``; an unchecked object with it gets another.
+
+    Returns:
+        (*spatial) int32 ids of all objects, and those of the unchecked ones.
+    """
+    left = np.where(confirmed == 0, returned, 0).astype(np.int32)
+    unchecked = {int(i) for i in fastremap.unique(left)} - {0}
+    if background_label in unchecked:
+        highest = max(int(returned.max()), int(confirmed.max()))
+        left[left == background_label] = highest + 1
+        unchecked = unchecked - {background_label} | {highest + 1}
+    return np.where(confirmed == 0, left, confirmed).astype(np.int32), unchecked
+
+
+def mostly_in(labels: np.ndarray, previous: np.ndarray) -> dict[int, int]:
+    """For every id of a label the id of the previous one that shares most voxels with it, if any does."""
+    both = (labels != 0) & (previous != 0)
+    pairs, counts = np.unique(np.stack([labels[both], previous[both]]), axis=1, return_counts=True)
+    # the last one of an id is kept: that with the most voxels
+    return {int(mine): int(theirs) for mine, theirs in pairs[:, np.argsort(counts, kind="stable")].T}
 
 
 def unchanged_objects(returned: np.ndarray, prediction: np.ndarray) -> set[int]:

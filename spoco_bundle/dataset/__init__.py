@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spoco_bundle.dataset.annotation_kinds import is_partial
     from spoco_bundle.dataset.batch_dataset import BatchDataset
     from spoco_bundle.dataset.crop_dataset import SparseCropDataset
     from spoco_bundle.dataset.datalist import build_datalist, image_name, stored_dimensions
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import measure_profile
     from spoco_bundle.dataset.read_once import ReadOnce
     from spoco_bundle.dataset.resume import unfinished
+    from spoco_bundle.dataset.validation import validation_split
 
 __all__ = [
     "BatchDataset",
@@ -26,9 +28,11 @@ __all__ = [
     "build_datalist",
     "check_labels",
     "image_name",
+    "is_partial",
     "measure_profile",
     "stored_dimensions",
     "unfinished",
+    "validation_split",
 ]
 
 _PLACES = {
@@ -39,9 +43,11 @@ _PLACES = {
     "build_datalist": "datalist",
     "check_labels": "label_checks",
     "image_name": "datalist",
+    "is_partial": "annotation_kinds",
     "measure_profile": "profile",
     "stored_dimensions": "datalist",
     "unfinished": "resume",
+    "validation_split": "validation",
 }
 
 

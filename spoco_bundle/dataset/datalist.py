@@ -6,19 +6,26 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from spoco_bundle.annotation.side_files import (
+    COMPLETE_ENDING,
+    POINTS_ENDING,
+    SIDE_FILES,
+    annotated_name,
+    side_files,
+    without_ending,
+)
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.files import file_suffix, image_dimensions, is_zarr
+from spoco_bundle.formats.files import image_dimensions
+from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_zarr
 from spoco_bundle.formats.tiff_header import files_of_set
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (
-    ".nii.gz .nii .img .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
-)
 # images of other programs, which are named where they are passed over, since their owner expects a result
 _OTHER_IMAGES = tuple(
     ".czi .lsm .lif .nd2 .oib .oif .vsi .ims .h5 .hdf5 .n5 .svs .scn .mrc .dv .ics .gif .jp2 .npy .npz .zip".split()
@@ -26,13 +33,14 @@ _OTHER_IMAGES = tuple(
 OUTPUT_ENDING = "_instances"
 
 SPLITS = ("train", "val", "test", "predict")
-_JSON_KEYS = {
+#: names of the lists of a split in a datalist, and endings of its folders as nnU-Net names them
+JSON_KEYS = {
     "train": ("training", "train"),
     "val": ("validation", "val"),
     "test": ("testing", "test"),
     "predict": ("testing", "test", "validation", "val", "training", "train"),
 }
-_TR_FOLDERS = {"train": ("Tr",), "val": ("Val", "Ts"), "test": ("Ts",)}
+PAIR_FOLDERS = {"train": ("Tr",), "val": ("Val", "Ts"), "test": ("Ts",)}
 _CHANNEL_ENDING = "_0000"
 
 
@@ -50,11 +58,15 @@ def build_datalist(
     - a folder with ``imagesTr/`` and ``labelsTr/`` (``val``: ``imagesVal/`` and ``labelsVal/``, else ``imagesTs/`` and
       ``labelsTs/``), the label named as the image, with or without nnU-Net's ``_0000``;
     - a MONAI datalist, a JSON file with the lists ``training``, ``validation`` and ``testing`` of
-      ``{"image": path, "label": path}``, paths relative to the file.
+      ``{"image": path, "label": path}``, paths relative to the file; an entry may name side files, too.
+
+    Side files are ``NAME_annotation.csv``, ``NAME_points.csv`` and ``NAME_complete.EXT`` beside the label or the image,
+    where NAME is the name of either without its ending. An image with points needs no label.
 
     For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
-    a list of these. Labels and earlier results (``NAME_instances``) in folders are passed over; so are, in one line,
-    formats of other programs. Of files that hold parts of one image (multi-file OME-TIFF) the first stands for it.
+    a list of these. Labels, masks (``NAME_complete``) and earlier results (``NAME_instances``) in folders are passed
+    over; so are, in one line, formats of other programs. Of files that hold parts of one image (multi-file OME-TIFF)
+    the first stands for it.
 
     Args:
         source: see above.
@@ -64,7 +76,8 @@ def build_datalist(
 
     Returns:
         Dictionaries of absolute path strings in the order of names: ``image`` and, except for ``predict``, ``label``
-        (in ``test`` only where there is one).
+        (in ``test`` and for images with points only where there is one) and the side files that exist: ``annotation``,
+        ``points`` and ``complete``.
 
     Raises:
         SpocoError: if nothing is found, a pair is incomplete, or two images share a name, so that their results would
@@ -73,7 +86,7 @@ def build_datalist(
     if split not in SPLITS:
         raise SpocoError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
-        items = _from_json(Path(source), split)
+        items = _from_json(Path(source), split, image_ending, label_ending)
     elif split == "predict":
         items = [{"image": str(path)} for path in _images_to_predict(source, image_ending, label_ending)]
     elif isinstance(source, (str, Path)):
@@ -93,42 +106,48 @@ def stored_dimensions(data: Sequence[dict[str, Any]], axes: str | None = None) -
     return image_dimensions(data[0]["image"], axes)
 
 
-def image_name(path: str | Path) -> str:
-    """File name without folder and suffix (``a/b.ome.tif`` gives ``b``)."""
-    name = Path(path).name
-    suffix = file_suffix(name)
-    return name[: -len(suffix)] if suffix else name
-
-
-def _from_json(path: Path, split: str) -> list[dict[str, str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpocoError(f"{path}: is no readable datalist ({error}): give a JSON file as MONAI writes it") from error
-    keys = [key for key in _JSON_KEYS[split] if isinstance(content, dict) and content.get(key)]
+def _from_json(path: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
+    content = json_lists(path)
+    keys = [key for key in JSON_KEYS[split] if content.get(key)]
     if not keys:
         raise SpocoError(
-            f"{path}: has no list {_JSON_KEYS[split][0]!r} for the split {split}: add one with entries "
+            f"{path}: has no list {JSON_KEYS[split][0]!r} for the split {split}: add one with entries "
             '{"image": path, "label": path}'
         )
     if not isinstance(content[keys[0]], list):
         raise SpocoError(f"{path}: {keys[0]!r} is {content[keys[0]]!r}: give a list of {{'image': path, ...}}")
     items = []
+    beside = cache(side_files)
     for entry in content[keys[0]]:
         entry = {"image": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
             raise SpocoError(f"{path}: entry {entry!r} of {keys[0]!r} names no image: write {{'image': path, ...}}")
-        if split in ("train", "val") and not isinstance(entry.get("label"), str):
-            raise SpocoError(f"{path}: image {entry['image']} of {keys[0]!r} has no label: add one or leave it out")
-        wanted = ("image",) if split == "predict" else ("image", "label")
+        wanted = ("image",) if split == "predict" else ("image", "label", *SIDE_FILES)
         item = {key: os.path.abspath(path.parent / entry[key]) for key in wanted if isinstance(entry.get(key), str)}
         for file in item.values():
             if Path(file).is_dir() and not is_zarr(file):
                 raise SpocoError(f"{path}: lists {file}, a folder that is no Zarr image: name an image in it")
             if not Path(file).exists():
                 raise SpocoError(f"{path}: lists {file}, which is missing: correct the path, relative to the JSON file")
+        if split != "predict":
+            files = [Path(item[key]) for key in ("image", "label") if key in item]
+            found = [beside(file.parent).get(annotated_name(file, image_ending, label_ending), {}) for file in files]
+            item = _item(files, *found) | item
+        if split in ("train", "val") and not {"label", "points"} & item.keys():
+            raise SpocoError(
+                f"{path}: image {entry['image']} of {keys[0]!r} has no label and no points: add them or leave it out"
+            )
         items.append(item)
     return items
+
+
+def json_lists(path: Path) -> dict[str, Any]:
+    """The lists of a datalist by their names; none where the file holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpocoError(f"{path}: is no readable datalist ({error}): give a JSON file as MONAI writes it") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _from_folder(folder: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
@@ -136,11 +155,11 @@ def _from_folder(folder: Path, split: str, image_ending: str, label_ending: str)
         raise SpocoError(f"{folder}: no such folder: give the folder that holds train/ and val/, or a datalist JSON")
     if (folder / split).is_dir():
         return _pairs_beside(folder / split, split, image_ending, label_ending)
-    for end in _TR_FOLDERS[split]:
+    for end in PAIR_FOLDERS[split]:
         images, labels = folder / f"images{end}", folder / f"labels{end}"
         if images.is_dir() and (labels.is_dir() or split == "test"):
-            return _pairs_across(images, labels, split)
-    expected = f"{split}/ or " + " or ".join(f"images{end}/ with labels{end}/" for end in _TR_FOLDERS[split])
+            return _pairs_across(images, labels, split, image_ending, label_ending)
+    expected = f"{split}/ or " + " or ".join(f"images{end}/ with labels{end}/" for end in PAIR_FOLDERS[split])
     remedy = (
         "move some image and label pairs out of the training split into it, or give a datalist JSON"
         if split == "val"
@@ -154,6 +173,8 @@ def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str
     if image_ending == label_ending:
         raise SpocoError(f"image_ending and label_ending are both {image_ending!r}: they must differ")
     files = _images_in(folder)
+    masks = _masks(files, image_ending, label_ending)
+    files = [path for path in files if path not in masks]
     # The longer ending first, so that an empty one takes only what the other leaves.
     labels = _by_name(folder, [path for path in files if _ends(path, label_ending, image_ending)], label_ending)
     images = _by_name(folder, [path for path in files if _ends(path, image_ending, label_ending)], image_ending)
@@ -162,12 +183,13 @@ def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str
             f"{folder}: has no image named NAME{image_ending}.EXT{_found(folder)}: "
             "rename the images, or set image_ending and label_ending"
         )
-    without_label = sorted(images.keys() - labels.keys())
+    beside = side_files(folder)
+    without_label = sorted(images.keys() - labels.keys() - _with_points(beside))
     if without_label and split != "test":
         raise SpocoError(
             f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it that is read "
             f"here{_alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
-            "the label or take the image out"
+            f"the label or points {without_label[0]}{POINTS_ENDING}.csv, or take the image out"
         )
     without_image = sorted(labels.keys() - images.keys())
     if without_image:
@@ -175,31 +197,41 @@ def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str
             f"{labels[without_image[0]]}: has no image {without_image[0]}{image_ending}.EXT beside it "
             f"({len(without_image)} such labels): add the image or take the label out"
         )
-    return [_item(images[name], labels.get(name)) for name in sorted(images)]
+    return [_item(_pair(name, images, labels), beside.get(name, {})) for name in sorted(images)]
 
 
-def _pairs_across(images_folder: Path, labels_folder: Path, split: str) -> list[dict[str, str]]:
+def _pairs_across(
+    images_folder: Path, labels_folder: Path, split: str, image_ending: str, label_ending: str
+) -> list[dict[str, str]]:
     """Pairs of the same name in two folders."""
-    files = _images_in(images_folder)
+    files, label_files = _images_in(images_folder), _images_in(labels_folder)
+    masks = _masks([*files, *label_files], image_ending, label_ending)
+    files = [path for path in files if path not in masks]
     later_channel = [path for path in files if image_name(path).endswith("_0001")]
     if later_channel:
         raise SpocoError(f"{later_channel[0]}: a second channel in a file of its own: save all channels in one file")
     # Only where every name has it is it nnU-Net's channel number and not part of a name.
     ending = _CHANNEL_ENDING if files and all(image_name(path).endswith(_CHANNEL_ENDING) for path in files) else ""
     images = _by_name(images_folder, files, ending)
-    labels = _by_name(labels_folder, _images_in(labels_folder), "") if labels_folder.is_dir() else {}
+    labels = _by_name(labels_folder, [path for path in label_files if path not in masks], "")
     if not images:
         raise SpocoError(f"{images_folder}: holds no image: put the images there")
-    missing = sorted(images.keys() - labels.keys())
+    beside = [side_files(folder) for folder in (images_folder, labels_folder) if folder.is_dir()]
+    called = {name: without_ending(name, image_ending, label_ending) for name in images}
+    with_points = _with_points(*beside)
+    missing = sorted(name for name in images.keys() - labels.keys() if called[name] not in with_points)
     if missing and split != "test":
         raise SpocoError(
             f"{images[missing[0]]}: has no label {missing[0]}.EXT in {labels_folder} ({len(missing)} such images): "
-            "add the label or take the image out"
+            f"add the label or points {called[missing[0]]}{POINTS_ENDING}.csv, or take the image out"
         )
     extra = sorted(labels.keys() - images.keys())
     if extra:
         raise SpocoError(f"{labels[extra[0]]}: has no image in {images_folder}: add the image or take the label out")
-    return [_item(images[name], labels.get(name)) for name in sorted(images)]
+    return [
+        _item(_pair(name, images, labels), *(files.get(called[name], {}) for files in beside))
+        for name in sorted(images)
+    ]
 
 
 def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, label_ending: str) -> list[Path]:
@@ -213,7 +245,8 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
         return [path]
     if path.is_dir():
         images = _images_in(path)
-        files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING)]
+        masks = _masks(images, image_ending, label_ending)
+        files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING) and file not in masks]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
         # In a folder of pairs only the images of the pairs are meant.
@@ -240,10 +273,25 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
 def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path
-        for path in folder.iterdir()
+        for path in (folder.iterdir() if folder.is_dir() else ())
         if not path.name.startswith(".")
         and (path.is_file() and path.name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_zarr(path))
     )
+
+
+def _masks(files: Sequence[Path], *endings: str) -> set[Path]:
+    """Those of the files that say where the annotations of another one are complete: ``NAME_complete`` beside it."""
+    if COMPLETE_ENDING in endings:  # then it is how images or labels are called
+        return set()
+    names = {image_name(path) for path in files}
+    masks = [path for path in files if image_name(path).endswith(COMPLETE_ENDING)]
+    others = (*endings, _CHANNEL_ENDING, "")
+    return {path for path in masks if names & {image_name(path).removesuffix(COMPLETE_ENDING) + end for end in others}}
+
+
+def _with_points(*folders: Mapping[str, Mapping[str, Path]]) -> set[str]:
+    """NAMEs with points among the side files of these folders."""
+    return {name for folder in folders for name, files in folder.items() if "points" in files}
 
 
 def _one_per_set(images: list[Path]) -> list[Path]:
@@ -308,9 +356,17 @@ def _by_name(folder: Path, files: Iterable[Path], ending: str) -> dict[str, Path
     return named
 
 
-def _item(image: Path, label: Path | None) -> dict[str, str]:
-    item = {"image": os.path.abspath(image)}
-    return item if label is None else item | {"label": os.path.abspath(label)}
+def _pair(name: str, images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[Path]:
+    """The image of this name, and its label if there is one."""
+    return [files[name] for files in (images, labels) if name in files]
+
+
+def _item(pair: Sequence[Path], *beside: Mapping[str, Path]) -> dict[str, str]:
+    """An image, its label if there is one, and their side files."""
+    files = dict(zip(("image", "label"), pair, strict=False))
+    for folder in beside:
+        files |= {key: path for key, path in folder.items() if path not in pair}
+    return {key: os.path.abspath(path) for key, path in files.items()}
 
 
 def _each_once(items: list[dict[str, str]], once: bool) -> list[dict[str, str]]:

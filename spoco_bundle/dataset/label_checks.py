@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cc3d
@@ -10,12 +11,15 @@ import fastremap
 import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.partial_objects import look_at_objects
 from spoco_bundle.formats.label_ids import as_label_ids
 
 # Pieces smaller than this part of the largest one are stray voxels of an annotation, no objects of their own.
 _PIECE_FRACTION = 0.05
 # From this many pieces on, stray or not, one id does not mean one object.
 _MANY_PIECES = 10
+# Up to this part of the whole objects may look like slices or strokes; more are said.
+_FEW_PARTS = 0.25
 
 
 class MeasuredObject(NamedTuple):
@@ -60,32 +64,41 @@ def check_labels(
     image_path: str,
     label_path: str,
     *,
+    annotation: str = "whole",
+    kinds: Mapping[int, str] | None = None,
     ignore_label: int | None = None,
     background_label: int | None = None,
     require_objects: bool = True,
     allow_binary: bool = False,
+    allow_thin: bool = False,
     min_voxels: int = 8,
 ) -> list[str]:
     """Checks one image with its annotation, every id by itself, in one pass over the labels.
+
+    Objects that are annotated as whole are asked to be of some size, in one piece, and to end where the image says so;
+    others may look as they like.
 
     Args:
         image: (C, *spatial), any type.
         labels: (1, *spatial), integers or whole floats; 0 = unlabeled.
         image_path: file of the image, for messages.
         label_path: file of the labels, for messages.
+        annotation: kind of the objects that ``kinds`` does not name, see ``KINDS``.
+        kinds: of the others, by id; None if there are none.
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
         require_objects: refuse labels without a single object.
         allow_binary: accept ids in several separate pieces as one object each.
-        min_voxels: objects with fewer voxels teach nothing.
+        allow_thin: accept objects that look like slices or strokes as whole.
+        min_voxels: whole objects with fewer voxels teach nothing.
 
     Returns:
         What is doubtful, each a line with the remedy.
 
     Raises:
         SpocoError: if shapes differ (with a word on transposed axes), values are no ids, ids are negative, there is no
-            object, or the labels are no objects: a binary mask or classes (most of what is annotated has an id with
-            several pieces), an id of the background, single slices of a volume, or points.
+            object, or what is annotated as whole objects is something else: a binary mask or classes (most of it has
+            an id with several pieces), an id of the background, slices of objects, strokes in them, or points.
     """
     if image.shape[1:] != labels.shape[1:]:
         raise SpocoError(_shape_message(image.shape[1:], labels.shape[1:], image_path, label_path))
@@ -105,8 +118,14 @@ def check_labels(
                 "annotate some objects or leave the file out"
             )
         return []
-    objects = measured_objects(np.where(np.isin(ids, special), 0, ids) if special else ids)
-    checks = [_points(objects, min_voxels), _slices(objects, ids.shape)]
+    ids = np.where(np.isin(ids, special), 0, ids) if special else ids
+    objects = [found for found in measured_objects(ids) if (kinds or {}).get(found.id, annotation) == "whole"]
+    if not objects:
+        return []
+    checks = [_points(objects, min_voxels)]
+    if not allow_thin:
+        large = [found for found in objects if found.voxels.sum() >= min_voxels]
+        checks.append(_parts(look_at_objects(image, ids, large)))
     if not allow_binary:
         checks += [
             _classes(objects, ids.size),
@@ -142,26 +161,26 @@ def _points(objects: Sequence[MeasuredObject], min_voxels: int) -> _Doubt | None
     if 2 * len(small) <= len(objects):
         return None
     return _Doubt(
-        f"{len(small)} of {len(objects)} objects have fewer than {min_voxels} voxels (id {small[0]} first), too few to "
-        "learn from: annotate whole objects, not points in them",
+        f"{len(small)} of {len(objects)} objects have fewer than {min_voxels} voxels (id {small[0]} first), which "
+        "looks like points: annotate with --annotation points or NAME_points.csv",
         refused=len(small) == len(objects),
     )
 
 
-def _slices(objects: Sequence[MeasuredObject], shape: Sequence[int]) -> _Doubt | None:
-    """Objects that are painted in single slices of a volume."""
-    if len(shape) < 3:
+def _parts(looks: Mapping[int, str]) -> _Doubt | None:
+    """Objects of which only slices, or strokes in them, seem to be drawn."""
+    partial = {number: kind for number, kind in looks.items() if kind != "whole"}
+    if len(partial) <= _FEW_PARTS * len(looks):
         return None
-    for axis, name in enumerate("zyx"):
-        others = [a for a in range(3) if a != axis]
-        thin = [o.id for o in objects if o.extent[axis] == 1 and o.extent[others].min() >= 3]
-        if shape[axis] > 1 and 2 * len(thin) > len(objects):
-            return _Doubt(
-                f"{len(thin)} of {len(objects)} objects are one slice thick along {name} (id {thin[0]} first): "
-                "annotate fewer objects, but each in all of its slices, or train on single slices with --config 2d",
-                refused=len(thin) == len(objects),
-            )
-    return None
+    kind = Counter(partial.values()).most_common(1)[0][0]
+    most = 2 * len(partial) > len(looks)
+    remedy = f"add --annotation {kind}" if most else f"give them the kind {kind} in NAME_annotation.csv"
+    unfilled = " (strokes if they are not filled in their slices)" if kind == "slices" else ""
+    return _Doubt(
+        f"{len(partial)} of {len(looks)} objects (id {min(partial)} first) are thin, and the image goes on beyond "
+        f"them, which looks like {kind}: {remedy}{unfilled}, or set check#allow_thin if they are whole",
+        refused=most,
+    )
 
 
 def _classes(objects: Sequence[MeasuredObject], voxels: int) -> _Doubt | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import fastremap
 import numpy as np
 from scipy.spatial import cKDTree
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.sampling import sampled_places
-from spoco_bundle.dataset.label_checks import measured_objects
+from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.dataset.object_size import ball_radius
 from spoco_bundle.dataset.read_once import ReadOnce
 from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
@@ -36,6 +39,7 @@ class Profile:
         unit: "micrometer", "pixel" where no size is known, or "unknown" for numbers without a unit.
         intensities: of each channel the typical percentiles 1, 50 and 99.8.
         objects: annotated objects.
+        kinds: how many of them are annotated in which way, see ``KINDS``.
         annotated: share of the voxels that lie in one.
         diameters: of a small, a typical and a large object (percentiles 5, 50, 95), as the ball or disc of as many
             voxels.
@@ -55,6 +59,7 @@ class Profile:
     unit: str
     intensities: list[list[float]]
     objects: int
+    kinds: dict[str, int]
     annotated: float
     diameters: list[float]
     extents: list[list[float]]
@@ -87,7 +92,7 @@ class Profile:
             f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {_times(self.shape)} voxels, "
             f"{self.channels} channel{'s' * (self.channels > 1)}, {size}",
             f"intensities from {low} to {high} (percentiles 1 and 99.8)",
-            f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels",
+            f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels{_in_kinds(self.kinds)}",
             f"objects are as large as a {ball} {typical} voxels across ({small} to {large}), in a box of {boxes}",
             f"they are {shape}, and lie {apart}",
         ]
@@ -98,22 +103,33 @@ class Profile:
 
 
 def measure_profile(
-    volumes: ReadOnce, ignore_label: int | None = None, background_label: int | None = None, min_voxels: int = 8
+    volumes: ReadOnce,
+    annotation: str = "whole",
+    diameter: float | None = None,
+    ignore_label: int | None = None,
+    background_label: int | None = None,
+    min_voxels: int = 8,
 ) -> Profile:
     """Measures the annotated images of a training; each is read once, and kept for the training.
 
+    An object that is outlined in slices or marked by strokes is taken for the ellipsoid (ellipse) in the box around
+    what is drawn of it; along an axis on which that is two voxels or less, it is as large as along the others.
+
     Args:
-        volumes: samples with ``image`` (C, *spatial) and ``label`` (1, *spatial), MetaTensors.
+        volumes: samples with ``image`` (C, *spatial) and ``label`` (1, *spatial), MetaTensors, and, where objects are
+            annotated in another way than ``annotation``, ``kinds``, a dict of ids.
+        annotation: how objects are annotated, see ``KINDS``.
+        diameter: of the objects in pixels of the image plane, where it is known; points do not say it.
         ignore_label: id of voxels that count nowhere.
         background_label: id of voxels known to belong to no object.
-        min_voxels: smaller objects are fragments and do not count.
+        min_voxels: smaller whole objects are fragments and do not count.
 
     Raises:
         SpocoError: if there is no annotated object of usable size, or the images differ in their channels.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
     found, inner, elongations, fills, neighbours, shapes, spacings, intensities = ([] for _ in range(8))
-    annotated, channels, unit = 0, {}, PIXEL
+    annotated, channels, unit, counted = 0, {}, PIXEL, Counter()
     for number in range(len(volumes)):
         sample = volumes.look(number)
         image, labels = sample["image"], np.asarray(sample["label"])[0]
@@ -125,17 +141,28 @@ def measure_profile(
         intensities.append(_percentiles(np.asarray(image)))
         ids = np.where((labels < 1) | np.isin(labels, special), 0, labels)
         annotated += np.count_nonzero(ids) / ids.size / len(volumes)
-        objects = [item for item in measured_objects(ids) if item.voxels.sum() >= min_voxels]
+        kinds = sample.get("kinds", {})
+        objects = []
+        for item in measured_objects(ids):
+            kind = kinds.get(item.id, annotation)
+            if kind != "whole" or item.voxels.sum() >= min_voxels:
+                counted[kind] += 1
+                objects.append(item)
+            size = _size(item, kind, spacing, min_voxels, diameter)
+            if size is not None:
+                volume, edges = size
+                found.append([2 * ball_radius(volume, ids.ndim), *edges])
+                inner.append(bool((item.first.min(0) > 0).all() and (item.stop.max(0) < ids.shape).all()))
+                elongations.append(edges.max() / found[-1][0])
+                fills.append(volume / edges.prod())
         centres = [(item.first.min(0) + item.stop.max(0)) / 2 * spacing for item in objects]
         if len(objects) > 1:
             neighbours += cKDTree(centres).query(centres, k=2)[0][:, 1].tolist()
-        for item in objects:
-            volume = item.voxels.sum() * spacing.prod()
-            edges = item.extent * spacing
-            found.append([2 * ball_radius(volume, ids.ndim), *edges])
-            inner.append(bool((item.first.min(0) > 0).all() and (item.stop.max(0) < ids.shape).all()))
-            elongations.append(edges.max() / found[-1][0])
-            fills.append(item.voxels.sum() / item.extent.prod())
+    if not found and counted["points"]:
+        raise SpocoError(
+            f"{counted['points']} objects are annotated, by points alone, which do not say how large they are: give "
+            "--diameter, how many pixels an object is across, or outline a few"
+        )
     if not found:
         raise SpocoError(
             f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate whole objects; the "
@@ -159,25 +186,54 @@ def measure_profile(
         spacing=[float(f"{step:.7g}") for step in spacing],
         unit=unit,
         intensities=np.median(intensities, axis=0).tolist(),
-        objects=len(found),
+        objects=counted.total(),
+        kinds=dict(counted),
         annotated=annotated,
         diameters=(sizes[:, 0] / edge).tolist(),
         extents=(sizes[:, 1:] / spacing).tolist(),
         elongation=float(np.median(np.asarray(elongations)[whole])),
         fill=float(np.median(np.asarray(fills)[whole])),
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if neighbours else None,
-        surroundings=surroundings_auc(_Looked(volumes, intensities), special),
+        surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special),
     )
 
 
-class _Looked(Sequence):
-    """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them."""
+def _size(
+    item: MeasuredObject, kind: str, spacing: np.ndarray, min_voxels: int, diameter: float | None
+) -> tuple[float, np.ndarray] | None:
+    """Volume of an object and the edges of its box, both in units of length; None where nothing says them."""
+    dims = len(spacing)
+    ellipsoid = math.pi / (2 * dims)  # share of its box: pi / 4 of an ellipse, pi / 6 of an ellipsoid
+    if diameter is not None:
+        edges = np.full(dims, diameter * math.sqrt(spacing[-2] * spacing[-1]))
+        return ellipsoid * edges.prod(), edges
+    if kind == "whole":
+        return (item.voxels.sum() * spacing.prod(), item.extent * spacing) if item.voxels.sum() >= min_voxels else None
+    edges, thin = item.extent * spacing, item.extent <= 2
+    if thin.all():
+        return None
+    edges[thin] = np.exp(np.log(edges[~thin]).mean())
+    return ellipsoid * edges.prod(), edges
 
-    def __init__(self, volumes: ReadOnce, intensities: Sequence[list[list[float]]], most: int = 6) -> None:
+
+def _in_kinds(kinds: dict[str, int]) -> str:
+    if not kinds.keys() - {"whole"}:
+        return ""
+    words = {"whole": "whole", "slices": "in slices", "strokes": "by strokes", "points": "by points"}
+    return ": " + ", ".join(f"{count} {words[kind]}" for kind, count in sorted(kinds.items()))
+
+
+class _Looked(Sequence):
+    """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them, with their whole objects."""
+
+    def __init__(
+        self, volumes: ReadOnce, intensities: Sequence[list[list[float]]], annotation: str, most: int = 6
+    ) -> None:
         last = len(volumes) - 1
         self.chosen = np.unique(np.linspace(0, last, min(most, last + 1)).round().astype(int)).tolist()
         self.volumes = volumes
         self.intensities = intensities
+        self.annotation = annotation
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -186,6 +242,9 @@ class _Looked(Sequence):
         number = self.chosen[index]
         sample = self.volumes.look(number)
         image, label = np.asarray(sample["image"]), np.asarray(sample["label"])[0]
+        kinds = sample.get("kinds", {})
+        ids = fastremap.unique(label[label > 0]).tolist()
+        label = fastremap.mask(label, [number for number in ids if kinds.get(number, self.annotation) != "whole"])
         low, _, high = np.asarray(self.intensities[number]).T.reshape(3, -1, *[1] * label.ndim)
         return AnnotatedVolume(
             (image - low) / np.maximum(high - low, 1e-6), label, voxel_spacing(sample["image"], label.ndim)

@@ -24,10 +24,11 @@ class SpocoTrainer(SupervisedTrainer):
     """Supervised trainer with a momentum teacher (Wolny et al. 2022, section 3).
 
     An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another
-    intensity augmentation), ``label`` (B, 1, *spatial) and ``sample_seed`` (B,); voxel spacings come from the affines
-    of ``image``. It leaves in ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the
-    whole batch: ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name
-    to float). Before the iteration is completed it is the dictionary itself.
+    intensity augmentation), ``label`` (B, 1, *spatial), ``sample_seed`` (B,) and, where objects are not annotated as a
+    whole, ``scope`` (B, A, *spatial); voxel spacings come from the affines of ``image``. It leaves in
+    ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the whole batch: ``image``,
+    ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name to float). Before the
+    iteration is completed it is the dictionary itself.
 
     The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 
@@ -117,7 +118,9 @@ class SpocoTrainer(SupervisedTrainer):
 
         student = self._placing.place(student_raw, spacing)
         teacher = None if teacher_raw is None else self._placing.place(teacher_raw, spacing)
-        terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing)
+        scope = batchdata.get("scope")
+        scope = None if scope is None else plain(scope).to(device, non_blocking=self.non_blocking)
+        terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing, scope=scope)
         loss = output[Keys.LOSS] = terms["loss"]
         # all terms at once: each value read back makes the host wait for the device
         values = torch.stack([value.detach() for value in terms.values()]).tolist()

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from spoco_bundle.formats import itk_io, nifti, tiff
 
-__all__ = ["family", "file_suffix", "is_zarr", "result_suffix"]
+__all__ = ["IMAGE_SUFFIXES", "family", "file_suffix", "image_name", "is_zarr", "result_suffix"]
 
+IMAGE_SUFFIXES = (
+    ".nii.gz .nii .img .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
+)
 _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr", ".seg.nrrd")
 
 
@@ -18,6 +21,13 @@ def file_suffix(path: str | Path) -> str:
         if name.lower().endswith(double):
             return name[-len(double) :]
     return Path(name).suffix
+
+
+def image_name(path: str | Path) -> str:
+    """File name without folder and suffix (``a/b.ome.tif`` gives ``b``)."""
+    name = Path(path).name
+    suffix = file_suffix(name)
+    return name[: -len(suffix)] if suffix else name
 
 
 def is_zarr(path: str | Path) -> bool:

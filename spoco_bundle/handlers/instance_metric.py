@@ -11,7 +11,7 @@ from monai.utils import evenly_divisible_all_gather
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS
-from spoco_bundle.metrics.partly_labelled import ANNOTATED_SIZES
+from spoco_bundle.metrics.partly_labelled import ANNOTATED_SIZES, SCOPE
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
 __all__ = ["InstanceMetric"]
@@ -22,7 +22,8 @@ class InstanceMetric(CumulativeIterationMetric):
 
     Use it in an evaluator's `key_val_metric` through `monai.handlers.IgniteMetricHandler`, with predicted and true
     label volumes: a batch (B, 1, *spatial) or a list of (1, *spatial) tensors, whose shapes may differ. A truth in
-    which objects were held out may name the sizes of all in its metadata, under `ANNOTATED_SIZES`.
+    which objects were held out may name the sizes of all in its metadata, under `ANNOTATED_SIZES`, and one in which
+    objects are not annotated as a whole what their annotations say, under `SCOPE`.
 
     Args:
         metric: key of the pooled scores that `aggregate` returns; by default `ap_50`, or `partly_labelled_score` for
@@ -73,7 +74,7 @@ class InstanceMetric(CumulativeIterationMetric):
                 "both are label volumes with one channel, (B, 1, *spatial)"
             )
         images = [
-            instance_scores(t[0], p[0], **self.arguments, annotated_sizes=_annotated_sizes(t))
+            instance_scores(t[0], p[0], **self.arguments, annotated_sizes=_annotated_sizes(t), scope=_scope(t))
             for p, t in zip(y_pred, y, strict=True)
         ]
         return torch.tensor([[image[key] for key in self.keys] for image in images], dtype=torch.float64)
@@ -101,6 +102,11 @@ class InstanceMetric(CumulativeIterationMetric):
         return torch.tensor(self.scores()[metric])
 
 
+def _scope(truth: torch.Tensor) -> torch.Tensor | None:
+    return getattr(truth, "meta", {}).get(SCOPE)
+
+
 def _annotated_sizes(truth: torch.Tensor) -> list[float] | None:
     sizes = getattr(truth, "meta", {}).get(ANNOTATED_SIZES)
-    return None if sizes is None else torch.as_tensor(sizes).flatten().tolist()
+    # of objects that are not annotated as a whole they are no sizes
+    return None if sizes is None or _scope(truth) is not None else torch.as_tensor(sizes).flatten().tolist()

@@ -28,6 +28,9 @@ class ContingencyTable:
         columns: (K,) column of each non-empty cell.
         overlaps: (K,) voxels in each non-empty cell, all above 0.
         known_background: (P + 1,) voxels of each column on `background_label`; all 0 where none was given.
+        whole: (T + 1,) bool, rows annotated in all their voxels; `None` for all.
+        seen: (K,) voxels of each cell's column where the annotation of its row says what belongs to it; `None` for all
+            of the column's.
     """
 
     truth_ids: np.ndarray
@@ -38,6 +41,8 @@ class ContingencyTable:
     columns: np.ndarray
     overlaps: np.ndarray
     known_background: np.ndarray
+    whole: np.ndarray | None = None
+    seen: np.ndarray | None = None
 
     @property
     def true_objects(self) -> int:
@@ -69,13 +74,19 @@ class ContingencyTable:
 
     def dice(self) -> np.ndarray:
         """Dice coefficient of every object pair, in the order of `object_pairs`, (K',), in (0, 1]."""
-        truth, prediction, overlap = self.object_pairs()
-        return 2.0 * overlap / (self.truth_sizes[1:][truth] + self.prediction_sizes[1:][prediction])
+        truth, _, overlap = self.object_pairs()
+        return 2.0 * overlap / (self.truth_sizes[1:][truth] + self._seen())
 
     def iou(self) -> np.ndarray:
         """Intersection over union of every object pair, in the order of `object_pairs`, (K',), in (0, 1]."""
-        truth, prediction, overlap = self.object_pairs()
-        return overlap / (self.truth_sizes[1:][truth] + self.prediction_sizes[1:][prediction] - overlap)
+        truth, _, overlap = self.object_pairs()
+        return overlap / (self.truth_sizes[1:][truth] + self._seen() - overlap)
+
+    def _seen(self) -> np.ndarray:
+        """Voxels of the predicted object of every pair that count against it, (K',)."""
+        if self.seen is None:
+            return self.prediction_sizes[1:][self.object_pairs()[1]]
+        return self.seen[(self.rows > 0) & (self.columns > 0)]
 
 
 def contingency_table(

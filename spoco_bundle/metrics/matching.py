@@ -1,13 +1,13 @@
-"""One-to-one matching of true and predicted objects at a threshold of intersection over union (IoU)."""
+"""One-to-one matching of true and predicted objects at a threshold of intersection over union (IoU).
+
+SciPy's solvers are imported where something is matched: a prediction loads this module too and matches nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.contingency import ContingencyTable
@@ -33,6 +33,9 @@ def match(table: ContingencyTable, threshold: float) -> tuple[np.ndarray, np.nda
     Returns:
         True index, predicted index (both from 0) and IoU of each matched pair, each (tp,).
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     truth, prediction, _ = table.object_pairs()
     iou = table.iou()
     # a product of integers over integers can land a rounding error below the threshold it equals
@@ -54,6 +57,8 @@ def _assign(truth: np.ndarray, prediction: np.ndarray, iou: np.ndarray, members:
     """The members of one connected group of candidates that are matched."""
     if len(members) == 1:
         return members
+    from scipy.optimize import linear_sum_assignment
+
     rows, row = np.unique(truth[members], return_inverse=True)
     columns, column = np.unique(prediction[members], return_inverse=True)
     # one more match always outweighs any sum of IoU values

@@ -10,10 +10,12 @@ from spoco_bundle.metrics.contingency import ContingencyTable
 from spoco_bundle.metrics.matching import match, threshold_name
 from spoco_bundle.metrics.partition import best_dice, error_counts
 
-__all__ = ["ANNOTATED_SIZES", "partly_labelled_scores"]
+__all__ = ["ANNOTATED_SIZES", "SCOPE", "partly_labelled_scores"]
 
 #: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
 ANNOTATED_SIZES = "annotated_sizes"
+#: entry of a truth's metadata: what the annotations of its objects say, see `annotation_scope`
+SCOPE = "scope"
 
 
 def partly_labelled_scores(
@@ -24,8 +26,9 @@ def partly_labelled_scores(
 ) -> dict[str, float]:
     """Scores that an incomplete truth supports: predicted objects in unlabeled space are never false positives.
 
-    An annotated object is annotated as a whole, so a prediction that leaks out of it loses IoU and Dice. A predicted
-    object can be *judged* where more than half of its voxels lie on annotated objects or known background.
+    A prediction that leaks out of an annotated object loses IoU and Dice, as far as the annotation says where the
+    object ends: everywhere, or in the slices in which it is outlined (`ContingencyTable.seen`). A predicted object can
+    be *judged* where more than half of its voxels lie on annotated objects or known background.
 
     - `tp_*`, `fn_*`, `recall_*` at each IoU threshold, over the annotated objects.
     - `merges`, `splits`, `misses` of annotated objects (see `error_counts`); `false_objects`: predicted objects with
@@ -35,7 +38,8 @@ def partly_labelled_scores(
       `annotated_sbd`: the lower of both, or `annotated_dice` where nothing can be judged.
     - `plausible_objects`, `plausible_volume`: the share of the predicted objects, and of their voxels, in objects
       as large as annotated ones: between the 5th percentile of the annotated sizes divided by `size_tolerance` and
-      the 95th multiplied by it. Specks lower the first, a giant the second. 1 where nothing is predicted.
+      the 95th multiplied by it. Specks lower the first, a giant the second. 1 where nothing is predicted. Where no
+      object is annotated as a whole, the predicted ones themselves say what is usual.
     - `partly_labelled_score` = `annotated_sbd` * sqrt(`plausible_objects` * `plausible_volume`), in [0, 1]: one
       number to select models by.
 
@@ -71,7 +75,9 @@ def partly_labelled_scores(
     judged = 2 * (sizes - outside + known_background) > sizes
     annotated_dice = float(of_truth.mean())
     judged_dice = float(of_prediction[judged].mean()) if judged.any() else annotated_dice
-    reference = table.truth_sizes[1:] if annotated_sizes is None else annotated_sizes
+    if annotated_sizes is None:
+        annotated_sizes = table.truth_sizes[1:] if table.whole is None else table.truth_sizes[1:][table.whole[1:]]
+    reference = annotated_sizes if len(annotated_sizes) else sizes if len(sizes) else [1]
     smallest, largest = np.percentile(reference, [5, 95]) * [1 / size_tolerance, size_tolerance]
     plausible = (sizes >= smallest) & (sizes <= largest)
     plausible_objects = float(plausible.mean()) if len(sizes) else 1.0

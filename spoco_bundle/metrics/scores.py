@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.metrics.annotated_region import within_annotation
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS, detection_scores, matching_scores
 from spoco_bundle.metrics.partition import (
@@ -30,6 +33,7 @@ def instance_scores(
     background_label: int | None = None,
     ignore_label: int | None = None,
     annotated_sizes: Sequence[float] | None = None,
+    scope: Any | None = None,
 ) -> dict[str, float]:
     """Score a predicted instance segmentation against the true one.
 
@@ -53,6 +57,8 @@ def instance_scores(
         background_label: id in `truth` of voxels known to belong to no object.
         ignore_label: id in `truth` of voxels that count nowhere.
         annotated_sizes: see `partly_labelled_scores`; used with partly labelled truths only.
+        scope: (A, *spatial), see `annotation_scope`, where objects are annotated in slices, by strokes or points: they
+            count against a predicted object only where they say what belongs to them. Partly labelled truths only.
 
     Raises:
         SpocoError: unlike shapes, values that are no instance ids, or a threshold outside (0, 1].
@@ -67,6 +73,8 @@ def instance_scores(
         "covered_fraction": float(covered / table.voxels) if table.voxels else 0.0,
     }
     if partly_labelled:
+        if scope is not None:
+            table = within_annotation(table, *map(np.asarray, (truth, prediction, scope)))
         return scores | partly_labelled_scores(table, iou_thresholds, annotated_sizes=annotated_sizes)
     split, merge = variation_of_information(table)
     return {

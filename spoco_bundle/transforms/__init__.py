@@ -1,11 +1,12 @@
 """Dictionary transforms: from files to training crops, and from embeddings to instance files."""
 
+from spoco_bundle.transforms.annotation import ReadAnnotationd, ScopeAnnotationd
 from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.foreground import FindForegroundd
-from spoco_bundle.transforms.hold_out import HoldOutObjectsd
+from spoco_bundle.transforms.hold_out import DrawHeldOutd, HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import CheckResultd, LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
@@ -20,6 +21,7 @@ __all__ = [
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
+    "DrawHeldOutd",
     "FindForegroundd",
     "HandOutd",
     "HoldOutObjectsd",
@@ -28,10 +30,12 @@ __all__ = [
     "LoadServedWeightsd",
     "LoadVolumed",
     "NormalizePercentiled",
+    "ReadAnnotationd",
     "RelabelAndDropFragmentsd",
     "ResampleToSpacingd",
     "RestoreGridd",
     "SaveInstancesd",
+    "ScopeAnnotationd",
     "TwoViewsd",
     "WorkingSpacingd",
 ]

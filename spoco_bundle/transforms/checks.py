@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 
 from spoco_bundle.core.lengths import parse_unit
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
+from spoco_bundle.transforms.annotation import KINDS_KEY, checked_kind
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +26,21 @@ class CheckLabelsd(MapTransform):
 
     What is merely doubtful is warned of, once.
 
-    Comes right after ``LoadVolumed``. See ``check_labels`` for what is checked; besides, where both files state their
-    place in the world (NIfTI and ITK formats, not TIFF), they must agree to half a voxel. Labels that pass lie on the
-    grid of their image, whatever their own file says or leaves out, and take over its affine and spacing.
+    Comes right after ``LoadVolumed``, or after ``ReadAnnotationd``, whose ``kinds`` it heeds. See ``check_labels`` for
+    what is checked; besides, where both files state their place in the world (NIfTI and ITK formats, not TIFF), they
+    must agree to half a voxel. Labels that pass lie on the grid of their image, whatever their own file says or leaves
+    out, and take over its affine and spacing.
 
     Args:
         keys: label MetaTensors (1, *spatial) with ``filename_or_obj`` in their metadata.
         image_key: the image they belong to.
+        annotation: kind of the objects that ``kinds`` does not name; only whole ones are asked to look whole.
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
         require_objects: refuse labels without a single object.
         allow_binary: accept ids in several separate pieces, or that fill the image, as one object each.
-        min_voxels: objects with fewer voxels teach nothing.
+        allow_thin: accept objects that look like slices or strokes as whole.
+        min_voxels: whole objects with fewer voxels teach nothing.
         check_affine: compare the affines of image and label.
         allow_missing_keys: whether a sample without labels passes through.
 
@@ -48,10 +52,12 @@ class CheckLabelsd(MapTransform):
         self,
         keys: KeysCollection = "label",
         image_key: str = "image",
+        annotation: str = "whole",
         ignore_label: int | None = None,
         background_label: int | None = None,
         require_objects: bool = True,
         allow_binary: bool = False,
+        allow_thin: bool = False,
         min_voxels: int = 8,
         check_affine: bool = True,
         allow_missing_keys: bool = False,
@@ -60,10 +66,12 @@ class CheckLabelsd(MapTransform):
         self.image_key = image_key
         self.check_affine = check_affine
         self.options = {
+            "annotation": checked_kind(annotation),
             "ignore_label": ignore_label,
             "background_label": background_label,
             "require_objects": require_objects,
             "allow_binary": allow_binary,
+            "allow_thin": allow_thin,
             "min_voxels": min_voxels,
         }
         self._said: set[str] = set()
@@ -75,7 +83,8 @@ class CheckLabelsd(MapTransform):
         for key in self.key_iterator(sample):
             labels = sample[key]
             paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])
-            for doubt in check_labels(image.numpy(), labels.numpy(), *paths, **self.options):
+            kinds = sample.get(KINDS_KEY)
+            for doubt in check_labels(image.numpy(), labels.numpy(), *paths, kinds=kinds, **self.options):
                 if doubt not in self._said:
                     self._said.add(doubt)
                     logger.warning("%s", doubt)

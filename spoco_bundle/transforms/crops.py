@@ -13,10 +13,12 @@ from monai.transforms import MapTransform, Randomizable, SpatialPad
 from scipy import ndimage
 from torch.nn.functional import grid_sample
 
+from spoco_bundle.annotation.scope import WHOLE
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 
 INSTANCES_KEY = "instances"
+SCOPE_KEY = "scope"
 
 
 def instance_table(
@@ -85,9 +87,10 @@ class CropAnnotatedd(MapTransform, Randomizable):
     crop is padded. Affines follow the crop and the padding.
 
     With ``probability_turned`` the crop is turned by a random angle in the plane of the last two axes and enlarged by a
-    random factor about its middle, both at once: images linearly, mirrored beyond their border, labels by the nearest
-    voxel, ``pad_label`` beyond it. The affine stays that of the plain crop, because coordinates count voxels of the
-    grid, and a network cannot see that they were enlarged.
+    random factor about its middle, both at once; where axes are alike, z may take the place of y or x besides: images
+    linearly, mirrored beyond their border, labels and scope by the nearest voxel, ``pad_label`` and 0 beyond it. The
+    affine stays that of the plain crop, because coordinates count voxels of the grid, and a network cannot see that
+    they were enlarged.
 
     The table of instances stays in the sample, its column of voxels lowered to what a crop of this size can show of an
     object (voxels times the share of the bounding box that fits), for ``RelabelAndDropFragmentsd``.
@@ -95,10 +98,13 @@ class CropAnnotatedd(MapTransform, Randomizable):
     Args:
         keys: what to crop, each (C, *spatial) of the same spatial shape.
         label_key: the key among them with instance ids (1, *spatial).
+        scope_key: the key among them with what annotations say, see ``annotation_scope``.
         roi_size: size of the crop in voxels, per axis.
         probability_annotated: share of the crops drawn around an object, in [0, 1].
         zoom: least and largest factor by which objects are enlarged, along all axes.
         probability_turned: share of the crops that are turned and enlarged, in [0, 1].
+        alike_axes: whether objects look much the same along all axes, so that two in three of these crops lie on a
+            side: what is annotated in slices along z then tells of the others, too.
         pad_mode: padding of images: "symmetric" or "edge".
         pad_label: id given to padded voxels of the label: the ignore label, which dense supervision asks for; None or 0
             for 0 (unlabeled).
@@ -115,10 +121,12 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self,
         keys: KeysCollection = ("image", "label"),
         label_key: str = "label",
+        scope_key: str = SCOPE_KEY,
         roi_size: Sequence[int] = (32, 64, 64),
         probability_annotated: float = 0.9,
         zoom: Sequence[float] = (1.0, 1.0),
         probability_turned: float = 0.0,
+        alike_axes: bool = False,
         pad_mode: str = "symmetric",
         pad_label: int | None = None,
         instances_key: str = INSTANCES_KEY,
@@ -143,26 +151,30 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self.probability_annotated = probability_annotated
         self.zoom = tuple(zoom)
         self.probability_turned = probability_turned
+        self.alike_axes = alike_axes
         self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
-        self.pad_value = pad_label or 0
-        self.pad_label = SpatialPad(self.roi_size, mode="constant", value=self.pad_value)
+        self.pad_values = {label_key: pad_label or 0, scope_key: 0}
+        self.pad_labels = {
+            key: SpatialPad(self.roi_size, mode="constant", value=value) for key, value in self.pad_values.items()
+        }
         self.instances_key = instances_key
         self.special = (ignore_label, background_label)
         self.start: tuple[int, ...] = ()
-        self.factor, self.angle = 1.0, 0.0
+        self.factor, self.angle, self.upright = 1.0, 0.0, 0
 
     def randomize(self, data: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Draws the factor and the angle, and the first voxel of the crop.
+        """Draws the factor, the angle and the axis that takes the place of z, and the first voxel of the crop.
 
         Args:
             data: the label (1, *spatial) and its table of instances.
         """
         label, table = data
         shape = label.shape[1:]
-        self.factor, self.angle = 1.0, 0.0
+        self.factor, self.angle, self.upright = 1.0, 0.0, 0
         if self.probability_turned and self.R.random_sample() < self.probability_turned:
             self.factor = float(np.exp(self.R.uniform(*np.log(self.zoom))))
             self.angle = float(self.R.uniform(-np.pi, np.pi))
+            self.upright = int(self.R.randint(len(shape))) if self.alike_axes else 0
         around_object = self.R.random_sample() < self.probability_annotated
         instance = table[self.R.randint(len(table))].tolist() if around_object and len(table) else None
         if self._is_turned:
@@ -185,14 +197,16 @@ class CropAnnotatedd(MapTransform, Randomizable):
 
     @property
     def _is_turned(self) -> bool:
-        return self.factor != 1 or self.angle != 0
+        return self.factor != 1 or self.angle != 0 or self.upright != 0
 
     def _axes(self) -> np.ndarray:
         """Rotation (D, D) from the axes of the turned crop to those of the volume."""
         turn = np.eye(len(self.roi_size))
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         turn[-2:, -2:] = [[cosine, -sine], [sine, cosine]]
-        return turn
+        order = np.arange(len(turn))
+        order[[0, self.upright]] = order[[self.upright, 0]]
+        return turn[:, order]
 
     def _turned_start(self, ids: np.ndarray, instance: Sequence[int] | None) -> tuple[int, ...]:
         """First voxel of the plain crop that has its middle in common with the turned one.
@@ -247,11 +261,11 @@ class CropAnnotatedd(MapTransform, Randomizable):
                     f"{key}: spatial shape {list(sample[key].shape[1:])} differs from the label's {list(shape)}"
                 )
             if places is not None:
-                sample[key] = self._turn(sample[key], places, key == self.label_key)
+                sample[key] = self._turn(sample[key], places, self.pad_values.get(key))
                 continue
             piece = _cut(sample[key], window)
             if tuple(piece.shape[1:]) != self.roi_size:
-                piece = (self.pad_label if key == self.label_key else self.pad_image)(piece)
+                piece = self.pad_labels.get(key, self.pad_image)(piece)
             sample[key] = piece
         sample[self.instances_key] = self._visible(table)
         return sample
@@ -272,16 +286,16 @@ class CropAnnotatedd(MapTransform, Randomizable):
         middle = [a + (roi - 1) / 2 for a, roi in zip(self.start, self.roi_size)]
         return turned + torch.tensor(middle).reshape(-1, *[1] * len(middle))
 
-    def _turn(self, volume: torch.Tensor, places: torch.Tensor, is_label: bool) -> torch.Tensor:
+    def _turn(self, volume: torch.Tensor, places: torch.Tensor, pad_value: int | None) -> torch.Tensor:
         """The volume (C, *spatial) at the places: linearly, mirrored beyond the border, or of labels the nearest."""
         values, size = plain(volume), torch.tensor(volume.shape[1:])
-        if is_label:
+        if pad_value is not None:
             nearest = places.round().long()
             inside = torch.ones(places.shape[1:], dtype=torch.bool)
             for axis, length in zip(nearest, size.tolist()):
                 inside &= (axis >= 0) & (axis < length)
                 axis.clamp_(0, length - 1)
-            piece = torch.where(inside, values[(slice(None), *nearest)], self.pad_value)
+            piece = torch.where(inside, values[(slice(None), *nearest)], pad_value)
         else:
             span = (size - 1).clamp_min(1).reshape(-1, *[1] * len(size))
             grid = (2 * places / span - 1).flip(0).movedim(0, -1)[None]  # torch wants x, y, z
@@ -319,12 +333,13 @@ class RelabelAndDropFragmentsd(MapTransform):
     Args:
         keys: the label key, (1, *spatial).
         drop_cut_below: least share of an object's voxels inside, in [0, 1]; 0 keeps every cut object.
-        min_voxels: least number of voxels of an object.
+        min_voxels: least number of voxels of a whole object; of one in slices, strokes or points, one is enough.
         dropped_label: id given to the voxels of dropped objects: the ignore label, so that they count nowhere, which
             dense supervision asks for, where 0 would call them background; None or 0 for 0 (unlabeled).
         ignore_label: id that stays as it is and is given to no object, or None.
         background_label: as ``ignore_label``.
         instances_key: key of the table.
+        scope_key: what the annotation of each object says, see ``annotation_scope``; without it all are whole.
 
     Raises:
         SpocoError: if ``drop_cut_below`` is outside [0, 1].
@@ -339,6 +354,7 @@ class RelabelAndDropFragmentsd(MapTransform):
         ignore_label: int | None = None,
         background_label: int | None = None,
         instances_key: str = INSTANCES_KEY,
+        scope_key: str = SCOPE_KEY,
     ):
         super().__init__(keys)
         if not 0 <= drop_cut_below <= 1:
@@ -348,6 +364,7 @@ class RelabelAndDropFragmentsd(MapTransform):
         self.dropped_label = dropped_label or 0
         self.special = {0, ignore_label, background_label} - {None}
         self.instances_key = instances_key
+        self.scope_key = scope_key
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample without the table; dtype, shape and metadata of the label stay."""
@@ -355,18 +372,21 @@ class RelabelAndDropFragmentsd(MapTransform):
         table = sample.pop(self.instances_key, None)
         whole = {} if table is None else dict(table[:, :2].tolist())
         for key in self.key_iterator(sample):
-            sample[key] = self._relabel(sample[key], whole)
+            sample[key] = self._relabel(sample[key], whole, sample.get(self.scope_key))
         return sample
 
-    def _relabel(self, label: torch.Tensor, whole: dict[int, int]) -> torch.Tensor:
+    def _relabel(self, label: torch.Tensor, whole: dict[int, int], scope: torch.Tensor | None) -> torch.Tensor:
         small, numbers = fastremap.renumber(np.asarray(label))
         voxels = np.bincount(small.ravel())
+        least = np.full(len(voxels), self.min_voxels)
+        if scope is not None:
+            least[small[0][np.asarray(scope)[0] != WHOLE]] = 1
         renumbered = np.zeros(len(voxels), dtype=np.int64)
         number = 0
         for instance, position in sorted(numbers.items()):
             if instance in self.special:
                 renumbered[position] = instance
-            elif voxels[position] < max(self.min_voxels, self.drop_cut_below * whole.get(instance, 0)):
+            elif voxels[position] < max(least[position], self.drop_cut_below * whole.get(instance, 0)):
                 renumbered[position] = self.dropped_label
             else:
                 number += 1

@@ -258,3 +258,115 @@ def test_what_has_the_name_of_a_missing_label_is_named(tmp_path):
         (tmp_path / "train" / name).touch()
     with pytest.raises(SpocoError, match=r"has no label a_label\.EXT beside it that is read here, only a_label\.czi"):
         build_datalist(tmp_path, "train")
+
+
+def beside(item) -> dict[str, str]:
+    return {key: Path(path).name for key, path in item.items() if key not in ("image", "label")}
+
+
+def test_side_files_join_the_item_they_are_called_after(tmp_path):
+    touch(tmp_path, "train/a_raw.tif", "train/a_label.tif", "train/b_raw.tif", "train/b_label.tif")
+    plain = build_datalist(tmp_path)
+    touch(tmp_path, "train/a_annotation.csv", "train/a_points.csv", "train/a_complete.nii.gz", "train/ab_points.csv")
+    touch(tmp_path, "train/.a_complete.tif", "train/a_annotation.tif.txt")
+    a, b = build_datalist(tmp_path)
+    assert beside(a) == {
+        "annotation": "a_annotation.csv",
+        "points": "a_points.csv",
+        "complete": "a_complete.nii.gz",
+    }
+    assert all(type(value) is str and value.startswith(str(tmp_path)) for value in a.values())
+    assert {key: a[key] for key in ("image", "label")} == plain[0]
+    assert b == plain[1]
+    touch(tmp_path, "train/a_complete.csv")
+    with pytest.raises(SpocoError, match=r"a_complete\.csv: a_complete\.nii\.gz beside it says too"):
+        build_datalist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "image_ending", "label_ending"),
+    [("x_FLAIR", "x_lesions", "_FLAIR", "_lesions"), ("x", "x_label", "", "_label"), ("x_raw", "x", "_raw", "")],
+)
+def test_side_files_under_other_endings(tmp_path, image, label, image_ending, label_ending):
+    touch(tmp_path, *(f"train/{name}.tif" for name in (image, label, "x_complete")), "train/x_points.csv")
+    (item,) = build_datalist(tmp_path, "train", image_ending, label_ending)
+    assert names([item])[0][:2] == (f"{image}.tif", f"{label}.tif")
+    assert beside(item) == {"points": "x_points.csv", "complete": "x_complete.tif"}
+
+
+def test_images_may_be_called_complete(tmp_path):
+    touch(tmp_path, "train/x_complete.tif", "train/x_label.tif")
+    (item,) = build_datalist(tmp_path, "train", "_complete")
+    assert names([item]) == [("x_complete.tif", "x_label.tif")]
+    assert names(build_datalist(tmp_path / "train", "predict", "_complete")) == [("x_complete.tif",)]
+    touch(tmp_path, "other/embryo_complete.tif", "other/embryo_2.tif")  # no file that it would be the mask of
+    found = names(build_datalist(tmp_path / "other", "predict"))
+    assert found == [("embryo_2.tif",), ("embryo_complete.tif",)]
+
+
+def test_an_image_with_points_needs_no_label(tmp_path):
+    touch(tmp_path, "train/a_raw.tif", "train/b_raw.tif", "train/b_label.tif", "train/a_complete.csv")
+    with pytest.raises(SpocoError, match=r"a_raw\.tif: has no label a_label\.EXT .*the label or points a_points\.csv"):
+        build_datalist(tmp_path)
+    touch(tmp_path, "train/a_points.csv")
+    a, b = build_datalist(tmp_path)
+    assert "label" not in a
+    assert beside(a) == {"points": "a_points.csv", "complete": "a_complete.csv"}
+    assert names([b]) == [("b_raw.tif", "b_label.tif")]
+
+
+def test_side_files_in_two_folders(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "labelsTr/a_complete.nii.gz", "labelsTr/a_annotation.csv")
+    (item,) = build_datalist(tmp_path)
+    assert beside(item) == {"annotation": "a_annotation.csv", "complete": "a_complete.nii.gz"}
+    touch(tmp_path, "imagesTr/b.nii.gz", "imagesTr/b_complete.nii.gz", "imagesTr/c_raw.nii.gz", "labelsTr/c_points.csv")
+    with pytest.raises(SpocoError, match=r"imagesTr/b\.nii\.gz: has no label .*the label or points b_points\.csv"):
+        build_datalist(tmp_path)
+    touch(tmp_path, "imagesTr/b_points.csv")
+    _, b, c = build_datalist(tmp_path)
+    assert beside(b) == {"points": "b_points.csv", "complete": "b_complete.nii.gz"}
+    assert beside(c) == {"points": "c_points.csv"}  # called after c_raw as beside it
+    assert [Path(item["image"]).name for item in build_datalist(tmp_path / "imagesTr", "predict")] == [
+        "a.nii.gz",
+        "b.nii.gz",
+        "c_raw.nii.gz",
+    ]
+
+
+def test_side_files_beside_channel_numbers(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/b_points.csv")
+    touch(tmp_path, "imagesTr/a_complete.nii.gz", "labelsTr/b_complete.nii.gz")
+    a, b = build_datalist(tmp_path)
+    assert beside(a) == {"complete": "a_complete.nii.gz"}
+    assert beside(b) == {"points": "b_points.csv", "complete": "b_complete.nii.gz"}
+
+
+def test_masks_are_no_images_to_predict(tmp_path):
+    touch(tmp_path, "a.tif", "a_complete.tif", "b_raw.tif", "b_complete.nii", "b_points.csv")
+    assert names(build_datalist(tmp_path, "predict")) == [("a.tif",), ("b_raw.tif",)]
+    touch(tmp_path, "a_label.tif")
+    assert names(build_datalist(tmp_path, "predict")) == [("b_raw.tif",)]
+    assert names(build_datalist(str(tmp_path / "a_complete.tif"), "predict")) == [("a_complete.tif",)]
+
+
+def test_side_files_of_a_datalist(tmp_path):
+    touch(tmp_path, "i/a_raw.tif", "l/a_label.tif", "l/a_annotation.csv", "l/a_points.csv", "elsewhere/clicks.csv")
+    path = tmp_path / "list.json"
+    entry = {"image": "i/a_raw.tif", "label": "l/a_label.tif"}
+
+    def item(**more):
+        path.write_text(json.dumps({"training": [entry | more]}))
+        (found,) = build_datalist(path)
+        return found
+
+    assert beside(item()) == {"annotation": "a_annotation.csv", "points": "a_points.csv"}
+    found = item(points="elsewhere/clicks.csv", complete="i/a_raw.tif")
+    assert beside(found) == {"annotation": "a_annotation.csv", "points": "clicks.csv", "complete": "a_raw.tif"}
+    assert all(Path(value).is_absolute() for value in found.values())
+    with pytest.raises(SpocoError, match=r"lists .*missing\.csv, which is missing"):
+        item(points="missing.csv")
+    assert build_datalist(path, "predict") == [{"image": str(tmp_path / "i/a_raw.tif")}]
+    del entry["label"]
+    with pytest.raises(SpocoError, match=r"image i/a_raw\.tif of 'training' has no label and no points"):
+        item()
+    assert beside(item(points="elsewhere/clicks.csv")) == {"points": "clicks.csv"}

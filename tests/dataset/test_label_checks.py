@@ -78,24 +78,56 @@ def test_one_id_in_two_places_is_said():
     assert check_grid(EACH, lambda labels: np.where(labels == 2, 1, labels)) == []
 
 
-def test_single_slices_of_a_volume():
-    def keep(*slices):
-        return lambda labels: np.where(np.isin(np.arange(24), slices)[:, None, None], labels, 0)
+def keep(*slices):
+    return lambda labels: np.where(np.isin(np.arange(24), slices)[:, None, None], labels, 0)
 
-    with pytest.raises(SpocoError, match="50 of 50 objects are one slice thick along z .*--config 2d"):
+
+def test_slices_of_objects():
+    with pytest.raises(SpocoError, match="50 of 50 objects .* looks like slices: add --annotation slices .strokes if"):
         check_grid(EACH, keep(5, 15))
-    assert check_grid(EACH, keep(5, 6, 15)) == []  # half of them
+    with pytest.raises(SpocoError, match="looks like slices"):
+        check_grid(EACH, keep(5, 6, 15))
+    assert check_grid(EACH, keep(5, 15), allow_thin=True) == []
+    assert check_grid(EACH, keep(5, 15), annotation="slices") == []
+
+
+def test_a_few_slices_are_said():
+    def change(labels):
+        labels[0, 5:] = np.where(labels[0, 5:] <= 15, 0, labels[0, 5:])
+        labels[0, :4] = np.where(labels[0, :4] <= 15, 0, labels[0, :4])
+        return labels
+
+    (said,) = check_grid(EACH, change)
+    assert "15 of 50 objects (id 1 first) are thin" in said
+    assert "looks like slices: give them the kind slices in NAME_annotation.csv" in said
+    assert check_grid(EACH, change, kinds=dict.fromkeys(range(1, 16), "slices")) == []
+    # of the others, one alone is no cause
+    assert check_grid(EACH, change, kinds=dict.fromkeys(range(2, 16), "slices")) == []
 
 
 def test_points():
     points = np.zeros((1, 6, 10, 10), np.int32)
     points[0, ::2, ::3, ::3] = np.arange(1, 49).reshape(3, 4, 4)
-    with pytest.raises(SpocoError, match="48 of 48 objects have fewer than 8 voxels .*annotate whole objects"):
+    with pytest.raises(
+        SpocoError, match="48 of 48 objects have fewer than 8 voxels .*--annotation points or NAME_points"
+    ):
         check(points)
+    assert check(points, annotation="points") == []
     assert check(points, min_voxels=1) == []
     points[0, 1:3, 1:3, 1:3] = 99
     (said,) = check(points)
     assert "of 49 objects have fewer than 8 voxels" in said
+
+
+def test_only_whole_objects_are_asked_to_look_whole():
+    masks = grid([1, 2])
+    image = np.zeros(masks.shape)
+    assert check(masks, image, annotation="strokes") == []
+    with pytest.raises(SpocoError, match="1 of 1 ids|one id .2. in 25 separate pieces"):
+        check(masks, image, kinds={1: "slices"})
+    assert check(masks, image, kinds={1: "slices", 2: "strokes"}) == []
+    with pytest.raises(SpocoError, match="looks like classes"):
+        check(masks, image, annotation="slices", kinds={1: "whole", 2: "whole"})
 
 
 def test_good_labels_pass():
@@ -225,7 +257,11 @@ def test_real_annotations_pass(shared_dir, split):
     said = []
     for name in ("bbbc007_sparse", "cvppp_a1", "epithelial_tube_3d", "fib25_neuron", "usiigaci_phase", "vnc_mito"):
         for item in build_datalist(shared_dir / "data" / name, split)[:8]:
-            labels = read_image(item["label"], "label", 2 if name in FLAT else 3).array
-            said += check_labels(np.broadcast_to(0, labels.shape), labels, item["image"], item["label"])
+            dims = 2 if name in FLAT else 3
+            image, labels = (
+                read_image(item["image"], "image", dims).array,
+                read_image(item["label"], "label", dims).array,
+            )
+            said += check_labels(image, labels, item["image"], item["label"])
     # the validation volume holds the trunk of a neuron
     assert [line.partition(": ")[2][:15] for line in said] == ["id 4 fills 56% "] * (split == "val")

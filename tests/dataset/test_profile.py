@@ -92,3 +92,35 @@ def test_every_volume_is_read_once_and_let_go_of():
     assert volumes[0] is not None and read == ["a", "b", "b", "a", "a"]
     with pytest.raises(IndexError):
         volumes[2]
+
+
+def test_an_object_outlined_in_its_middle_is_as_high_as_it_is_wide():
+    labels = np.zeros((20, 40, 40), int)
+    labels[4, 4:20, 4:20], labels[12, 20:32, 20:32] = 1, 2
+    found = profile(sample(labels, spacing=(2.0, 1.0, 1.0)), annotation="slices")
+    assert found.kinds == {"slices": 2} and "2 in slices" in found.lines()[2]
+    assert found.extents[1] == pytest.approx([7, 14, 14])
+    assert found.length == pytest.approx(14)
+
+
+def test_the_size_of_what_is_outlined_in_several_slices_is_that_of_all_of_them():
+    labels = np.zeros((20, 40, 40), int)
+    labels[4:15:5, 4:12, 4:12] = 1
+    assert profile(sample(labels), annotation="slices").extents[1] == [11, 8, 8]
+
+
+def test_kinds_of_single_objects_win_over_the_usual_one():
+    labels = boxes((40, 40), [4, 8], [4, 8], [1, 1])
+    given = sample(labels) | {"kinds": {3: "points"}}
+    found = profile(given)
+    assert found.kinds == {"whole": 2, "points": 1} and found.objects == 3
+    assert found.extents[1] == [4, 8]
+    assert "2 whole" in found.lines()[2] and "1 by points" in found.lines()[2]
+
+
+def test_points_alone_need_a_diameter():
+    labels = boxes((40, 40), [1, 1], [1, 1])
+    with pytest.raises(SpocoError, match="2 objects are annotated, by points alone.*--diameter"):
+        profile(sample(labels), annotation="points")
+    assert profile(sample(labels), annotation="points", diameter=9).diameters[1] == pytest.approx(9)
+    assert profile(sample(boxes((40, 40), [4, 8])), diameter=9).diameters[1] == pytest.approx(9)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
+from spoco_bundle.annotation.scope import annotation_scope
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics import instance_scores, pool_scores
 
@@ -160,3 +161,46 @@ def test_pooled_recall_counts_objects_not_images():
     pooled = pool_scores([score(truth, one), score(one, one)])
     assert pooled["recall_50"] == pytest.approx(2 / 4)
     assert pooled["annotated_dice"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+def outlined_in(truth, planes, kinds, default="whole"):
+    """The truth with some objects left only in some planes along z, and its scope."""
+    drawn = truth.copy()
+    for number, kept in planes.items():
+        for z in set(range(len(truth))) - set(kept):
+            drawn[z][drawn[z] == number] = 0
+    return drawn, annotation_scope(drawn, kinds, default)
+
+
+def test_an_object_outlined_in_a_slice_is_compared_in_that_slice_alone():
+    truth = np.zeros((9, 12, 24), np.int32)
+    truth[1:8, 2:10, 2:10], truth[1:8, 2:10, 14:22] = 1, 2
+    drawn, scope = outlined_in(truth, {1: [4], 2: [3, 5]}, {}, "slices")
+    whole = score(drawn, truth, scope=scope)
+    assert whole["annotated_dice"] == whole["recall_95"] == whole["partly_labelled_score"] == 1
+    assert score(drawn, truth)["annotated_dice"] < 0.5
+    leaking = truth.copy()
+    leaking[4, 2:10, 10:12] = 1  # in the outlined slice
+    leaking[6, 2:10, 10:12] = 1  # where nothing is known of object 1
+    assert score(drawn, leaking, scope=scope)["annotated_dice"] == pytest.approx((1 + 2 * 64 / (64 + 80)) / 2)
+
+
+def test_strokes_ask_for_their_own_voxels_and_none_of_others():
+    truth = np.zeros((20, 30), np.int32)
+    truth[2:18, 2:14], truth[2:18, 16:28] = 1, 2
+    drawn = np.zeros_like(truth)
+    drawn[8:12, 4:12], drawn[8:12, 18:26] = 1, 2
+    scope = annotation_scope(drawn, {}, "strokes")
+    assert score(drawn, truth, scope=scope)["annotated_dice"] == 1
+    merged = (truth > 0).astype(np.int32)
+    assert score(drawn, merged, scope=scope)["annotated_dice"] == pytest.approx(2 * 32 / (32 + 64))
+
+
+def test_whole_objects_beside_partly_drawn_ones_are_scored_as_ever(cells):
+    _, annotated = cells
+    scope = annotation_scope(annotated, {3: "strokes"}, "whole")
+    assert score(annotated, annotated, scope=scope) == score(annotated, annotated)
+    worse = np.roll(annotated, 2, axis=2)
+    ours, usual = score(annotated, worse, scope=scope), score(annotated, worse)
+    assert ours["annotated_dice"] > usual["annotated_dice"]
+    assert score(annotated, worse, scope=annotation_scope(annotated, {}, "whole")) == usual

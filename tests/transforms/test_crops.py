@@ -6,6 +6,7 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose
 
+from spoco_bundle.annotation.scope import annotation_scope
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.crops import instance_table
@@ -274,3 +275,62 @@ def test_images_are_mirrored_beyond_their_border():
 def test_bad_ranges_are_refused(options, said):
     with pytest.raises(SpocoError, match=said):
         CropAnnotatedd(**options)
+
+
+def with_scope(data, kinds):
+    """A sample with what its annotations say, objects of other ids being whole."""
+    label = data["label"]
+    scope = torch.from_numpy(annotation_scope(label[0].numpy(), kinds, "whole"))
+    return data | {"scope": MetaTensor(scope, affine=label.affine)}
+
+
+@pytest.mark.parametrize("turned", [0.0, 1.0])
+def test_the_scope_of_annotations_goes_along_with_their_labels(turned):
+    data = with_scope(sample(boxes={3: ((4, 5), (8, 20), (8, 20)), 70: ((1, 9), (24, 38), (24, 38))}), {3: "slices"})
+    rule = CropAnnotatedd(("image", "label", "scope"), roi_size=(6, 12, 12), zoom=(0.8, 1.5), probability_turned=turned)
+    seen = set()
+    for seed in range(20):
+        rule.set_random_state(seed)
+        out = rule(data)
+        label, scope = np.asarray(out["label"])[0], np.asarray(out["scope"])
+        assert scope.shape == (3, 6, 12, 12) and scope.dtype == np.int16
+        assert (scope[:, label == 70] == -1).all()
+        assert (scope[0][label == 3] == 1).all() and not scope[1:][:, label == 3].any()
+        planes = np.flatnonzero((scope[0] == 1).any((1, 2)))
+        assert len(planes) < 3  # the outlined one, and as thick as it was enlarged
+        seen |= set(np.unique(label).tolist())
+    assert seen == {0, 3, 70}
+
+
+def test_an_object_that_is_not_annotated_as_a_whole_may_be_of_one_voxel():
+    data = with_scope(sample(boxes={3: ((4, 5), (8, 9), (8, 9)), 9: ((7, 8), (9, 10), (9, 11))}), {3: "points"})
+    kept = RelabelAndDropFragmentsd("label", min_voxels=8)(data)["label"]
+    assert np.argwhere(np.asarray(kept)[0] == 1).tolist() == [[4, 8, 8]] and int(kept.max()) == 1
+
+
+def test_where_axes_are_alike_an_outlined_slice_may_stand_upright():
+    data = with_scope(sample((40, 40, 40), {3: ((19, 20), (12, 28), (12, 28))}, (1.0, 1.0, 1.0)), {3: "slices"})
+    rule = CropAnnotatedd(
+        ("image", "label", "scope"), roi_size=(24, 24, 24), probability_turned=1.0, alike_axes=True,
+        probability_annotated=1.0,
+    )  # fmt: skip
+    thin = []
+    for seed in range(30):
+        rule.set_random_state(seed)
+        out = rule(data)
+        label, plane = np.asarray(out["label"])[0] == 3, np.asarray(out["scope"])[0] == 1
+        assert (plane[label]).all() and label.sum() == pytest.approx(256, rel=0.15)
+        # the plane stays a plane of the grid, so that voxels beside the object in it are neighbours
+        extents = np.ptp(np.argwhere(plane), axis=0)
+        assert (extents == 0).sum() == 1 and plane.sum() == pytest.approx(24 * 24, abs=1)
+        thin.append(int(np.argmin(extents)))
+    assert set(thin) == {0, 1, 2}
+
+
+def test_a_crop_on_its_side_shows_what_the_volume_holds_there():
+    data = sample((40, 40, 40), {3: ((19, 20), (12, 28), (12, 28))}, (1.0, 1.0, 1.0))
+    rule = CropAnnotatedd(roi_size=(8, 8, 8), alike_axes=True)
+    rule.start, rule.upright = (16, 16, 16), 2
+    cube = np.asarray(rule._turn(data["image"], rule._places(), None))[0]
+    whole = np.asarray(data["image"])[0, 16:24, 16:24, 16:24]
+    assert np.allclose(cube, whole.transpose(2, 1, 0), atol=0.01)

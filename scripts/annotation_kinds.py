@@ -1,0 +1,307 @@
+"""How far other annotations than whole objects go: score against the outlines that somebody has to draw.
+
+python scripts/annotation_kinds.py DATA                 # trains and scores what has no row yet, then table and plot
+python scripts/annotation_kinds.py DATA --only bbbc050 --cases slices strokes
+python scripts/annotation_kinds.py DATA --table-only --page docs/measurements/annotation_kinds.md
+
+DATA is a folder of data sets, each with train/ and val/, completely labelled. The same objects are annotated in several
+ways, all derived from their true labels: whole, by one outline in the middle slice, by outlines in every few slices, by
+three strokes, by a point. One outline is one object in one slice. Each training begins from nothing, sees nothing but
+these annotations, is as long as the others, and is scored on the whole of val/. A row is one training, a JSON file in
+the folder of `--rows`; what is there is not done again, and a training that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import tifffile
+import torch
+from measuring import processor, replace_table, run_spoco
+from scipy import ndimage
+
+from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
+from spoco_bundle.annotation.points import points_path, write_points
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
+from spoco_bundle.formats import read_image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "docs" / "measurements" / "annotation_kinds"
+PLOT = ROOT / "docs" / "pictures" / "annotation_kinds.png"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of annotating some objects of a data set.
+
+    Attributes:
+        data: folder of the data set.
+        name: of the way.
+        kind: of the annotation; "middle" is one outline in the middle slice, "every" outlines in every few slices.
+        objects: how many are annotated, drawn at random by the seed; None for all.
+        step: of the slices, for "every".
+        outlines_of: in place of a number of objects: as many as that many whole ones cost in outlines.
+    """
+
+    data: str
+    name: str
+    kind: str
+    objects: int | None = None
+    step: int = 1
+    outlines_of: int | None = None
+
+
+CASES = (
+    Case("bbbc050", "whole", "whole", 222),
+    Case("bbbc050", "slices", "middle", 222),
+    Case("bbbc050", "strokes", "strokes", 222),
+    Case("bbbc050", "points", "points", 222),
+    Case("bbbc050", "whole_25", "whole", 25),
+    Case("bbbc050", "slices_for_25", "middle", outlines_of=25),
+    Case("epithelial_tube_3d", "whole", "whole"),
+    Case("epithelial_tube_3d", "every_10", "every", step=10),
+    Case("epithelial_tube_3d", "strokes", "strokes"),
+    Case("vnc_mito", "every_5", "every", step=5),
+    Case("fib25_neuron", "every_10", "every", step=10),
+)
+#: cases that are trained for several choices of objects
+SEVERAL = ("whole_25", "slices_for_25")
+
+
+@dataclass
+class Volume:
+    """An image to learn from: its file, its ids, and its objects."""
+
+    image: Path
+    ids: np.ndarray
+    found: list[MeasuredObject]
+
+
+def volumes_of(data: Path) -> list[Volume]:
+    """The training part of a data set."""
+    volumes = []
+    for item in build_datalist(data, "train"):
+        ids = read_image(item["label"], "label").array[0].astype(np.int32)
+        volumes.append(Volume(Path(item["image"]), ids, measured_objects(ids)))
+    return volumes
+
+
+def slices_of(volume: Volume, item: MeasuredObject) -> list[int]:
+    """Slices along z in which an object has voxels."""
+    box = tuple(map(slice, item.first.min(0), item.stop.max(0)))
+    return (np.flatnonzero((volume.ids[box] == item.id).any((1, 2))) + box[0].start).tolist()
+
+
+def chosen_objects(volumes: list[Volume], case: Case, seed: int) -> list[tuple[Volume, MeasuredObject]]:
+    """The objects that are annotated, a random choice that begins alike for any number of them."""
+    every = [(volume, item) for volume in volumes for item in volume.found]
+    order = [every[place] for place in np.random.default_rng(seed).permutation(len(every))]
+    if case.outlines_of is None:
+        return order[: case.objects]
+    return order[: sum(len(slices_of(*one)) for one in order[: case.outlines_of])]
+
+
+def stroke_voxels(section: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Voxels (n, 2) of a stroke through a section (y, x) of an object: along a line through its middle, so many."""
+    places = np.argwhere(ndimage.binary_erosion(section) if section.sum() > 4 * count else section)
+    places = places if len(places) >= count else np.argwhere(section)
+    angle = generator.uniform(0, np.pi)
+    along = (places - places.mean(0)) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return places[np.lexsort((np.abs(along[:, 0]), np.abs(along[:, 1]).round()))[:count]]
+
+
+def drawn(volume: Volume, item: MeasuredObject, case: Case, generator: np.random.Generator) -> Iterator[tuple]:
+    """What is drawn of an object: places that index the label, one for each outline or stroke."""
+    planes = slices_of(volume, item)
+    if case.kind == "middle":
+        planes = [planes[len(planes) // 2]]
+    elif case.kind == "every":
+        planes = [plane for plane in planes if plane % case.step == case.step // 2]
+    elif case.kind == "points":
+        middle = planes[len(planes) // 2]
+        inside = volume.ids[middle] == item.id
+        deepest = np.unravel_index(ndimage.distance_transform_edt(np.pad(inside, 1)).argmax(), np.add(inside.shape, 2))
+        planes = []
+        yield (middle, *(np.array([place - 1]) for place in deepest))
+    elif case.kind == "strokes":
+        planes = [planes[int(share * (len(planes) - 1))] for share in (0.25, 0.5, 0.75)]
+        for plane in planes:
+            count = max(1, round(item.voxels.sum() / 30))
+            yield (plane, *stroke_voxels(volume.ids[plane] == item.id, count, generator).T)
+        planes = []
+    for plane in planes:
+        yield (plane, *np.nonzero(volume.ids[plane] == item.id))
+
+
+def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[str, int]:
+    """Makes a data set with the annotations of a case, and counts what is drawn."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "train").mkdir(parents=True)
+    (folder / "val").symlink_to((data / "val").resolve())
+    generator, volumes = np.random.default_rng(seed), volumes_of(data)
+    labels = {id(volume): np.zeros_like(volume.ids) for volume in volumes}
+    counted = {"objects": 0, "drawn": 0, "voxels": 0}
+    for volume, item in chosen_objects(volumes, case, seed):
+        pieces = list(drawn(volume, item, case, generator))
+        counted["objects"] += bool(pieces)
+        counted["drawn"] += len(pieces)
+        for piece in pieces:
+            labels[id(volume)][piece] = item.id
+            counted["voxels"] += len(piece[-1])
+    kind = {"middle": "slices", "every": "slices"}.get(case.kind, case.kind)
+    for volume in volumes:
+        label, name = labels[id(volume)], volume.image.name.removesuffix("_raw.tif")
+        if not label.any():
+            continue
+        image, path = folder / "train" / volume.image.name, folder / "train" / f"{name}_label.tif"
+        image.symlink_to(volume.image.resolve())
+        if kind == "points":
+            write_points(points_path(path), np.argwhere(label))
+            continue
+        tifffile.imwrite(path, label, compression="zlib")
+        write_ledger(ledger_path(path), {number: Entry(kind) for number in np.unique(label[label > 0]).tolist()})
+    return counted
+
+
+def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) -> None:
+    """Trains and scores one case for one choice of objects, unless its row is there."""
+    name = f"{case.data}-{case.name}-seed{seed}" + "".join(f"-{setting}" for setting in options.set)
+    row, work = options.rows / f"{name}.json", options.work / name
+    if row.is_file():
+        return
+    model, log, counted_file = work / "model", work / "log.txt", work / "counted.json"
+    if not counted_file.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        counted_file.write_text(json.dumps(write_annotations(data, work / "data", case, seed)))
+    shared, again = ["--partly_labelled", "False"], ["--resume"] if (model / "last.pt").is_file() else []
+    points = ["--diameter", str(options.diameter)] if case.kind == "points" else []
+    start = time.monotonic()
+    if not (work / "trained").is_file():
+        ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
+        given = [f"--{setting}" for setting in options.set]
+        train = [str(work / "data"), "--output", str(model), *ends, "--seed", str(seed), "--precision", "auto"]
+        run_spoco("train", *train, *shared, *points, *given, *again, log=log, threads=options.threads)
+        (work / "trained").touch()
+    seconds = time.monotonic() - start
+    scores = {}
+    for network in ("teacher", "student"):
+        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
+        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
+        scores[network] = json.loads((work / network / "scores.json").read_text())
+    content = {
+        **{"data": case.data, "case": case.name, "kind": case.kind, "seed": seed, "settings": options.set},
+        **json.loads(counted_file.read_text()),
+        **{"iterations": 100 * options.epochs, "threads": options.threads, "seconds": seconds, "scores": scores},
+        **{"processor": processor(), "torch": torch.__version__},
+    }
+    options.rows.mkdir(parents=True, exist_ok=True)
+    with atomic_write(row) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{name}: AP50 {scores['teacher']['ap_50']:.3f}, SBD {scores['teacher']['sbd']:.3f}", flush=True)
+
+
+def read_rows(rows: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by data set and case, without those of other settings."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for case in CASES:
+        for file in sorted(rows.glob(f"{case.data}-{case.name}-seed*.json")):
+            row = json.loads(file.read_text())
+            if not row["settings"]:
+                found.setdefault((case.data, case.name), []).append(row)
+    return found
+
+
+def table(rows: Path) -> str:
+    """The rows as Markdown."""
+    words = {
+        **{"whole": "whole", "middle": "one outline in the middle slice of each", "strokes": "three strokes in each"},
+        **{"every": "outlines in some slices", "points": "a click in each"},
+    }
+    lines = [
+        "| `val` of | annotated | objects | outlines, strokes or clicks | AP50 | SBD | choices |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    steps = {(case.data, case.name): case.step for case in CASES}
+    for (data, name), found in read_rows(rows).items():
+        ap50, sbd = (np.mean([row["scores"]["teacher"][key] for row in found]) for key in ("ap_50", "sbd"))
+        way = words[found[0]["kind"]]
+        way = f"outlines in every {steps[data, name]}th slice" if found[0]["kind"] == "every" else way
+        objects, count = (round(np.mean([row[key] for row in found])) for key in ("objects", "drawn"))
+        lines.append(f"| {data} | {way} | {objects} | {count} | {ap50:.2f} | {sbd:.2f} | {len(found)} |")
+    for found in read_rows(rows).values():
+        row = found[-1]
+    if len(lines) > 2:
+        lines += ["", f"{row['iterations']} iterations, {row['threads']} thread(s), {row['processor']}."]
+    return "\n".join(lines)
+
+
+def plot(rows: Path, path: Path) -> None:
+    """AP50 against outlines, strokes or clicks, a panel for each data set."""
+    found = read_rows(rows)
+    names = list(dict.fromkeys(data for data, _ in found))
+    figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False, sharey=True)
+    for panel, data in zip(panels[0], names, strict=True):
+        for (other, name), some in found.items():
+            if other == data:
+                drawn_, scores = [row["drawn"] for row in some], [row["scores"]["teacher"]["ap_50"] for row in some]
+                panel.scatter(drawn_, scores, label=name.replace("_", " "))
+        panel.set(xscale="log", xlabel="outlines, strokes or clicks", title=data, ylim=(0, 1))
+        panel.legend(fontsize=7)
+    panels[0][0].set_ylabel("AP50 on val")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--epochs", type=int, default=6, help="of 100 iterations, of each training")
+    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--cases", nargs="+", help="names of cases")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="choices of objects")
+    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
+    parser.add_argument("--diameter", type=float, default=14, help="pixels across an object, for points")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--work", type=Path, default=Path("annotation_kinds"), help="folder for models and logs")
+    parser.add_argument("--table-only", action="store_true", help="only bring table and plot up to date")
+    parser.add_argument("--page", type=Path, help="page with the marks <!-- annotation_kinds --> and <!-- end -->")
+    options = parser.parse_args()
+    failed = []
+    for case in () if options.table_only else CASES:
+        if options.only and case.data not in options.only or options.cases and case.name not in options.cases:
+            continue
+        for seed in options.seeds if case.name in SEVERAL else options.seeds[:1]:
+            try:
+                train_row(options.data / case.data, case, seed, options)
+            except SpocoError as error:
+                failed.append(str(error))
+                print(error, file=sys.stderr, flush=True)
+    print(table(options.rows))
+    if options.page:
+        replace_table(options.page, "annotation_kinds", table(options.rows))
+        plot(options.rows, PLOT)
+    if failed:
+        parser.exit(1)
+
+
+if __name__ == "__main__":
+    main()
