@@ -3,7 +3,7 @@
     python scripts/benchmark_start.py [--repeats 5] [--page docs/performance.md]
 
 Each command runs in fresh processes, in turns, after one run of each that fills the caches of files. "seconds" is the
-median of the times by the clock, "processor seconds" the least of what the processes used themselves: other work on the
+least of the times by the clock, "processor seconds" the least of what the processes used themselves: other work on the
 machine lengthens the first much more than the second. "modules" is how many were loaded at the end.
 """
 
@@ -13,7 +13,6 @@ import argparse
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -83,11 +82,11 @@ def main() -> None:
                 if repeat:
                     times[title].append(taken)
         loaded = {title: modules(arguments, folder) for title, arguments in commands("a.tif").items()}
-    lines = [f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {args.repeats} runs", ""]
+    lines = [f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, least of {args.repeats} runs", ""]
     lines += ["| command | seconds | processor seconds | modules |", "|---|---|---|---|"]
     for title, taken in times.items():
         clock, own = zip(*taken)
-        lines.append(f"| {title} | {statistics.median(clock):.2f} | {min(own):.2f} | {loaded.get(title, '')} |")
+        lines.append(f"| {title} | {min(clock):.2f} | {min(own):.2f} | {loaded.get(title, '')} |")
     table = "\n".join(lines)
     if args.page:
         replace_table(args.page, "start", table)

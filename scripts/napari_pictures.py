@@ -11,6 +11,8 @@ predicted, and the most confident objects are accepted. Writes ``napari_annotate
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +49,9 @@ def main() -> None:
     viewer.window.show()
     viewer.window.resize(*SIZE)
 
-    widget.open_path(str(arguments.image))
+    # the plugin keeps annotations beside the image, and brings back those that are there
+    folder = tempfile.TemporaryDirectory()
+    widget.open_path(shutil.copy(arguments.image, folder.name))
     wait(lambda: not widget.running)
     if arguments.spacing is not None:
         widget.spacing_edit.setText(", ".join(map(str, arguments.spacing)))
@@ -90,6 +94,7 @@ def main() -> None:
     wait_seconds(1)
     picture(viewer, arguments.output / "napari_accept.png")
     viewer.close()
+    folder.cleanup()
 
 
 def wait(holds: Callable[[], bool], seconds: float = 3600) -> None:

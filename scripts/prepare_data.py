@@ -113,7 +113,7 @@ def _write_example(folder: Path, example: Example, ignore_label: int | None) -> 
     """Checks and writes one image; what is to be counted of it."""
     image, labels = example.image, as_label_ids(example.labels, example.sources[1])
     channels = np.moveaxis(image, -1, 0) if example.colour else image[None]
-    options = {"ignore_label": ignore_label, "require_objects": False, "allow_binary": True}
+    options = {"ignore_label": ignore_label, "require_objects": False, "allow_binary": True, "allow_thin": True}
     check_labels(channels, labels[None], *example.sources, **options)
     if example.foreground is not None and example.foreground.shape != labels.shape:
         raise SpocoError(

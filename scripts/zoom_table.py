@@ -21,10 +21,10 @@ from measuring import processor, replace_table
 from spoco_bundle import segment
 from spoco_bundle.app.config import json_content, shipped_weights
 from spoco_bundle.app.model_config import MODEL_CONFIG
+from spoco_bundle.core.resampling import resize_linear, resize_nearest
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.transforms.spacing import resize_linear, resize_nearest
 
 
 def resized(pair: dict[str, str], dims: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:

@@ -152,6 +152,9 @@ class Spoco:
         dims = readable_dimensions([] if model else found, overrides)  # a model of one's own says it
         overlays = [*model_overlay(model, dims), *find_overlays(config)]
         overrides = {"dataset_dir": images, "output_dir": output, **weights_of(model, dims), **overrides}
+        from spoco_bundle.app.light_monai import load_monai
+
+        load_monai()
         from spoco_bundle.app.prediction_plan import plan_predictions
         from spoco_bundle.app.run_record import forget_outdated, write_run_record
 
@@ -211,6 +214,34 @@ class Spoco:
         given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
         _run_on_annotated("tune", "split", model, config, given)
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
+
+    @PATHS_AS_TYPED
+    @SetParseFns(dataset_dir=str, output=str, config=str)
+    def learning_curve(
+        self,
+        dataset_dir: str,
+        *,
+        minutes: float = 60,
+        output: str = "learning_curve",
+        config: str = "",
+        **overrides: Any,
+    ) -> None:
+        """Will more labels help? Trains on parts of what you annotated, and says what twice as much is likely to give.
+
+        Args:
+            dataset_dir: folder as for `spoco train`; without val/ a quarter of the annotated objects is held out.
+            minutes: of all trainings together, six or more of equal length.
+            output: folder for learning_curve.json, a picture and the models; what was interrupted goes on there.
+            config: extra settings as for `spoco train`.
+            overrides: any id of configs/train.json, such as --pretrained FILE.
+        """
+        files = [find_config("train"), find_config("learning_curve"), *find_overlays(config)]
+        splits = ("train#dataset#data#split", "validate#dataset#data#split")
+        check_early(files, {"dataset_dir": dataset_dir, "minutes": minutes, **overrides}, splits)
+        from spoco_bundle.app.learning_curve import learning_curve
+
+        print("\n".join(learning_curve(dataset_dir, minutes, output, config, **overrides).lines()))
+        print(f"numbers in {Path(output) / 'learning_curve.json'}, picture in {Path(output) / 'learning_curve.png'}")
 
     @SetParseFns(folder=str, output=str, truth=str)
     def report(
@@ -312,6 +343,7 @@ def _spelled_out(arguments: list[str]) -> list[str]:
         SpocoError: if a command that works on one folder is given several.
     """
     command, *rest = arguments or ["--help"]
+    command = command if command.startswith("-") else command.replace("-", "_")
     if {"-h", "--help"} & {command, *rest}:
         # fire would load it to say what docstrings say
         sys.modules.setdefault("IPython", None)

@@ -195,6 +195,16 @@ def setting(value: Any, place: tuple = np.s_[1:3, 2:4, 2:4]) -> Callable[[np.nda
     return change
 
 
+def beside(w: Workshop, name: str, content: str) -> Path:
+    """A training folder with a side file of its first training image."""
+    w.write(f"data/train/{name}", content)
+    return w.data()
+
+
+def one_slice(labels: np.ndarray) -> None:
+    labels[:2], labels[3:] = 0, 0
+
+
 def datalist(w: Workshop, content: Any) -> Path:
     return w.write("list.json", content if isinstance(content, str) else json.dumps(content))
 
@@ -346,11 +356,36 @@ LABELS = [
         lambda w: train(w.data(image=with_voxel(w, np.nan), split="val")),
         ("val/a_raw.tif", "NaN"),
     ),
+    Case(
+        "one slice of each object",
+        lambda w: train(w.data(label=ids(w, np.uint8, one_slice))),
+        ("a_label.tif", "looks like slices", "--annotation slices"),
+    ),
+    Case(
+        "unknown kind of annotation",
+        lambda w: train(beside(w, "a_annotation.csv", "id,kind,state\n1,outline,checked\n")),
+        ("a_annotation.csv", "row 2", "'outline'", "whole, slices, strokes, points"),
+    ),
+    Case(
+        "an object twice in the ledger",
+        lambda w: train(beside(w, "a_annotation.csv", "id,kind,state\n1,whole,checked\n1,slices,checked\n")),
+        ("a_annotation.csv", "row 3", "id 1"),
+    ),
+    Case(
+        "point outside of the image",
+        lambda w: train(beside(w, "a_points.csv", "z,y,x\n1,2,99\n"), "--diameter", "8"),
+        ("a_points.csv", "row 2", "1, 2, 99", "8 x 24 x 28"),
+    ),
+    Case(
+        "mask of another shape",
+        lambda w: train(beside(w, "a_complete.csv", "y_start,x_start,y_stop,x_stop\n1,1,5,5\n")),
+        ("a_complete.csv", "z_start"),
+    ),
     Case("missing label", lambda w: train(without(w.data(), "train/a_label.tif")), ("a_raw.tif", "no label")),
     Case("missing image", lambda w: train(without(w.data(), "train/a_raw.tif")), ("a_label.tif", "no image")),
     Case("two labels of one name", lambda w: train(second_label(w)), ("a_label", "share the name")),
     Case("no training folder", lambda w: train(made(w.folder / "none")), ("none", "train")),
-    Case("no validation folder", lambda w: train(no_validation(w)), ("data", "val")),
+    Case("empty validation folder", lambda w: train(empty_validation(w)), ("data/val", "no image named")),
     Case("missing data folder", lambda w: train(w.folder / "gone"), ("gone",)),
     Case(
         "datalist without labels",
@@ -578,9 +613,10 @@ def second_label(w: Workshop) -> Path:
     return folder
 
 
-def no_validation(w: Workshop) -> Path:
+def empty_validation(w: Workshop) -> Path:
     folder = w.data()
     shutil.rmtree(folder / "val")
+    (folder / "val").mkdir()
     return folder
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import tifffile
 
+from door import run_warm
 from spoco_bundle import cli
 from spoco_bundle.app import early_checks
 from spoco_bundle.app.config import find_config
@@ -28,6 +31,13 @@ HEAVY = (
     "IPython",
 )
 
+#: what a prediction does without, whether it is installed or not
+NOT_FOR_A_PREDICTION = (
+    *("dask", "distributed", "fast_hdbscan", "huggingface_hub", "IPython", "itk", "matplotlib", "mlflow", "mwatershed"),
+    *("numba", "onnx", "pandas", "requests", "scipy.optimize", "scipy.signal", "scipy.stats", "skimage", "sklearn"),
+    *("sympy", "tensorboard", "torch.distributed.optim", "torchvision", "transformers", "xarray", "zarr"),
+)
+
 REFUSED = {
     "help": (["--help"], 0, "train"),
     "help of a command": (["predict", "--help"], 0, "OME-Zarr"),
@@ -38,7 +48,7 @@ REFUSED = {
     "one of several images missing": (["predict", "here.tif", "no.tif"], 2, "no.tif: no file"),
     "no image": (["predict", "--output", "out"], 2, "no image: name"),
     "missing folder": (["train", "nowhere"], 2, "nowhere: no such folder"),
-    "folder without validation": (["train", "data"], 2, "data: has no val/"),
+    "empty folder for validation": (["train", "empty"], 2, "empty/val: has no image named"),
     "missing folder to evaluate": (["evaluate", "nowhere"], 2, "nowhere: no such folder"),
     "missing model": (["predict", "here.tif", "--model", "nowhere"], 2, "nowhere: holds no model.pt"),
     "unknown id": (["train", "data", "--max_epoch", "3"], 2, "did you mean --max_epochs?"),
@@ -69,9 +79,11 @@ print(json.dumps([ended, [name for name, module in sys.modules.items() if module
 
 def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy_is_loaded(tmp_path):
     (tmp_path / "here.tif").touch()
-    (tmp_path / "data" / "train").mkdir(parents=True)
-    for name in ("a_raw.tif", "a_label.tif"):
-        (tmp_path / "data" / "train" / name).touch()
+    (tmp_path / "empty" / "val").mkdir(parents=True)
+    for folder in (tmp_path / "data" / "train", tmp_path / "empty" / "train"):
+        folder.mkdir(parents=True)
+        for name in ("a_raw.tif", "a_label.tif"):
+            (folder / name).touch()
     commands = json.dumps([arguments for arguments, _, _ in REFUSED.values()])
     result = run_python(["-c", RUN_ALL, commands], cwd=tmp_path, PAGER="cat")
     assert result.returncode == 0, result.stderr
@@ -82,16 +94,38 @@ def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy
     assert len(modules) < 1000
 
 
-def test_fine_tuning_asks_for_no_validation_images(tmp_path):
+def test_a_prediction_loads_what_it_needs_and_finds_what_it_finds_with_everything_loaded(tmp_path):
+    image = np.random.default_rng(0).normal(100, 20, (8, 64, 64))
+    image[2:6, 10:30, 10:30] += 300
+    tifffile.imwrite(tmp_path / "a.tif", image.clip(0).astype(np.uint16), metadata={"axes": "ZYX"})
+    arguments = ["predict", "a.tif", "--device", "cpu", "--output"]
+    cold = run_python(["-c", RUN_ALL, json.dumps([[*arguments, "cold"]])], cwd=tmp_path)
+    assert cold.returncode == 0, cold.stderr
+    [[code, said]], modules = json.loads(cold.stdout)
+    assert code == 0, said
+    assert set(NOT_FOR_A_PREDICTION) & set(modules) == set()
+    assert len(modules) < 2600
+    warm = run_warm(["-m", "spoco_bundle.cli", *arguments, "warm"], cwd=tmp_path)
+    assert warm.returncode == 0, warm.stderr
+    for name in ("a_instances.tif", "a_objects.csv"):
+        assert (tmp_path / "cold" / name).read_bytes() == (tmp_path / "warm" / name).read_bytes()
+    assert (tifffile.imread(tmp_path / "cold" / "a_instances.tif") > 0).sum() > 1000
+
+
+def test_no_training_asks_for_validation_images(tmp_path):
     (tmp_path / "train").mkdir()
     for name in ("a_raw.tif", "a_label.tif"):
         (tmp_path / "train" / name).touch()
     splits = ("train#dataset#data#split", "validate#dataset#data#split")
     given = {"dataset_dir": str(tmp_path)}
-    early_checks.check_early([find_config("train"), find_config("fine_tune")], given, splits)
-    for files, more in ((["train"], {}), (["train", "fine_tune"], {"validate#dataset#data#split": "val"})):
+    for files in (["train"], ["train", "fine_tune"]):
+        files = [find_config(name) for name in files]
+        assert len(early_checks.check_early(files, given, splits)) == 1
         with pytest.raises(SpocoError, match="has no val/"):
-            early_checks.check_early([find_config(name) for name in files], given | more, splits)
+            early_checks.check_early(files, given | {"validate#dataset#data#split": "val"}, splits)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(SpocoError, match="val: has no image"):
+        early_checks.check_early(files, given, splits)
 
 
 @pytest.mark.parametrize("place", ["validate#dataset", "validate#dataset#data"])
@@ -119,6 +153,8 @@ def test_the_package_itself_loads_nothing(tmp_path):
         (["train", "data", "--resume"], ["train", "data", "--resume"]),
         (["train", "data", "--output", "-h"], ["train", "--", "--help"]),
         (["nosuch", "a.tif"], ["nosuch", "a.tif"]),
+        (["learning-curve", "--help"], ["learning_curve", "--", "--help"]),
+        (["learning-curve", "data", "--seed", "-1"], ["learning_curve", "data", "--seed", "-1"]),
         ([], ["--", "--help"]),
     ],
 )
@@ -126,7 +162,7 @@ def test_names_are_taken_letter_by_letter(arguments, spelled):
     assert cli._spelled_out(arguments) == spelled
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "tune", "report", "label"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "tune", "learning-curve", "report", "label"])
 def test_a_second_name_is_refused_where_one_is_taken(command):
     with pytest.raises(SpocoError, match="b: .* takes one name, a here.*--output"):
         cli._spelled_out([command, "a", "--model", "m", "b"])

@@ -31,6 +31,7 @@ CONFIGS = {
     "predict": ("inference", "inference_blockwise"),
     "evaluate": ("train", "evaluate"),
     "tune": ("train", "tune"),
+    "learning-curve": ("train",),
     "label": ("train", "label"),
 }
 TWO_SCREENS = 60  # lines
@@ -70,7 +71,8 @@ def ids(names) -> set[str]:
 def takes(words: list[str]) -> set[str] | None:
     """Options that a command takes; None for commands of others."""
     if words[0] == "spoco":
-        return {"help", *inspect.signature(getattr(Spoco, words[1])).parameters} | ids(CONFIGS.get(words[1], ()))
+        own = inspect.signature(getattr(Spoco, words[1].replace("-", "_"))).parameters
+        return {"help", *own} | ids(CONFIGS.get(words[1], ()))
     if "monai.bundle" in words:
         name = words[words.index("monai.bundle") + 1]
         own = {*inspect.signature(getattr(monai.bundle, name)).parameters, "nproc_per_node"}

@@ -12,8 +12,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "spoco_bundle"
 #: rooms from the ground up; those of one floor may import one another as the second list says
 FLOORS = [
     {"core"},
-    {"formats", "losses", "clustering", "metrics", "networks"},
-    {"dataset", "annotation"},
+    {"formats"},
+    {"annotation"},
+    {"losses", "clustering", "metrics", "networks"},
+    {"dataset"},
     {"blockwise", "report"},
     {"transforms", "handlers", "engines", "inferers"},
     {"app"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from spoco_bundle.app.config import check_settings, config_folder, shipped_weights
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, validation_split
 from spoco_bundle.formats import image_dimensions
 
 __all__ = ["check_early", "readable_dimensions", "weights_of"]
@@ -60,11 +60,12 @@ def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequen
     """
     merged = check_settings(files, overrides)
     source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
-    chosen = [_nested(merged, name) for name in splits]
     # a path that the user gave is what was typed, whatever it begins with
     computed = endings if "dataset_dir" in overrides else [source, *endings]
     if any(map(_is_expression, computed)):
         return []
+    chosen = [_nested(merged, name) for name in splits]
+    chosen = [validation_split(source) if split == "@validation_split" else split for split in chosen]
     plain = [split for split in dict.fromkeys(chosen) if isinstance(split, str) and not _is_expression(split)]
     return [item["image"] for split in plain for item in build_datalist(source, split, *endings)]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import Profile
 
 __all__ = [
+    "alike_axes",
     "batch_size",
     "channels",
     "check_plan",
@@ -28,6 +29,7 @@ __all__ = [
     "crop_size",
     "is_dense",
     "kernel_sizes",
+    "objectness_unlabeled_weight",
     "plan_lines",
     "strides",
     "training_bytes",
@@ -140,6 +142,11 @@ def crop_size(profile: Profile, target_spacing: Sequence[float] | None, strides:
     return [int(max(1, round(size / step)) * step) for size, step in zip(side, total)]
 
 
+def alike_axes(strides: Sequence[Any], spatial_dims: int) -> bool:
+    """Whether objects look much the same along all axes of a volume, so that the network steps alike along them."""
+    return spatial_dims == 3 and bool(np.ptp(np.broadcast_to(strides[0], spatial_dims)) == 0)
+
+
 def batch_size(crop_size: Sequence[int]) -> int:
     """Crops of a batch: as many as make up its voxels."""
     return max(1, round(_BATCH_VOXELS[len(crop_size)] / math.prod(crop_size)))
@@ -161,6 +168,30 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
     if tissue != "auto":
         return tissue == "dense"
     return profile.surroundings is not None and profile.surroundings < alike and profile.fill < winding
+
+
+def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.25, most: float = 4.0) -> float:
+    """Weight of unlabeled voxels, which the objectness takes for background.
+
+    Outlines say where objects end, and a small weight keeps objects that nobody annotated. Of strokes nothing says it
+    but this weight w: among voxels that look alike, of which a share q lies in objects, the objectness becomes q / (q +
+    w f) where objects fill a share f of the image. With w = ``share`` / f it passes 0.4 where q is above 2 / 3 of
+    ``share``. The annotated objects fill no more than f, so where they are few w would be too large. Points keep the
+    small weight: with a large one the objectness learns to keep to the middle of objects.
+
+    Args:
+        profile: of the training set.
+        dense: see ``is_dense``; the space around such objects is no background.
+        share: w f, where most objects are annotated by strokes.
+        most: w is no larger.
+    """
+    dims = len(profile.shape)
+    if dense:
+        return 0.0
+    if 2 * profile.kinds.get("strokes", 0) <= profile.objects:
+        return 1.0 if dims == 2 else 0.3
+    ellipsoids = profile.objects * math.pi / (2 * dims) * profile.diameters[1] ** dims
+    return min(most, share * profile.images * math.prod(profile.shape) / ellipsoids)
 
 
 def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.inf) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import top_id
 from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory, window_voxels
+from spoco_bundle.blockwise.working import readable_image
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats.files import is_zarr
-from spoco_bundle.formats.lazy import stored_size
+from spoco_bundle.formats.geometry import checked_spacing
+from spoco_bundle.formats.lazy import stored_header
+from spoco_bundle.networks import load_weights
 
 __all__ = ["WHOLE", "BLOCKWISE", "plan_predictions"]
 
@@ -42,7 +45,7 @@ def plan_predictions(
         Names of the configs, paths of their images, and further overrides, for each config that is needed.
 
     Raises:
-        SpocoError: for an unknown id, a missing image, or a choice that is none of the three.
+        SpocoError: for an unknown id, a missing image, weights that do not fit, or a choice that is none of the three.
     """
     choice = blockwise.lower()
     if choice not in ("auto", "true", "false"):
@@ -52,16 +55,19 @@ def plan_predictions(
     base = BLOCKWISE if only or choice == "true" else WHOLE
     parser = read_configs([*map(find_config, base), *overlays], overrides)
     left = available_memory(max_memory)
+    items = build_datalist(overrides["dataset_dir"], "predict", parser.get_parsed_content("image_ending"))
+    working = parser.get_parsed_content("working_spacing")
+    load_weights(working.network, parser.get_parsed_content("weights_file"))
     plans: dict[tuple[str, ...], list[str]] = {}
     whole: list[tuple[float, str]] = []
-    for item in build_datalist(overrides["dataset_dir"], "predict", parser.get_parsed_content("image_ending")):
+    for item in items:
         path = item["image"]
         plan = BLOCKWISE if base == BLOCKWISE or is_zarr(path) else WHOLE
         need = None
         if plan == WHOLE:
             # a bad image among good ones is named when its turn comes
             with contextlib.suppress(SpocoError):
-                need = _need(parser, path, left)
+                need = _need(parser, working, path, left)
         if need is not None:
             plan = BLOCKWISE if choice == "auto" and need > left else WHOLE
             if plan == WHOLE:
@@ -85,25 +91,29 @@ def _share(need: float, left: float) -> str:
     return f"about {readable(need)} of {readable(left)} free memory"
 
 
-def _need(parser: Any, path: str, memory: float) -> float | None:
+def _need(parser: Any, working: Any, path: str, memory: float) -> float | None:
     """Bytes that an image takes in one piece with so much free memory; None where its header is not read here."""
-    dims, axes, embedding, objectness, channels, window, most = (
+    dims, axes, spacing, assumed, embedding, objectness, channels, window, most = (
         parser.get_parsed_content(key)
         for key in (
-            *("spatial_dims", "axes", "embedding_channels", "objectness", "channels"),
+            *("spatial_dims", "axes", "spacing", "assumed_spacing", "embedding_channels", "objectness", "channels"),
             *("window_size", "window_voxels"),
         )
     )
-    size = stored_size(path, dims, axes)
-    if size is None:
+    stored = stored_header(path, dims, axes)
+    if stored is None:
         return None
-    voxels, image_channels = size
+    taken = spacing or (assumed if stored.spacing is None else None)
+    if taken is not None:
+        stored.take_spacing(checked_spacing(taken, dims))
+    seen = working.foresee(readable_image(stored, str(path), "" if spacing else stored.stated_size))
     return whole_memory(
-        voxels,
-        image_channels,
+        math.prod(seen),
+        stored.channels,
         embedding + int(objectness),
         channels[0],
         window_voxels(most, memory, channels[0])
         if window is None
         else math.prod(per_axis("window_size", window, dims)),
+        0 if seen == stored.shape else stored.voxels,
     )

@@ -108,4 +108,6 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     # a graphics card has a memory of its own, and says itself that it is full
     on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
-    return [*profile.lines(), *plan_lines(profile, ids)], ids
+    share = parser.get_parsed_content("holdout_fraction")
+    held_out = [f"{share:.0%} of the annotated objects are held out of the training, to validate on"] if share else []
+    return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids

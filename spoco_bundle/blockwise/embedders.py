@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.blockwise.grid import Block, within
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.formats.lazy import LazyVolume
 
 __all__ = ["NetworkEmbedder", "StoredEmbedder"]
@@ -18,22 +18,18 @@ __all__ = ["NetworkEmbedder", "StoredEmbedder"]
 
 @dataclass
 class NetworkEmbedder:
-    """Reads a block with its halo, normalises it with the range of the whole volume, and runs the network.
+    """Reads a block with its halo as the network sees it, and runs the network.
 
     Attributes:
-        source: the image.
+        image: what is read.
         networks: entry of the sample to network, ``pred`` and, where two networks have to agree, ``second_pred``.
         inferer: a ``HaloWindowInferer``.
-        normalize: a ``NormalizePercentiled``.
-        ranges: (C, 2) of the whole volume, from ``normalize.fit`` of a sample.
         bright: with the background rule "otsu", the threshold of the normalised image; None otherwise.
     """
 
-    source: LazyVolume
+    image: WorkingImage
     networks: dict[str, torch.nn.Module]
     inferer: Any
-    normalize: Any
-    ranges: torch.Tensor
     bright: float | None = None
 
     def __call__(self, block: Block) -> dict[str, torch.Tensor]:
@@ -42,10 +38,7 @@ class NetworkEmbedder:
         Raises:
             SpocoError: if the image holds values that are not finite.
         """
-        image = torch.from_numpy(np.ascontiguousarray(self.source.read(block.read), dtype=np.float32))
-        if not torch.isfinite(image).all():
-            raise SpocoError(f"{self.source.path}: {block} holds NaN or infinite voxels: replace them")
-        image = self.normalize.apply(image, self.ranges)
+        image = self.image.read(block.read)
         keep = within(block.label, block.read)
         outputs = {key: self.inferer.part(image[None], keep, network)[0] for key, network in self.networks.items()}
         if self.bright is not None:

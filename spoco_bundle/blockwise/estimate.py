@@ -25,7 +25,7 @@ def estimate_seconds(job: Job, blocks: int, device: torch.device) -> float:
     multiples = job.grid.multiple
     share = min(1.0, (TRIAL_VOXELS / math.prod(window)) ** (1 / len(window)))
     trial = [max(m, int(share * size) // m * m) for size, m in zip(window, multiples)]
-    image = torch.rand(1, job.embedder.source.channels, *trial, device=device)
+    image = torch.rand(1, job.embedder.image.channels, *trial, device=device)
     network(image)
     began = time.perf_counter()
     network(image).sum().item()
@@ -36,7 +36,7 @@ def estimate_seconds(job: Job, blocks: int, device: torch.device) -> float:
     for size, part, halo in zip(window, region_shape(largest.read), job.grid.halo):
         waste *= size / max(1, size - 2 * halo) if part > size else 1.0
     # volumes of less than a block are no larger than their own voxels
-    voxels = min(seen, math.prod(job.grid.shape))
+    voxels = min(seen, math.prod(job.grid.working))
     return blocks * voxels * (waste * per_voxel + CLUSTER_SECONDS)
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from spoco_bundle.core.errors import SpocoError
 
@@ -21,8 +22,9 @@ class Block:
         number: place in raster order, from 0.
         place: the same per axis.
         write: voxels that this block is responsible for; those of all blocks tile the volume.
-        label: voxels that are clustered: ``write`` and the overlap around it.
-        read: voxels that the network sees: ``label`` and the halo around it, from the network's stride grid.
+        label: voxels of the working grid that are clustered: ``write`` and the overlap around it.
+        read: voxels of the working grid that the network sees: ``label`` and the halo around it, from the network's
+            stride grid.
     """
 
     number: int
@@ -32,21 +34,21 @@ class Block:
     read: Region
 
     def __str__(self) -> str:
-        spans = (f"{name} {part.start}:{part.stop}" for name, part in zip("zyx"[-len(self.write) :], self.write))
-        return f"block {self.number} ({', '.join(spans)})"
+        return f"block {self.number} ({in_words(self.write)})"
 
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """Blocks that tile a volume.
+    """Blocks that tile a volume, which the network may see on a grid of other voxels and the same extent.
 
     Args:
         shape: voxels of the volume per axis.
         block: voxels of a block's write region; the last block of an axis may be smaller.
-        overlap: voxels that are clustered around the write region. Objects up to that long are complete in every block
-            that writes a part of them.
-        halo: voxels that the network reads around those, its receptive radius.
+        overlap: voxels of the volume that are clustered around the write region. Objects up to that long are complete
+            in every block that writes a part of them.
+        halo: voxels of the working grid that the network reads around those, its receptive radius.
         multiple: stride of the network: read regions start on multiples of it.
+        working: voxels of the working grid, on which the network sees the volume; the volume's own where left out.
 
     Raises:
         SpocoError: if an entry is out of range or has another number of axes than the shape.
@@ -57,9 +59,11 @@ class BlockGrid:
     overlap: tuple[int, ...]
     halo: tuple[int, ...]
     multiple: tuple[int, ...]
+    working: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("overlap", 0), ("halo", 0), ("multiple", 1)):
+        object.__setattr__(self, "working", self.working or self.shape)
+        for name, least in (("block", 1), ("overlap", 0), ("halo", 0), ("multiple", 1), ("working", 1)):
             values = getattr(self, name)
             if len(values) != len(self.shape) or min(values) < least:
                 raise SpocoError(f"{name}: expected {len(self.shape)} ints of at least {least}, got {values}")
@@ -85,24 +89,31 @@ class BlockGrid:
     def at(self, place: tuple[int, ...]) -> Block:
         """The block at a place of the grid."""
         write, label, read = [], [], []
-        for index, size, step, overlap, halo, multiple in zip(
-            place, self.shape, self.block, self.overlap, self.halo, self.multiple
+        for index, size, step, overlap, halo, multiple, working in zip(
+            place, self.shape, self.block, self.overlap, self.halo, self.multiple, self.working
         ):
             start, stop = index * step, min(size, (index + 1) * step)
             write.append(slice(start, stop))
+            start, stop = _around(max(0, start - overlap), min(size, stop + overlap), size, working)
             # from even voxels: a clustering that averages 2 x 2 x 2 voxels then sees the same averages in every block
-            start, stop = max(0, start - overlap) // 2 * 2, min(size, -(-(stop + overlap) // 2) * 2)
+            start, stop = start // 2 * 2, min(working, -(-stop // 2) * 2)
             label.append(slice(start, stop))
             start, stop = max(0, start - halo) // multiple * multiple, -(-(stop + halo) // multiple) * multiple
-            read.append(slice(start, min(size, stop)))
+            read.append(slice(start, min(working, stop)))
         number = 0
         for index, count in zip(place, self.counts):
             number = number * count + index
         return Block(number, place, tuple(write), tuple(label), tuple(read))
 
     def largest(self) -> Block:
-        """A block than which no other one reads or labels more: away from the volume's end, where blocks may be cut."""
-        return self.at(tuple((count - 1) // 2 for count in self.counts))
+        """A block than which no other one reads more voxels, nor, of those that read as many, labels more."""
+
+        def sides(axis: int, index: int) -> tuple[int, ...]:
+            block = self.at(tuple(index if other == axis else 0 for other in range(len(self.shape))))
+            return region_shape((block.read[axis], block.label[axis]))
+
+        counts = enumerate(self.counts)
+        return self.at(tuple(max(range(count), key=partial(sides, axis)) for axis, count in counts))
 
     def neighbours(self, block: Block) -> Iterator[tuple[tuple[int, ...], Block]]:
         """Blocks that touch this one by a face, an edge or a corner and come after it in raster order.
@@ -119,6 +130,13 @@ class BlockGrid:
         """Voxels on either side of a border within which two blocks' labels are compared: half the overlap."""
         return tuple(max(1, overlap // 2) if overlap else 0 for overlap in self.overlap)
 
+    def compared(self, block: Block) -> Region:
+        """The voxels that a block writes, and around them those in which it is compared with its neighbours."""
+        return tuple(
+            slice(max(0, part.start - reach), min(size, part.stop + reach))
+            for part, reach, size in zip(block.write, self.reach(), self.shape)
+        )
+
     def shared(self, block: Block, step: tuple[int, ...]) -> Region:
         """Where the labels of a block and of its neighbour are compared: around their common face, edge or corner."""
         region = []
@@ -134,11 +152,7 @@ class BlockGrid:
             for side in (-1, 1):
                 if 0 <= block.place[axis] + side < count:
                     step = tuple(side if other == axis else 0 for other in range(len(self.shape)))
-                    wide = tuple(
-                        slice(max(0, part.start - reach), min(size, part.stop + reach))
-                        for part, reach, size in zip(block.write, self.reach(), self.shape)
-                    )
-                    thin = self.shared(block, step)
+                    wide, thin = self.compared(block), self.shared(block, step)
                     found[axis, side] = (*wide[:axis], thin[axis], *wide[axis + 1 :])
         return found
 
@@ -175,6 +189,12 @@ def choose_window(
     return min(found)[2]
 
 
+def _around(start: int, stop: int, size: int, working: int) -> tuple[int, int]:
+    """The voxels of the working grid from which those of the volume are interpolated: all around their centres."""
+    first, last = ((2 * index + 1) * working - size for index in (start, stop - 1))  # positions times 2 size
+    return max(0, first // (2 * size)), working if stop == size else -(-last // (2 * size)) + 1
+
+
 def within(inner: Region, outer: Region) -> Region:
     """A region in voxels of the volume, as slices of an array that covers another one."""
     return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(inner, outer))
@@ -183,3 +203,8 @@ def within(inner: Region, outer: Region) -> Region:
 def region_shape(region: Region) -> tuple[int, ...]:
     """Voxels of a region per axis."""
     return tuple(part.stop - part.start for part in region)
+
+
+def in_words(region: Region) -> str:
+    """A region as a person reads it, such as ``y 0:64, x 64:128``."""
+    return ", ".join(f"{name} {part.start}:{part.stop}" for name, part in zip("zyx"[-len(region) :], region))

@@ -15,10 +15,11 @@ import zarr
 from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, within
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
 from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.blockwise.working import read_mask
 from spoco_bundle.core.atomic_files import disk_errors
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.memory import release_freed
-from spoco_bundle.formats.geometry import column_spacing
+from spoco_bundle.core.resampling import restore_region
 from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.formats.ome_zarr import chunk_regions, halve
 
@@ -36,26 +37,28 @@ class Job:
         grid: the blocks.
         embedder: maps a block to the network's output over its label region (see ``embedders``).
         clustering: a ``ClusterEmbeddingsd`` of the entry ``pred``.
-        affine: of the volume.
+        spacing: of the working grid's voxels, which coordinates are multiplied with.
         work: records; the labels of the blocks lie in ``labels`` inside it, the result in ``result.zarr``.
         levels: of the label pyramid.
         least_share: see ``link_pieces``.
         thin_voxels: see ``link_pieces``.
         agreement_distance: see ``link_pieces``.
         foreground: a mask beside the image, or None.
+        outline: objectness at an outline where the working grid is another than the volume's, in [0, 1].
         threads: of torch in a worker; None leaves them.
     """
 
     grid: BlockGrid
     embedder: Callable[[Block], dict[str, torch.Tensor]]
     clustering: Any
-    affine: np.ndarray
+    spacing: tuple[float, ...]
     work: WorkFolder
     levels: list[tuple[tuple[int, ...], tuple[int, ...]]]
     least_share: float
     thin_voxels: int
     agreement_distance: float
     foreground: LazyVolume | None = None
+    outline: float = 0.5
     threads: int | None = None
 
     @property
@@ -92,32 +95,31 @@ class Job:
         block = self.grid[number]
         outputs = self.embedder(block)
         if self.foreground is not None:
-            outputs["foreground"] = torch.from_numpy(self.foreground.read(block.label) > 0)
+            mask = read_mask(self.foreground, self.grid.working, block.label)
+            outputs["foreground"] = mask & outputs.get("foreground", mask)
         origin = [part.start for part in block.label]
         field = self.clustering.decoder.field(outputs["pred"], self.spacing, origin, outputs.get("second_pred"))
         found, confidence = self.clustering.cluster(field, outputs.get("foreground"))
-        labels = found.cpu().numpy().astype(np.uint32)
-        confidence = np.ones(int(labels.max())) if confidence is None else confidence.cpu().numpy()
-        inside = within(block.write, block.label)
+        compared = self.grid.compared(block)
+        grids = block.label, self.grid.working, self.grid.shape, compared
+        labels = restore_region(found, *grids, self.clustering.outlines(field), self.outline)
+        labels, found = (values.cpu().numpy().view(np.uint32) for values in (labels, found))
+        confidence = np.ones(int(found.max())) if confidence is None else confidence.cpu().numpy()
+        inside = within(block.write, compared)
         ids = fastremap.unique(labels[inside])
         ids = ids[ids > 0]
-        table = np.zeros(int(labels.max()) + 1, np.uint32)
+        table = np.zeros(int(found.max()) + 1, np.uint32)
         table[ids] = np.arange(1, len(ids) + 1)
         labels = table[labels]
         own = np.ascontiguousarray(labels[inside])
         pieces = measure_pieces(own, [part.start for part in block.write], self.grid.shape, confidence[ids - 1])
         slabs = {
-            f"slab_{axis}_{side}": labels[within(region, block.label)]
+            f"slab_{axis}_{side}": labels[within(region, compared)]
             for (axis, side), region in self.grid.slabs(block).items()
         }
-        means = piece_means(field, labels, len(ids))
+        means = piece_means(field, table[found], len(ids))
         zarr.open_array(str(self.labels_path), mode="r+")[block.write] = own
         self.work.save("label", number, means=means, **pieces.arrays(), **slabs)
-
-    @property
-    def spacing(self) -> list[float]:
-        """Spacing that the coordinates are multiplied with."""
-        return list(column_spacing(self.affine[:, : len(self.grid.shape)]))
 
     def link(self, number: int) -> None:
         """Finds which pieces of a block are one object with which of its later neighbours'."""

@@ -18,6 +18,7 @@ GIB = 2**30
 PROCESS = 0.7 * GIB  # Python, torch and MONAI before they do anything
 WINDOW_FEATURE_BYTES = 52  # a window's activations, per voxel and feature channel of the full resolution
 CLUSTER_BYTES = 40  # labels, masks and connected parts, per voxel
+RESTORE_BYTES = 16  # labels on the image's grid where the network worked on another, per voxel of the image
 CLUSTER_SLABS = 0.2 * GIB  # embeddings that the clustering looks at together
 _SUFFIXES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -55,25 +56,35 @@ def window_voxels(most: float, memory: float, features: int) -> float:
     return min(most, memory / 2 / (WINDOW_FEATURE_BYTES * features))
 
 
-def whole_memory(voxels: int, channels: int, outputs: int, features: int, window: int) -> float:
+def whole_memory(voxels: int, channels: int, outputs: int, features: int, window: int, stored: int = 0) -> float:
     """Bytes that predicting a volume in one piece takes.
 
     Args:
-        voxels: of the volume.
+        voxels: of the volume, as the network sees it.
         channels: of the image.
         outputs: channels of the network's output.
         features: feature channels of the network at full resolution.
         window: voxels of a window of the network.
+        stored: voxels of the image that it is resampled from, 0 where it is the same.
     """
     image, output = 4 * channels * voxels, 4 * outputs * voxels
     # the image as read, as float32, and normalised
     network = 3 * image + output + WINDOW_FEATURE_BYTES * features * min(voxels, window)
     clustering = image + 2 * output + CLUSTER_BYTES * voxels + CLUSTER_SLABS
-    return PROCESS + max(network, clustering)
+    resampling = image + 3 * 4 * channels * stored
+    restoring = image + output + RESTORE_BYTES * stored
+    return PROCESS + max(network, clustering, resampling, restoring)
 
 
 def block_memory(
-    read: Sequence[int], label: Sequence[int], channels: int, outputs: int, features: int, window: int
+    read: Sequence[int],
+    label: Sequence[int],
+    channels: int,
+    outputs: int,
+    features: int,
+    window: int,
+    resampled: int = 0,
+    restored: int = 0,
 ) -> float:
     """Bytes that one worker takes for a block, on top of its process.
 
@@ -84,11 +95,14 @@ def block_memory(
         outputs: channels of the network's output.
         features: feature channels of the network at full resolution.
         window: voxels of a window of the network.
+        resampled: voxels of the image that are resampled at a time; 0 where the network sees the image's own.
+        restored: voxels of the image that get labels; 0 where the network sees the image's own.
     """
     seen, labelled = math.prod(read), math.prod(label)
+    reading = 3 * 4 * channels * (seen + resampled)
     network = 3 * 4 * channels * seen + 4 * outputs * labelled + WINDOW_FEATURE_BYTES * features * min(seen, window)
     clustering = 2 * 4 * outputs * labelled + CLUSTER_BYTES * labelled + CLUSTER_SLABS
-    return max(network, clustering)
+    return max(reading, network, clustering + RESTORE_BYTES * restored)
 
 
 def readable(size: float) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,20 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.filters import threshold_otsu
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
 from spoco_bundle.blockwise.engine import job_engine
 from spoco_bundle.blockwise.estimate import duration, estimate_seconds
+from spoco_bundle.blockwise.fitting import fit_image
 from spoco_bundle.blockwise.job import Job
-from spoco_bundle.blockwise.memory import (
-    PROCESS,
-    readable,
-)
-from spoco_bundle.blockwise.sampling import sample_voxels
+from spoco_bundle.blockwise.memory import PROCESS, readable
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.sizing import BlockSizing
 from spoco_bundle.blockwise.work import WorkFolder, digest
+from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
@@ -34,11 +31,10 @@ from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import check_result, file_suffix, is_zarr, result_suffix, write_instances
-from spoco_bundle.formats.geometry import length_unit, replacement_message, rescale_affine
+from spoco_bundle.formats.geometry import assumption_message, column_spacing, replacement_message, rescale_affine
 from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
-from spoco_bundle.networks.lengths import spacing_for
 
 __all__ = ["BlockwisePredictor"]
 
@@ -59,6 +55,8 @@ class BlockwisePredictor:
         inferer: a ``HaloWindowInferer``; with a ``roi_size`` of None the windows are chosen to fit the blocks.
         clustering: a ``ClusterEmbeddingsd`` of the entry ``pred``.
         normalize: a ``NormalizePercentiled``.
+        working: a ``WorkingSpacingd``, which decides at which resolution the network works.
+        restore: a ``RestoreGridd``, whose threshold outlines follow where that is another than the image's.
         output: path of the result, an OME-Zarr folder, where there is one image only; None names it after the image.
         second_network: where student and teacher have to agree, the other one.
         second_weights: its weights file.
@@ -71,13 +69,11 @@ class BlockwisePredictor:
         time: see ``open_volume``.
         foreground_ending: how the names of masks beside the images end, None without masks.
         image_ending: how the images' names end.
-        target_spacing: not None is refused: blocks are not resampled.
-        diameter: not None is refused, for the same reason.
         block_size: voxels of a block along z, y, x; rounded up to whole chunks. None takes ``largest_block``, halved
             until a block fits into memory.
-        largest_block: see ``block_size``.
-        chunk_size: voxels of a chunk of the result.
-        overlap: voxels clustered around a block; None takes ``overlap_diameters``.
+        largest_block: see ``block_size``; at the working resolution.
+        chunk_size: voxels of a chunk of the result; fewer where a block has to be smaller.
+        overlap: voxels clustered around a block, at the working resolution; None takes ``overlap_diameters``.
         overlap_diameters: the overlap in diameters of a typical object (four coordinate scales).
         stitch_share: overlap over union from which pieces of two blocks are one object.
         stitch_voxels: common voxels below which their embeddings have to agree; None takes the least object's.
@@ -104,6 +100,8 @@ class BlockwisePredictor:
         inferer: Any,
         clustering: Any,
         normalize: Any,
+        working: Any,
+        restore: Any,
         output: str | Path | None = None,
         second_network: torch.nn.Module | None = None,
         second_weights: str | Path | None = None,
@@ -116,8 +114,6 @@ class BlockwisePredictor:
         time: int | None = None,
         foreground_ending: str | None = None,
         image_ending: str = "_raw",
-        target_spacing: Sequence[float] | None = None,
-        diameter: float | None = None,
         block_size: int | Sequence[int] | None = None,
         largest_block: int | Sequence[int] = (128, 256, 256),
         chunk_size: int | Sequence[int] = (64, 128, 128),
@@ -139,13 +135,6 @@ class BlockwisePredictor:
             raise SpocoError(f"output {output}: names one result, but there are {len(images)} images: give a folder")
         if output is not None and not str(output).rstrip("/").endswith(".zarr"):
             raise SpocoError(f"output {output}: only OME-Zarr results are named: end it with .ome.zarr")
-        if target_spacing is not None:
-            raise SpocoError("target_spacing: blocks are not resampled: resample the image first, or set it to null")
-        if diameter is not None:
-            raise SpocoError(
-                f"diameter {diameter:g}: blocks are not resampled: resample the image first, or predict it in one "
-                "piece with --blockwise False"
-            )
         if workers < 1 or retries < 0:
             raise SpocoError(f"workers is {workers}, retries {retries}: give at least 1 and 0")
         if not 0 < stitch_share <= 1:
@@ -158,13 +147,14 @@ class BlockwisePredictor:
         self.inferer = inferer
         self.clustering = clustering
         self.normalize = normalize
+        self.working = working
+        self.restore = restore
         self.device = torch.device(device)
         self.dims = spatial_dims
         self.in_channels = in_channels
         self.reading = {"axes": axes, "spacing": spacing, "channel": channel, "time": time}
         self.foreground_ending = foreground_ending
         self.image_ending = image_ending
-        self.block_size = None if block_size is None else per_axis("block_size", block_size, spatial_dims, 1)
         self.chunk_size = per_axis("chunk_size", chunk_size, spatial_dims, 1)
         self.sizing = BlockSizing(
             self.networks,
@@ -180,6 +170,8 @@ class BlockwisePredictor:
             network_threads=network_threads,
             max_memory=max_memory,
         )
+        given = None if block_size is None else per_axis("block_size", block_size, spatial_dims, 1)
+        self.block_size = None if given is None else self.sizing.whole_chunks(given)
         self.stitching = {"least_share": stitch_share, "agreement_distance": stitch_distance}
         self.stitch_voxels = stitch_voxels
         self.coarsest_level = coarsest_level
@@ -219,17 +211,16 @@ class BlockwisePredictor:
         if self.output is None:
             check_result(result, path, self.dims, self.reading["axes"])
         work = WorkFolder(result.with_name(f"{result.name}.partial"))
-        source, affine = self.open_source(path, work)
-        job = self.plan(path, source, affine, work)
+        source = self.open_source(path, work)
+        job = self.plan(path, source, work)
         self.log_summary(path, job)
-        self.fit(source, job.embedder, job.clustering, work)
         with job_engine(job, self.scheduler, self.workers, self.retries, self.progress) as engine:
             zarr_result = is_zarr(path) or self.output is not None
             image = segment(
                 job,
                 engine,
-                chunks=self.chunk_size,
-                min_size=job.clustering.smallest_object(job.spacing),
+                chunks=self.sizing.chunks(job.grid.block),
+                min_size=least_voxels(job),
                 spacing=source.spacing,
                 translation=source.translation,
                 voxel_volume=abs(float(np.linalg.det(source.affine[:-1, :-1]))),
@@ -257,8 +248,8 @@ class BlockwisePredictor:
             return self.output
         return self.output_dir / f"{image_name(path)}{OUTPUT_ENDING}{result_suffix(path)}"
 
-    def open_source(self, path: Path, work: WorkFolder) -> tuple[LazyVolume, np.ndarray]:
-        """The image, readable by region, and the affine that coordinates follow (the training's spacing if unknown)."""
+    def open_source(self, path: Path, work: WorkFolder) -> LazyVolume:
+        """The image, readable by region."""
         readable_path = path
         if path.name.lower().endswith(".nii.gz"):
             readable_path = work.path / "image.nii"
@@ -273,39 +264,55 @@ class BlockwisePredictor:
                 f"{path}: has {source.channels} channels, the network takes {self.in_channels}: choose one of 0 to "
                 f"{source.channels - 1} with --channel"
             )
-        unit = length_unit(source.spacing, source.file_unit)
-        own = None if self.reading["spacing"] is not None else source.stated_size
-        seen, warning = spacing_for(self.networks["pred"], source.spacing, unit, str(path), own or "")
-        for line in (replacement_message(self.reading["spacing"], source.stated_size, str(path)), warning):
-            if line is not None:
-                logger.warning("%s", line)
-        return source, source.affine if seen is None else rescale_affine(source.affine, seen)
+        replaced = replacement_message(self.reading["spacing"], source.stated_size, str(path))
+        if replaced is not None:
+            logger.warning("%s", replaced)
+        if source.spacing is None and self.working.assumed_spacing is not None:
+            source.take_spacing(self.working.assumed_spacing)
+            logger.info("%s", assumption_message(source.spacing, str(path)))
+        return source
 
-    def plan(self, path: Path, source: LazyVolume, affine: np.ndarray, work: WorkFolder) -> Job:
+    def plan(self, path: Path, source: LazyVolume, work: WorkFolder) -> Job:
         """The job for an image; starts its work folder, or goes on with it."""
-        found = work.plan()
-        blocks = self.block_size or (None if found is None else tuple(found["block_size"]))
-        grid = self.sizing.grid_for(path, source.shape, affine, blocks)
-        clustering = self.clustering.for_pieces_of(source.shape)
+        found = work.plan() or {}
+        if found.get("image_state") != image_state(path, source):
+            found = {}  # that run is refused when the folder is opened
+        mask = self.open_foreground(path, source)
+        fitted = found.get("fit") or self.fit(path, source, mask)
+        ranges = torch.tensor(fitted["ranges"], dtype=torch.float64)
+        image = WorkingImage(source, self.normalize, ranges, tuple(fitted["shape"]))
+        affine = source.affine if fitted["spacing"] is None else rescale_affine(source.affine, fitted["spacing"])
+        spacing = column_spacing(affine[:, : self.dims] * np.divide(source.shape, image.shape))
+        blocks = self.block_size or (tuple(found["block_size"]) if found else None)
+        grid = self.sizing.grid_for(path, source.shape, image.shape, spacing, blocks)
+        clustering = self.clustering.for_pieces_of(image.shape)
+        if fitted["bright"] is not None:
+            clustering.params = {**clustering.params, "background": "foreground"}
         inferer = copy.copy(self.inferer)
         inferer.roi_size = self.sizing.window(grid)
-        embedder = NetworkEmbedder(source, self.networks, inferer, self.normalize, torch.zeros(1, 2))
         job = Job(
             grid=grid,
-            embedder=embedder,
+            embedder=NetworkEmbedder(image, self.networks, inferer, fitted["bright"]),
             clustering=clustering,
-            affine=affine,
+            spacing=spacing,
             work=work,
             levels=label_pyramid_shapes(source.shape, source.spacing or (1.0,) * self.dims, self.coarsest_level),
             thin_voxels=0,
-            foreground=self.open_foreground(path, source),
+            foreground=mask,
+            outline=self.restore.threshold,
             threads=self.sizing.torch_threads(),
             **self.stitching,
         )
-        least = clustering.smallest_object(job.spacing)
-        job.thin_voxels = least if self.stitch_voxels is None else self.stitch_voxels
-        work.open(self.fingerprint(path, source, job))
+        job.thin_voxels = least_voxels(job) if self.stitch_voxels is None else self.stitch_voxels
+        work.open(self.fingerprint(path, source, job, fitted))
         return job
+
+    def fit(self, path: Path, source: LazyVolume, mask: LazyVolume | None) -> dict[str, Any]:
+        """What all blocks share; see ``fit_image``."""
+        # what the file states is of no more use where an option replaced it
+        stated = source.stated_size if self.reading["spacing"] is None else ""
+        bright = self.clustering.params.get("background") == "otsu"
+        return fit_image(source, str(path), stated, mask, self.normalize, self.working, self.sample_voxels, bright)
 
     def open_foreground(self, path: Path, source: LazyVolume) -> LazyVolume | None:
         """The mask beside an image, where there are to be masks."""
@@ -318,12 +325,11 @@ class BlockwisePredictor:
             raise SpocoError(f"{mask}: has shape {volume.shape}, its image {source.shape}: they must match")
         return volume
 
-    def fingerprint(self, path: Path, source: LazyVolume, job: Job) -> dict[str, Any]:
-        """Settings that the labels depend on."""
-        stat = path.stat()
+    def fingerprint(self, path: Path, source: LazyVolume, job: Job, fitted: dict[str, Any]) -> dict[str, Any]:
+        """What the labels depend on: settings, and what was fitted to the image."""
         return {
             "image": str(path.resolve()),
-            "image_state": [stat.st_size, stat.st_mtime_ns, list(source.shape), str(source.dtype)],
+            "image_state": image_state(path, source),
             "reading": self.reading | {"foreground_ending": self.foreground_ending},
             "weights": [digest(file) for file in self.weights],
             "network": str(self.networks["pred"]),
@@ -332,34 +338,15 @@ class BlockwisePredictor:
             "block_size": list(job.grid.block),
             "chunk_size": list(self.chunk_size),
             "overlap": list(job.grid.overlap),
-            "spacing": [float(step) for step in job.spacing],
+            **{name: getattr(self.working, name) for name in ("diameter", "object_diameter", "target_spacing")},
+            "outline": job.outline,
+            "fit": fitted,
             "clustering": {
                 "scale": self.clustering.decoder.scale,
                 **{k: v for k, v in sorted(vars(self.clustering).items()) if _is_setting(v)},
             },
             "stitching": [*self.stitching.values(), job.thin_voxels, self.coarsest_level],
         }
-
-    def fit(self, source: LazyVolume, embedder: NetworkEmbedder, clustering: Any, work: WorkFolder) -> None:
-        """Fits once, on a sample of the whole volume, what all blocks share; a later start reads it again."""
-        file = work.path / "fitted.json"
-        intensity = clustering.params.get("background") == "otsu"
-        if not file.is_file():
-            sample = torch.from_numpy(sample_voxels(source, self.sample_voxels))
-            if sample.numel() and bool((sample == sample.flatten()[0]).all()):
-                raise SpocoError(f"{source.path}: every voxel seen is {float(sample.flatten()[0]):g}: check the file")
-            ranges = self.normalize.fit(sample, source.path, source.read(self.normalize.noise_region(source.shape)))
-            fitted: dict[str, Any] = {"ranges": ranges.tolist(), "bright": None}
-            if intensity:
-                fitted["bright"] = float(threshold_otsu(self.normalize.apply(sample, ranges).mean(0).numpy()))
-            with disk_errors(work.path), atomic_write(file) as partial:
-                partial.write_text(json.dumps(fitted))
-        fitted = json.loads(file.read_text())
-        embedder.ranges = torch.tensor(fitted["ranges"], dtype=torch.float64)
-        embedder.bright = fitted["bright"]
-        if intensity:
-            clustering.params = {**clustering.params, "background": "foreground"}
-            clustering.foreground_key = "foreground"
 
     def log_summary(self, path: Path, job: Job) -> None:
         """Says what is going to happen: blocks, memory and time."""
@@ -377,6 +364,18 @@ class BlockwisePredictor:
             readable(memory),
             duration(seconds),
         )
+
+
+def least_voxels(job: Job) -> int:
+    """Voxels of the image that the smallest object has; what is smaller are fragments on which two blocks disagree."""
+    least = job.clustering.smallest_object(job.spacing)
+    return max(1, least * math.prod(job.grid.shape) // math.prod(job.grid.working))
+
+
+def image_state(path: Path, source: LazyVolume) -> list[Any]:
+    """What shows that an image has changed, as JSON values."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, list(source.shape), str(source.dtype)]
 
 
 def _is_setting(value: Any) -> bool:

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from spoco_bundle.blockwise.grid import region_shape
+from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.core.sampling import SAMPLED_VOXELS, sampled_places
 from spoco_bundle.formats.lazy import LazyVolume
 
@@ -14,7 +16,7 @@ __all__ = ["sample_voxels"]
 SLAB = 2**24  # voxels read at a time
 
 
-def sample_voxels(volume: LazyVolume, most_read: int) -> np.ndarray:
+def sample_voxels(volume: LazyVolume | WorkingImage, most_read: int) -> tuple[np.ndarray, np.ndarray]:
     """Voxels of a volume, for what is fitted once and then used for every block.
 
     Volumes of up to ``most_read`` voxels are read once, slab by slab; the sample is the one that percentiles of the
@@ -26,7 +28,7 @@ def sample_voxels(volume: LazyVolume, most_read: int) -> np.ndarray:
         most_read: voxels that are read at most.
 
     Returns:
-        (C, n) in the image's data type, n at most about 4 million.
+        (C, n) in the image's data type, n at most about 4 million, and their flat indices (n,).
     """
     if volume.voxels > most_read:
         return _from_boxes(volume, most_read)
@@ -42,10 +44,10 @@ def sample_voxels(volume: LazyVolume, most_read: int) -> np.ndarray:
             region = (slice(start, stop), *(slice(0, size) for size in volume.shape[1:]))
             values = volume.read(region).reshape(volume.channels, -1)
             parts.append(values[:, chosen[first:last] - start * plane])
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1), chosen
 
 
-def _from_boxes(volume: LazyVolume, most_read: int) -> np.ndarray:
+def _from_boxes(volume: LazyVolume | WorkingImage, most_read: int) -> tuple[np.ndarray, np.ndarray]:
     """The same number of random voxels from each of up to 64 boxes on a regular grid."""
     per_axis = 4
     size = max(1, int((most_read / per_axis ** len(volume.shape)) ** (1 / len(volume.shape))))
@@ -57,8 +59,11 @@ def _from_boxes(volume: LazyVolume, most_read: int) -> np.ndarray:
         starts = np.linspace(0, extent - length, count).astype(int)
         axes.append([slice(int(start), int(start) + length) for start in starts])
     boxes = [tuple(axis[index] for axis, index in zip(axes, place)) for place in np.ndindex(*map(len, axes))]
-    parts = []
+    parts, places = [], []
     for box in boxes:
         values = volume.read(box).reshape(volume.channels, -1)
-        parts.append(values[:, random.integers(values.shape[1], size=-(-SAMPLED_VOXELS // len(boxes)))])
-    return np.concatenate(parts, axis=1)
+        chosen = random.integers(values.shape[1], size=-(-SAMPLED_VOXELS // len(boxes)))
+        parts.append(values[:, chosen])
+        inside = np.unravel_index(chosen, region_shape(box))
+        places.append(np.ravel_multi_index([line + side.start for line, side in zip(inside, box)], volume.shape))
+    return np.concatenate(parts, axis=1), np.concatenate(places)

@@ -63,13 +63,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         SpocoError: if something cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, before = (path.with_name(f".{path.name}.{end}") for end in ("partial", "before"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             yield partial
-            shutil.rmtree(path, ignore_errors=True)
+            # removing a folder takes its time, in which the process may be killed; renaming it does not
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                os.replace(path, before)
             os.replace(partial, path)
+            shutil.rmtree(before, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:

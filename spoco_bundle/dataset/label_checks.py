@@ -118,14 +118,14 @@ def check_labels(
                 "annotate some objects or leave the file out"
             )
         return []
-    ids = np.where(np.isin(ids, special), 0, ids) if special else ids
-    objects = [found for found in measured_objects(ids) if (kinds or {}).get(found.id, annotation) == "whole"]
+    marked = np.where(np.isin(ids, special), 0, ids) if special else ids
+    objects = [found for found in measured_objects(marked) if (kinds or {}).get(found.id, annotation) == "whole"]
     if not objects:
         return []
     checks = [_points(objects, min_voxels)]
     if not allow_thin:
         large = [found for found in objects if found.voxels.sum() >= min_voxels]
-        checks.append(_parts(look_at_objects(image, ids, large)))
+        checks.append(_parts(look_at_objects(image, marked, large)))
     if not allow_binary:
         checks += [
             _classes(objects, ids.size),

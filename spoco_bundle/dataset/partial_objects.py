@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from spoco_bundle.annotation.scope import outlined_planes
 
@@ -32,6 +31,8 @@ _CONTRAST = 0.2
 _WIDTH = {2: 7, 3: 3}
 # and they are so many times as large as the largest disc, or ball, in them.
 _LENGTH = {2: 3.0, 3: 5.0}
+# What is drawn in some planes of a volume is no whole object: to be strokes and no slices, this length will do.
+_LENGTH_IN_SLICES = 2.0
 
 
 def look_at_objects(
@@ -64,11 +65,12 @@ def _cut(image: np.ndarray, ids: np.ndarray, found: MeasuredObject) -> tuple[np.
 
 def _look(mask: np.ndarray, values: np.ndarray) -> str:
     if mask.ndim == 2:
-        return "strokes" if _are_strokes([(mask, values)]) else "whole"
+        return "strokes" if _are_strokes([(mask, values)], _LENGTH[2]) else "whole"
     planes = _slab(mask) or _crossing_planes(mask)
     if not planes:
-        return "strokes" if _are_strokes([(mask, values)]) else "whole"
-    if _are_strokes([(mask.take(at, axis), values.take(at, axis + 1)) for axis, at in planes]):
+        return "strokes" if _are_strokes([(mask, values)], _LENGTH[3]) else "whole"
+    drawn = [(mask.take(at, axis), values.take(at, axis + 1)) for axis, at in planes]
+    if _are_strokes(drawn, _LENGTH_IN_SLICES):
         return "strokes"
     return "slices" if _goes_on(*_beyond(mask, values, planes)) else "whole"
 
@@ -101,7 +103,7 @@ def _crossing_planes(mask: np.ndarray) -> list[tuple[int, int]]:
     return planes if len(planes) > 1 else []
 
 
-def _are_strokes(pieces: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+def _are_strokes(pieces: Sequence[tuple[np.ndarray, np.ndarray]], length: float) -> bool:
     """Whether masks, each with its image, are thin, long and look like what lies around them."""
     dims = pieces[0][0].ndim
     # what the border of the image cuts goes on there
@@ -109,7 +111,7 @@ def _are_strokes(pieces: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
         return False
     radii = np.array([ndimage.distance_transform_edt(mask).max() for mask, _ in pieces])
     balls = (math.pi * radii**2 if dims == 2 else 4 / 3 * math.pi * radii**3).sum()
-    if sum(np.count_nonzero(mask) for mask, _ in pieces) < _LENGTH[dims] * balls:
+    if sum(np.count_nonzero(mask) for mask, _ in pieces) < length * balls:
         return False
     inside = [values[:, mask] for mask, values in pieces]
     around = [values[:, ndimage.maximum_filter(mask, 3) & ~mask] for mask, values in pieces]
@@ -129,6 +131,8 @@ def _beyond(mask: np.ndarray, values: np.ndarray, planes: Sequence[tuple[int, in
 
 def _goes_on(inside: np.ndarray, beside: np.ndarray) -> bool:
     """Whether values (C, n) in an object and values (C, m) beside it are alike in every channel."""
+    from scipy.stats import rankdata  # loads most of SciPy; a prediction loads this module and does without
+
     if not beside.size:
         return False
     few, many = inside.shape[1], inside.shape[1] * beside.shape[1]

@@ -64,6 +64,14 @@ def replacement_message(spacing: Sequence[float] | None, stated_size: str, path:
     return f"--spacing {in_words(spacing, MICROMETER)} replaces the {stated_size} that {path} states"
 
 
+def assumption_message(spacing: Sequence[float], path: str) -> str:
+    """The line that says a file states no size and that of the training's files is taken."""
+    return (
+        f"{path}: does not say its voxel size: {in_words(spacing, MICROMETER)}, as where the model learned, is "
+        "assumed; --spacing gives it"
+    )
+
+
 def affine_from_spacing(spacing: Sequence[float]) -> np.ndarray:
     """Affine of an image whose file holds no orientation.
 

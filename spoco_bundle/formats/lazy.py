@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.formats import nifti, tiff
-from spoco_bundle.formats.geometry import checked_spacing, replaced_affine
+from spoco_bundle.formats.geometry import checked_spacing
 from spoco_bundle.formats.names import family
 from spoco_bundle.formats.stored import LazyVolume
 
-__all__ = ["LazyVolume", "describe", "open_volume", "stored_size", "unpack"]
+__all__ = ["LazyVolume", "describe", "open_volume", "stored_header", "stored_size", "unpack"]
 
 
 def open_volume(
@@ -48,8 +47,7 @@ def open_volume(
     volume = describe(path, spatial_dims, axes, time=time)
     volume.choose(channel, time)
     if spacing is not None:
-        volume.spacing, volume.file_unit = checked_spacing(spacing, spatial_dims), MICROMETER
-        volume.affine = replaced_affine(volume.affine, volume.spacing)
+        volume.take_spacing(checked_spacing(spacing, spatial_dims))
     return volume
 
 
@@ -82,7 +80,13 @@ def describe(
 
 
 def stored_size(path: str | Path, spatial_dims: int = 3, axes: str | None = None) -> tuple[int, int] | None:
-    """Voxels and channels of one time point of an image, from its header; None for formats that only ITK reads.
+    """Voxels and channels of one time point of an image; see ``stored_header``."""
+    volume = stored_header(path, spatial_dims, axes)
+    return None if volume is None else (volume.voxels, volume.channels)
+
+
+def stored_header(path: str | Path, spatial_dims: int = 3, axes: str | None = None) -> LazyVolume | None:
+    """What the header of an image says, of its first time point; None for formats that only ITK reads.
 
     Raises:
         SpocoError: if the file is missing or damaged, or its axes do not fit.
@@ -94,7 +98,7 @@ def stored_size(path: str | Path, spatial_dims: int = 3, axes: str | None = None
         return None
     volume = describe(path, spatial_dims, axes)
     volume.choose(time=0 if volume.size("T") else None)
-    return volume.voxels, volume.channels
+    return volume
 
 
 def unpack(path: Path, target: Path) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import UNITLESS
+from spoco_bundle.core.lengths import MICROMETER, UNITLESS
+from spoco_bundle.formats.geometry import replaced_affine
 
 __all__ = ["LazyVolume"]
 
@@ -111,6 +112,11 @@ class LazyVolume:
                     f"{self.path}: channel is {channel}: the image has channels 0 to {self.stored_channels - 1}"
                 )
             self.chosen = int(channel)
+
+    def take_spacing(self, spacing: tuple[float, ...]) -> None:
+        """Takes a spacing, in micrometres along z, y, x or y, x, for what the file states or leaves out."""
+        self.spacing, self.file_unit = spacing, MICROMETER
+        self.affine = replaced_affine(self.affine, spacing)
 
     def read(self, region: tuple[slice, ...]) -> np.ndarray:
         """Voxels of a region.

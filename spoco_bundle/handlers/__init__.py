@@ -5,6 +5,7 @@ from spoco_bundle.handlers.checkpoint import TrainingCheckpoint
 from spoco_bundle.handlers.clustering import InstanceClusteringHandler
 from spoco_bundle.handlers.early_stopping import EarlyStopping
 from spoco_bundle.handlers.embedding_colours import EmbeddingColours
+from spoco_bundle.handlers.held_out_scores import HeldOutScores
 from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.handlers.picture_files import PictureFilesHandler
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
@@ -20,6 +21,7 @@ __all__ = [
     "CoordinateScale",
     "EarlyStopping",
     "EmbeddingColours",
+    "HeldOutScores",
     "InstanceClusteringHandler",
     "InstanceMetric",
     "LoadWeights",

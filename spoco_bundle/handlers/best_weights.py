@@ -34,6 +34,8 @@ class BestWeights:
     Attributes:
         best_score: the best so far.
         best_epoch: its epoch; 0 for none yet, and for weights from before the training.
+        before: score of the weights that the training started from; None where they were not scored.
+        best_trained: best score of the weights that it trained.
         saving: whether better weights are saved; switched off where those that are validated lie there already.
 
     Raises:
@@ -46,6 +48,8 @@ class BestWeights:
         self.metric = metric
         self.best_score = -float("inf")
         self.best_epoch = 0
+        self.before: float | None = None
+        self.best_trained = -float("inf")
         self.saving = True
 
     @property
@@ -58,13 +62,27 @@ class BestWeights:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best score so far and its epoch."""
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        """The scores so far."""
+        names = ("best_score", "best_epoch", "before", "best_trained")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the best score so far from ``state_dict``."""
+        """Takes the scores so far from ``state_dict``."""
         self.best_score = float(state["best_score"])
         self.best_epoch = int(state["best_epoch"])
+        # version 0.1 kept no more than these two
+        self.before = state.get("before")
+        self.best_trained = float(state.get("best_trained", self.best_score))
+
+    def start_from(self, score: float) -> None:
+        """Takes the validation that has just ended for that of the weights which the training starts from."""
+        self.before, self.best_trained, self.best_epoch = score, -float("inf"), 0
+
+    def forget_before(self) -> None:
+        """Lets the next validation win over the weights that the training started from."""
+        if self.before is not None and not self.won:
+            self.best_score = -float("inf")
+        self.before = None
 
     def save(self) -> None:
         """Writes the weights as they are now."""
@@ -97,6 +115,7 @@ class BestWeights:
         if name not in engine.state.metrics:
             raise SpocoError(f"metric: validation gives no {name!r}; choose among {sorted(engine.state.metrics)}")
         score = float(engine.state.metrics[name])
+        self.best_trained = max(self.best_trained, score)
         if not score > self.best_score:  # NaN is no improvement either
             return
         self.best_score = score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 from spoco_bundle.dataset.crop_dataset import SparseCropDataset
-from spoco_bundle.dataset.object_size import equivalent_radii
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
@@ -60,8 +60,8 @@ class LoadWeights:
 class CoordinateScale:
     """Writes the training spacing and the coordinate scale into the buffers of student and teacher.
 
-    The scale is the number given, or else ``radii`` times the median radius of the annotated objects (of the ball or
-    disc with the object's volume). Where the volumes have different spacings the median per axis is kept.
+    The scale is the number given, or else ``radii`` times the radius of a typical annotated object. Where the volumes
+    have different spacings the median per axis is kept.
 
     The buffers also say whether these are micrometres or pixels. A network that is trained further keeps its own scale,
     unless it learnt the other of the two, or its spacing differs by more than 1.5 times along an axis: other voxels
@@ -73,13 +73,10 @@ class CoordinateScale:
         teacher: its momentum teacher.
         dataset: the ``SparseCropDataset`` of the training, whose volumes are not read again.
         spatial_dims: 2 or 3.
-        scale: coordinate scale in micrometres, or pixels where the images have no known size; None for that of the
-            network, or an estimate.
-        radii: scale in units of the median radius, where it is estimated.
+        diameter: of a typical object, in micrometres, or pixels where the images have no known size.
+        scale: coordinate scale in the same unit; None for that of the network, or one that follows from the diameter.
+        radii: scale in units of the radius, where it follows from the diameter.
         max_volumes: volumes looked at.
-
-    Raises:
-        SpocoError: when the engine starts, if no volume holds an annotated object to estimate from.
     """
 
     def __init__(
@@ -88,6 +85,7 @@ class CoordinateScale:
         teacher: MomentumTeacher,
         dataset: SparseCropDataset,
         spatial_dims: int,
+        diameter: float,
         scale: float | None = None,
         radii: float = 1.0,
         max_volumes: int = 16,
@@ -96,6 +94,7 @@ class CoordinateScale:
         self.teacher = teacher
         self.dataset = dataset
         self.spatial_dims = spatial_dims
+        self.diameter = diameter
         self.scale = scale
         self.radii = radii
         self.max_volumes = max_volumes
@@ -106,25 +105,18 @@ class CoordinateScale:
 
     def __call__(self, engine: Engine) -> None:
         """Fills the buffers."""
-        spacings, radii, unit = [], [], ""
+        spacings, unit = [], ""
         for number in range(min(self.max_volumes, len(self.dataset.data))):
             sample = self.dataset.whole_volume(number)
-            spacing = voxel_spacing(sample["image"], self.spatial_dims)
-            spacings.append(spacing)
+            spacings.append(voxel_spacing(sample["image"], self.spatial_dims))
             unit = str(sample["image"].meta["length_unit"])
-            radii.append(equivalent_radii(np.asarray(sample["label"][0]), spacing))
         spacing = np.median(spacings, axis=0)
         if self.scale is not None:
             scale = self.scale
         elif self._fits(spacing, unit):
             scale = float(self.network.coordinate_scale)
         else:
-            found = np.concatenate(radii) if radii else np.zeros(0)
-            if found.size == 0:
-                raise SpocoError(
-                    "coordinate_scale: no annotated object to estimate it from; annotate some or set coordinate_scale"
-                )
-            scale = self.radii * float(np.median(found))
+            scale = self.radii * self.diameter / 2
         for network in (self.network, self.teacher.module):
             network.coordinate_scale.fill_(scale)
             learn_lengths(network, spacing, unit)
@@ -141,44 +133,78 @@ class CoordinateScale:
 class ScoreBefore:
     """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
 
-    Files that hold the very weights that a training starts from are not written anew. At the end it says so where none
-    was better. Put it behind the handlers that load weights and set the coordinate
-    scale.
+    Files that hold the very weights that a training starts from are not written anew. A training that goes on knows
+    the score from its checkpoint. At the end one line says which weights are kept, with both scores. Put it behind the
+    handlers that load weights and set the coordinate scale.
 
     Args:
         evaluator: the validation.
         best: what keeps the best weights there.
+        from_weights: whether the training starts from weights, not from random ones.
+        wanted: False replaces them by the best of the new ones in any case.
         top: score from which on a better one could not be told from it.
+
+    Raises:
+        SpocoError: before the first iteration, if the validation gives no score.
     """
 
-    def __init__(self, evaluator: Evaluator, best: Sequence[BestWeights] = (), top: float = 0.999):
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        best: Sequence[BestWeights],
+        from_weights: bool = True,
+        wanted: bool = True,
+        top: float = 0.999,
+    ):
         self.evaluator = evaluator
         self.best = best
+        self.from_weights = from_weights
+        self.wanted = wanted
         self.top = top
 
     def attach(self, engine: Engine) -> None:
-        """Registers the validation at the start of the engine, and the word at its end."""
-        engine.add_event_handler(Events.STARTED, self)
+        """Registers the validation before the first iteration, and the word at the end."""
+        # later than STARTED, at which a training that goes on reads its checkpoint
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def __call__(self, engine: Engine) -> None:
         """Validates once."""
+        if not self.wanted:
+            for one in self.best:
+                one.forget_before()
+        elif self.from_weights and engine.state.iteration == 0:
+            self._score()
+
+    def _score(self) -> None:
         for one in self.best:
             one.saving = not one.is_saved()
         self.evaluator.run(1)
         state = self.evaluator.state
-        score = state.metrics.get(state.key_metric_name, float("nan"))
+        score = float(state.metrics[state.key_metric_name])
+        if math.isnan(score):
+            raise SpocoError(
+                "replace_if_better: the validation cannot score the weights that the training starts from: annotate "
+                "objects to validate on, or give --replace_if_better False"
+            )
         for one in self.best:
-            one.saving, one.best_epoch = True, 0
+            one.saving = True
+            one.start_from(score)
         logger.info("the weights before this training score %.4f", score)
 
     def _completed(self, engine: Engine) -> None:
-        if not self.best or self.best[0].won:
+        best = self.best[0]
+        if best.before is None:
             return
-        score = self.best[0].best_score
-        if score == -float("inf"):
-            logger.info("kept the old weights: no object was held out that could tell which are better")
+        if best.won:
+            logger.info(
+                "replaced the old weights: those in use from now on score %.4f, the old ones %.4f",
+                *(best.best_score, best.before),
+            )
             return
-        logger.info("kept the old weights: none was better (%.4f)", score)
-        if score >= self.top:
+        logger.info(
+            "kept the old weights: none was better (they score %.4f, the best new ones %.4f)",
+            *(best.before, best.best_trained),
+        )
+        if best.before >= self.top:
             logger.info("that score can hardly be beaten, so it cannot tell which are better: annotate more objects")

@@ -25,7 +25,8 @@ class TimeBudget:
 
     The learning rate follows one cycle over the share of the time that has passed (see ``one_cycle``), so the schedule
     fits whatever the machine does beside it. Validations come at equal shares, the last at the end; the time that they
-    take, as far as it is known, is kept free for them. What an interrupted training had spent counts when it goes on.
+    take, one before the first iteration included, is kept free for them as far as it is known. What an interrupted
+    training had spent counts when it goes on.
 
     The epoch in which the time is up ends early, but completely: ``EPOCH_COMPLETED`` comes, so that a checkpoint holds
     the end. Where several processes train together, all go by the clock of rank 0: rates or validations of their own
@@ -69,13 +70,16 @@ class TimeBudget:
         self.clock = clock
         self.spent = self.validating = self.longest = 0.0
         self.done = 0
-        self._began = 0.0
+        self._began = self._validation_began = 0.0
         self._is_over = False
 
     def attach(self, engine: Engine) -> None:
         """Registers the clock, the learning rate and the end."""
         if self.seconds is None:
             return
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.STARTED, self._validation_started)
+            self.evaluator.add_event_handler(Events.COMPLETED, self._validation_completed)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_learning_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look_at_the_clock)
@@ -104,13 +108,13 @@ class TimeBudget:
     @property
     def progress(self) -> float:
         """Share of the time for training that has passed, 0 to 1, by the clock of this process."""
-        left = self.longest * (1 if self._is_costly() else max(1, self.validations - self.done))
-        training = self.seconds - self.validating - left
+        training = self.seconds - self.validating - self.longest * self._to_come()
         return min(1.0, (self.elapsed - self.validating) / training) if training > 0 else 1.0
 
-    def _is_costly(self) -> bool:
-        """Whether another validation before the last would leave less than half of the time for training."""
-        return self.validating + 2 * self.longest > self.seconds / 2
+    def _to_come(self) -> int:
+        """Validations that are still to come, the last included: as many as leave half of the time for training."""
+        affordable = (self.seconds / 2 - self.validating) / self.longest if self.longest else self.validations
+        return max(1, min(self.validations - self.done, int(affordable)))
 
     @property
     def remaining(self) -> float:
@@ -142,18 +146,21 @@ class TimeBudget:
             self._is_over = True
             engine.terminate_epoch()
         elif progress >= (self.done + 1) / self.validations and self.done + 1 < self.validations:
-            if self._is_costly():
+            if self._to_come() < 2:
                 self.done += 1
             else:
                 self._validate(engine)
 
     def _validate(self, engine: Engine) -> None:
         self.done += 1
-        if self.evaluator is None:
-            return
-        before = self.clock()
-        self.evaluator.run(engine.state.epoch)
-        taken = idist.broadcast(self.clock() - before)
+        if self.evaluator is not None:
+            self.evaluator.run(engine.state.epoch)
+
+    def _validation_started(self, evaluator: Engine) -> None:
+        self._validation_began = self.clock()
+
+    def _validation_completed(self, evaluator: Engine) -> None:
+        taken = idist.broadcast(self.clock() - self._validation_began)
         self.validating += taken
         self.longest = max(self.longest, taken)
 

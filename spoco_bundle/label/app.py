@@ -23,11 +23,8 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label.client_input import inference_request, proposal_request, training_request
 from spoco_bundle.label.datastore import FINAL, SpocoDatastore, clear_answers
 from spoco_bundle.label.strategy import Disagreement
-from spoco_bundle.label.studies import Studies
+from spoco_bundle.label.studies import Studies, with_side_files
 from spoco_bundle.transforms.serving import SERVED, as_served
-
-BEST = "validate#best_weights"
-logger = logging.getLogger(__name__)
 
 
 class SpocoApp(MONAILabelApp):
@@ -42,7 +39,7 @@ class SpocoApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
         (self.model, self.bundle), *_ = get_bundle_models(app_dir, conf).items()
         train = ConfigParser.load_config_file(Path(self.bundle) / "configs" / "train.json")
-        self.kept = Studies(studies, train["spatial_dims"], train["background_label"])
+        self.kept = Studies(studies, train["spatial_dims"], train["background_label"], train["annotation"])
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -151,9 +148,7 @@ class SpocoTrain(BundleTrainTask):
         """Runs the config as ``spoco train`` does."""
         # clients see the last twenty lines, which Ignite's would fill
         logging.getLogger("ignite").setLevel(logging.ERROR)
-        best = run_configs([self.bundle_config_path], overrides, "train").parser.get_parsed_content(BEST)
-        if best.won:
-            logger.info("the weights in use from now on score %.4f on the objects held out", best.best_score)
+        run_configs([self.bundle_config_path], overrides, "train")
 
     def run_multi_gpu(self, request: dict[str, Any], cmd: list[str], env: dict[str, str]) -> None:
         """Runs the stock command; unlike the stock task says so when it fails."""
@@ -163,7 +158,8 @@ class SpocoTrain(BundleTrainTask):
     def _partition_datalist(self, datalist: list, request: dict, shuffle: bool = False) -> tuple[list, list]:
         if not datalist:
             raise SpocoError("no image has a label yet: annotate a few objects and submit the label before training")
-        return datalist, datalist
+        annotated = with_side_files(datalist)
+        return annotated, annotated
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list) -> None:
         # student and teacher, each strictly from its own file, where the stock handler fills the student with what fits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import Any
 
 from fastapi import HTTPException
 from monailabel.config import settings
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from spoco_bundle.annotation.kept import write_kept
+from spoco_bundle.annotation.ledger import ledger_path
 from spoco_bundle.core.errors import SpocoError, user_error
-from spoco_bundle.formats import read_image
+from spoco_bundle.formats import read_image, result_suffix
 from spoco_bundle.label.client_input import SUFFIXES, check_name, is_inside
-from spoco_bundle.label.studies import Studies
+from spoco_bundle.label.studies import Studies, is_result
 
 FINAL = DefaultLabelTag.FINAL.value
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def clear_answers() -> Iterator[None]:
 
 
 class SpocoDatastore(LocalDatastore):
-    """Keeps of a label that comes back what a person drew, changed or confirmed; the label as it came is kept beside.
+    """Keeps a label that comes back with a ledger of what a person drew, changed or confirmed, and as it came beside.
 
     Files whose links lead out of the studies are no studies: they are neither listed nor read, written or removed.
 
@@ -61,8 +63,9 @@ class SpocoDatastore(LocalDatastore):
             logger.warning("links that lead out of %s are not served, put the files there: %s", folder, outside)
 
     def list_images(self) -> list[str]:
-        """Ids of the images."""
-        return [image for image in super().list_images() if self.get_image_uri(image)]
+        """Ids of the images; labels and results that lie beside their images are none."""
+        images = [image for image in super().list_images() if self.get_image_uri(image)]
+        return [image for image in images if not is_result(image, images)]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of the images with a label for training."""
@@ -112,10 +115,13 @@ class SpocoDatastore(LocalDatastore):
         super().remove_image(image_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Removes a label."""
+        """Removes a label, one for training with its ledger."""
         if not self.get_label_uri(label_id, label_tag):
             raise HTTPException(status_code=404, detail=f"label {label_id!r}: there is none with the tag {label_tag!r}")
-        self._check_no_link(self._label_file(label_id, label_tag))
+        file = self._label_file(label_id, label_tag)
+        self._check_no_link(file)
+        if label_tag == FINAL:
+            ledger_path(file).unlink(missing_ok=True)
         super().remove_label(label_id, label_tag)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -132,15 +138,18 @@ class SpocoDatastore(LocalDatastore):
                 read_image(label_filename, "label", self.kept.spatial_dims)
                 return super().save_label(image_id, label_filename, label_tag, label_info)
             previous = self.get_label_uri(image_id, FINAL)
-            final = self.kept.take_back(image_id, image, label_filename, label_info or {}, previous)
-        try:
+            kept = self.kept.take_back(image_id, image, label_filename, label_info or {}, previous)
             super().save_label(image_id, label_filename, "returned", dict(label_info or {}))
-            label = super().save_label(image_id, str(final), FINAL, label_info)
-            if previous != self.get_label_uri(image_id, FINAL):
-                Path(previous).unlink(missing_ok=True) if previous else None
-            return label
-        finally:
-            shutil.rmtree(final.parent)
+            suffix = result_suffix(image)
+            final = Path(self._datastore.label_path(FINAL)) / self._filename(image_id, suffix)
+            # in place of the stock copying, which a server that is killed would leave by half
+            write_kept(final, *kept, image)
+        info = {**(label_info or {}), "ts": int(time.time()), "name": final.name}
+        self._datastore.objects[image_id].labels[FINAL] = DataModel(info=info, ext=suffix)
+        self._update_datastore_file()
+        if previous and Path(previous).name != final.name:
+            Path(previous).unlink(missing_ok=True)
+        return image_id
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to what is known of an image."""

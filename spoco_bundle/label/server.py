@@ -20,6 +20,7 @@ from spoco_bundle.label.app_folder import NAME, prepare_app
 from spoco_bundle.label.client_input import SUFFIXES
 from spoco_bundle.label.environment import build_environment
 from spoco_bundle.label.guard import EVERY_ADDRESS, is_loopback, served_names
+from spoco_bundle.label.studies import adopt_labels
 
 #: environment variable that holds the arguments of the guard before the server
 GUARD_VARIABLE = "SPOCO_LABEL_GUARD"
@@ -84,6 +85,9 @@ def run_server(
     images = sorted(path for path in studies.iterdir() if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
     dims = {} if model else {"spatial_dims": readable_dimensions(images)}
     prepare_app(app, model, random_weights, config, **{**dims, **overrides})
+    adopted = adopt_labels(studies)
+    if adopted:
+        print(f"labels beside {len(adopted)} images are copied to {studies / 'labels' / 'final'} and go on there")
     python = build_environment(environment)
     command, variables = server_command(python, app, studies, door)
     if subprocess.run([python, "-c", "import torchvision"], env=variables, capture_output=True).returncode:
@@ -133,8 +137,9 @@ The server will be at http://127.0.0.1:{port} (its pages: /info/, /train/, /logs
 
 3D Slicer  install the extension MONAILabel, open the module, enter http://127.0.0.1:{port} as the server, press
            Next Sample (strategy "disagreement"), Auto Segmentation: Run. Correct or draw some objects; let the name of
-           a segment begin with "confirmed" where the prediction was right, with "no object" where you painted what is
-           none. Submit Label, then Train: Start. Segments that you left as they were teach nothing.
+           a segment begin with "confirmed" where the prediction was right, with "slices", "strokes" or "points" where
+           you drew only that of an object, with "no object" where you painted what is none. Submit Label, then Train:
+           Start. Segments that you left as they were teach nothing.
 QuPath     install the MONAI Label extension, Preferences: MONAI Label server = http://127.0.0.1:{port}. It exchanges
            images and labels of 2D models; as a prediction it asks for outlines, which are not drawn here.
 OHIF       reads DICOM from a DICOMweb server; the images of {studies} are files, so use 3D Slicer for them.

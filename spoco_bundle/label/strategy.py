@@ -14,13 +14,16 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
+from spoco_bundle.annotation.kept import told_apart
+from spoco_bundle.annotation.ledger import ledger_path, read_ledger
 from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
 from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.resampling import resize_nearest
 from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.networks import load_weights
 from spoco_bundle.transforms.serving import SERVED
-from spoco_bundle.transforms.spacing import GRID_SHAPE, resize_nearest
+from spoco_bundle.transforms.spacing import GRID_SHAPE
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +103,9 @@ class Disagreement(Strategy):
         label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
         candidates = np.ones(shape, bool)
         if label:
-            own = torch.from_numpy(read_image(label, "label", len(shape)).array)
-            candidates = resize_nearest(own, shape)[0].numpy() == 0
+            labels = read_image(label, "label", len(shape)).array
+            checked, _ = told_apart(labels, read_ledger(ledger_path(label)))
+            candidates = resize_nearest(torch.from_numpy(checked), shape)[0].numpy() == 0
         if field.objectness is not None:
             seen = torch.maximum(field.objectness, field.second.objectness).reshape(shape)
             candidates &= seen.numpy() >= config.get_parsed_content("objectness_threshold")

@@ -1,21 +1,47 @@
-"""The part of the window for predicted objects: looking at them, and accepting those that are right."""
+"""The part of the window for predicted objects: their layer and table, which one to look at next."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from napari.layers import Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QModelIndex
 
-from spoco_bundle.napari.jobs import JobProgress
-from spoco_bundle.napari.labels import places_to_accept
-from spoco_bundle.napari.layers import chosen_layer
+from spoco_bundle.annotation.editing import least_certain
+from spoco_bundle.napari.layers import chosen_layer, prediction_colours
+from spoco_bundle.napari.session import Predicted
 
 
 class Checking:
-    """Adds to the window what it does with the layer of predicted objects, ``instances``, and their table."""
+    """Adds to the window the layer of objects that nobody has checked, ``instances``, and their table."""
+
+    def _put_instances(self, found: Predicted) -> None:
+        """Shows other unchecked objects in place of those that there are, under numbers that no object has."""
+        added = self._take_numbers(found.instances)
+        np.add(found.instances, added, out=found.instances, where=found.instances > 0)
+        self._show_instances(found.instances, [{**row, "id": row["id"] + added} for row in found.rows])
+        self._touched()
+
+    def _show_instances(self, labels: np.ndarray, rows: list[dict[str, Any]]) -> None:
+        if self.instances is not None:
+            self.viewer.layers.remove(self.instances)
+        self.instances = self.viewer.add_labels(
+            labels, name="instances", colormap=prediction_colours(), opacity=0.5, **self._grid()
+        )
+        self.instances.features = pd.DataFrame(
+            [{"index": row["id"], "voxels": row["voxels"], "confidence": row["confidence"]} for row in rows],
+            columns=["index", "voxels", "confidence"],
+        )
+        self.instances.events.selected_label.connect(self._select_row)
+        self._watch(self.instances)
+        annotations = self._annotation_layer()
+        self.viewer.layers.move(self.viewer.layers.index(annotations), len(self.viewer.layers))
+        self._history.clear()
+        self._show_rows(rows)
+        self.check_section.fold(False)
 
     def _show_rows(self, rows: list[dict[str, Any]]) -> None:
         self.view.table.show_rows(rows)
@@ -24,16 +50,35 @@ class Checking:
         self.accept_all_button.setText(f"Accept all above ({confident})" if rows else "Accept all above")
 
     def _show_object(self, current: QModelIndex, previous: QModelIndex) -> None:
-        if self.instances is None or not current.isValid():
-            return
-        row = self.view.row_at(current)
+        if self.instances is not None and current.isValid():
+            self._look_at(self.view.row_at(current))
+
+    def _look_at(self, row: dict[str, Any]) -> list[float]:
+        """Shows the plane through the middle of an object; where that is, in the units of the viewer."""
         self.instances.selected_label = row["id"]
         axes = "zyx"[-self.session.dims :]
         middle = [(row[f"{axis}_min"] + row[f"{axis}_max"] - 1) / 2 for axis in axes]
-        # of a volume shown in planes the one through its middle
-        for axis, place in enumerate(middle):
+        world = [place * step for place, step in zip(middle, self.instances.scale)]
+        for axis, place in enumerate(world):
             if axis not in self.viewer.dims.displayed:
-                self.viewer.dims.set_point(axis, place * self.instances.scale[axis])
+                self.viewer.dims.set_point(axis, place)
+        return world
+
+    def look_at_least_certain(self) -> None:
+        """Goes to the object of least confidence, or from it to the next one."""
+        confidence = {row["id"]: row["confidence"] for row in self.view.table.rows}
+        known = {number: None if value == "" else value for number, value in confidence.items()}
+        selected = self.view.selected()
+        number = least_certain(known, selected[0] if len(selected) == 1 else None)
+        if number is None:
+            show_error("no unchecked object is left: predict again, or import the result of another tool")
+            return
+        self.view.select({number})
+        world = self._look_at(next(row for row in self.view.table.rows if row["id"] == number))
+        shown = [world[axis] for axis in self.viewer.dims.displayed]
+        # napari 0.9 moved the camera
+        camera = self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
+        camera.center = (*[0.0] * (3 - len(shown)), *shown)
 
     def _show_chosen(self, *_: Any) -> None:
         """Outlines the objects that are selected in the table."""
@@ -54,14 +99,6 @@ class Checking:
         if number not in self.view.selected() and any(row["id"] == number for row in self.view.table.rows):
             self.view.select({number})
 
-    def selected_objects(self) -> list[int]:
-        """Ids of the objects selected in the table, or of the one picked in the layer."""
-        return self.view.selected()
-
-    def accept_selected(self) -> None:
-        """Moves the selected objects into the annotations."""
-        self.accept(self.selected_objects(), "select an object in the table, or pick one in the layer instances")
-
     def _confident(self) -> list[int]:
         least = self.confidence_box.value()
         return [row["id"] for row in self.view.table.rows if row["confidence"] != "" and row["confidence"] >= least]
@@ -72,34 +109,20 @@ class Checking:
         self.accept_all_button.setText(f"Accept all above ({len(chosen)})")
         self.view.select(set(chosen))
 
-    def accept_confident(self) -> None:
-        """Moves every object of at least the chosen confidence into the annotations."""
-        least = self.confidence_box.value()
-        self.accept(self._confident(), f"no object has a confidence of {least:g} or more: choose a lower one")
+    def import_file(self, path: str) -> None:
+        """Shows the objects of a label image of any tool as unchecked ones."""
+        checked = self._annotation_layer().data
+        self._start(lambda: self.session.take_file(path, checked), self._show_found)
 
-    def accept(self, objects: Sequence[int], otherwise: str = "name an object") -> None:
-        """Moves objects into the annotations, where each gets a number of its own.
-
-        Args:
-            objects: ids of the layer of instances.
-            otherwise: what to say where there are none.
-        """
-        if not objects:
-            show_error(otherwise)
+    def import_selected(self) -> None:
+        """Shows the objects of the selected layer of labels as unchecked ones."""
+        layer = self.viewer.layers.selection.active
+        if not isinstance(layer, Labels) or layer in (self.annotations, self.instances, self._chosen):
+            show_error("select a layer of labels that another tool has made")
             return
-        predicted, annotated = self.instances.data, self._annotation_layer().data
+        checked = self._annotation_layer().data
+        self._start(lambda: self.session.take_labels(layer.data, layer.name, checked), self._show_found)
 
-        def find() -> Iterator[JobProgress]:
-            yield JobProgress("accepting ...")
-            return places_to_accept(predicted, annotated, objects)  # noqa: B901
-
-        self._start(find, self._move)
-
-    def _move(self, found: tuple[tuple[np.ndarray, ...], np.ndarray, list[int]]) -> None:
-        places, numbers, objects = found
-        if places[0].size:
-            # through the history of the layers, so that both steps can be undone there
-            self._annotation_layer().data_setitem(places, numbers)
-            self.instances.data_setitem(places, 0)
-        self._show_rows([row for row in self.view.table.rows if row["id"] not in set(objects)])
-        self._say(f"{len(objects)} accepted; correct them with the brush in the layer annotations")
+    def _show_found(self, found: Predicted) -> None:
+        self._put_instances(found)
+        self._say(f"{len(found.rows)} unchecked objects beside the annotated ones")

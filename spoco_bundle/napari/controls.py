@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
@@ -24,11 +25,6 @@ from spoco_bundle.napari.labels import BACKGROUND
 from spoco_bundle.napari.objects_view import ObjectsView
 from spoco_bundle.napari.session import ITERATIONS
 
-HELP = (
-    "Paint a few <b>whole</b> objects, each with its <b>own number</b>. <b>0 means unknown</b>, not background: leave "
-    "everything else unpainted."
-)
-
 
 class Controls(QWidget):
     """Four sections that fold, and below them, always in sight, how far a work is."""
@@ -42,9 +38,19 @@ class Controls(QWidget):
         self.spacing_edit = QLineEdit(placeholderText="z, y, x in micrometers, such as 2, 0.5, 0.5")
         self.spacing_edit.setToolTip("Can be set where the file does not state it")
 
-        self.count_label = wrapped("")
+        self.help_label = wrapped("")
+        self.default_box = QComboBox()
+        self.default_box.setToolTip("How objects are annotated, unless another way is chosen for one below")
         self.new_button = button("New object", "Take the next free number and the brush")
         self.background_button = button("No object here", f"Paint with {BACKGROUND}: voxels that belong to no object")
+        self.points_button = button("Click objects", "One click into each object, which then counts as one more")
+        self.regions_button = button(
+            "Complete region", "Draw rectangles in which every object is drawn; the rest there is background"
+        )
+        self.kind_label = QLabel("object 65535 is")
+        self.kind_box = QComboBox()
+        self.kind_box.setToolTip("Of the object with the number of the brush")
+        self.count_label = wrapped("")
 
         self.model_label = wrapped("")
         self.model_button = button("Other model…", "A folder that `spoco train` wrote")
@@ -61,8 +67,16 @@ class Controls(QWidget):
         self.bar = QProgressBar(maximum=1000)
         self.status_label = wrapped("")
 
+        self.import_button = button("Import file…", "A label image of any tool, as objects to check")
+        self.import_layer_button = button("Import layer", "The selected layer of labels, as objects to check")
         self.view = ObjectsView()
+        self.next_button = button("Least certain", "Go to the object of least confidence, then to the next")
+        self.undo_button = button("Undo", "Take back the last of accept, delete, merge, split and redraw")
         self.accept_button = button("Accept selected", "Move the selected objects into the annotations")
+        self.delete_button = button("Delete", "Take the selected objects away")
+        self.redraw_button = button("Redraw", "Take the selected object away, and the brush to draw it anew")
+        self.merge_button = button("Merge", "Make one object of the selected ones")
+        self.split_button = button("Split", "Divide the selected object: its pieces, or where you click")
         self.confidence_box = QDoubleSpinBox(minimum=0, maximum=1, singleStep=0.05, value=0.8)
         self.confidence_box.setToolTip("Selects the objects of at least this confidence, to look at")
         self.accept_all_button = button("Accept all above", "Move every object of at least this confidence")
@@ -71,7 +85,10 @@ class Controls(QWidget):
         self.image_section = Section("1  Image", self.image_label, row(self.open_button, self.open_zarr_button))
         self.image_section.add(self.use_button)
         self.image_section.add(form(("voxel size", self.spacing_edit)))
-        self.paint_section = Section("2  Annotate", wrapped(HELP), row(self.new_button, self.background_button))
+        self.paint_section = Section("2  Annotate", form(("objects are", self.default_box)), self.help_label)
+        self.paint_section.add(row(self.new_button, self.background_button))
+        self.paint_section.add(row(self.points_button, self.regions_button))
+        self.paint_section.add(row(self.kind_label, self.kind_box))
         self.paint_section.add(self.count_label)
         fields = form(
             ("iterations", self.iterations_box),
@@ -81,7 +98,11 @@ class Controls(QWidget):
         self.model_section = Section("3  Train and predict", self.model_label, row(self.model_button, self.scratch_box))
         self.model_section.add(fields)
         self.model_section.add(row(self.train_button, self.predict_button))
-        self.check_section = Section("4  Accept, correct, save", self.view, self.accept_button)
+        self.check_section = Section("4  Accept, correct, save", row(self.import_button, self.import_layer_button))
+        self.check_section.add(self.view)
+        self.check_section.add(row(self.next_button, self.undo_button))
+        self.check_section.add(row(self.accept_button, self.delete_button, self.redraw_button))
+        self.check_section.add(row(self.merge_button, self.split_button))
         self.check_section.add(row(self.accept_all_button, self.confidence_box))
         self.check_section.add(self.save_button)
         self.check_section.fold(True)

@@ -1,63 +1,81 @@
-"""What is written of an image: pairs to train on, label images, models."""
+"""What is written of an image: pairs to train on, parts of it, models."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tifffile
-import zarr
 
+from spoco_bundle.annotation.complete import read_complete
+from spoco_bundle.annotation.side_files import annotated_name, side_files
 from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
-from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset.datalist import image_name
-from spoco_bundle.formats.files import is_zarr
+from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
 from spoco_bundle.formats.lazy import open_volume
-from spoco_bundle.formats.ome_zarr import create_label_image, halve, label_pyramid_shapes
+from spoco_bundle.napari.annotations import Contents, complete_elsewhere, write_annotations, write_rectangles
 from spoco_bundle.napari.reader import OpenedImage
 
-_ZARR_CHUNK = (64, 256, 256)
+#: voxels along z, y, x around what is annotated of a large image that are cut out with it to train on
+AROUND = (32, 64, 64)
 
 
-def write_label_image(path: Path, labels: np.ndarray, image: OpenedImage) -> Path:
-    """Writes labels as an OME-Zarr label image with its pyramid, beside its place, and then moves it there.
+def write_pair(contents: Contents, image: OpenedImage, label: Path, folder: Path) -> Path:
+    """Writes what a training reads; of an OME-Zarr image only the part around what is annotated.
 
     Args:
-        path: the folder to write.
-        labels: (*spatial) uint16 or uint32.
-        image: the OME-Zarr image that they belong to.
+        contents: what is known of the image.
+        image: the image.
+        label: where its annotations are kept; beside it may lie a mask of where they are complete.
+        folder: what is written goes there.
 
-    Raises:
-        SpocoError: if something else stands there, or it cannot be written.
+    Returns:
+        The datalist.
     """
-    if path.exists() and not is_zarr(path):
-        raise SpocoError(f"{path}: exists and is no Zarr image: choose another folder")
-    source = open_volume(image.path, labels.ndim)
-    levels = label_pyramid_shapes(labels.shape, image.spacing or (1.0,) * labels.ndim, max(_ZARR_CHUNK))
-    with atomic_folder(path) as partial:
-        create_label_image(
-            partial,
-            levels,
-            _ZARR_CHUNK[-labels.ndim :],
-            labels.dtype,
-            image.spacing,
-            source.translation,
-            image.unit,
-            image_name(path),
-            os.path.relpath(image.path, path),
-        )
-        zarr.open_array(str(partial / "0"), mode="r+")[:] = labels
-        for level, (shape, _) in enumerate(levels[1:], start=1):
-            halve(partial, level, tuple(slice(0, size) for size in shape), levels)
-    return path
+    source, region = image.path, (slice(None),) * len(image.shape)
+    if is_zarr(source):
+        region = region_to_train(contents)
+        source = folder / "annotations_raw.ome.tif"
+        write_part(source, open_volume(image.path, len(image.shape)).read(region), image)
+    suffix, starts = result_suffix(source), [part.start or 0 for part in region]
+    part = replace(contents, labels=contents.labels[region], points=contents.points - starts, rectangles=())
+    target = folder / f"annotations_label{suffix}"
+    write_annotations(target, part, source)
+    table = complete_elsewhere(label)
+    if len(contents.rectangles):
+        table = write_rectangles(folder / "regions.csv", contents.rectangles)
+    if table is not None:
+        complete = read_complete(table, image.shape)[region]
+        write_instances(folder / f"annotations_complete{suffix}", complete.astype(np.uint8), source)
+    return write_datalist(folder / "datalist.json", source, target)
+
+
+def region_to_train(contents: Contents) -> tuple[slice, ...]:
+    """The part of an image around what is annotated."""
+    shape = contents.labels.shape
+    axes = range(len(shape))
+    places = [np.flatnonzero(contents.labels.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    if len(contents.points):
+        clicks = np.floor(contents.points + 0.5).astype(int)
+        places = [np.concatenate([place, along]) for place, along in zip(places, clicks.T)]
+    return tuple(
+        slice(max(0, int(place.min()) - around), min(size, int(place.max()) + 1 + around))
+        for place, around, size in zip(places, AROUND[-len(shape) :], shape)
+    )
 
 
 def write_datalist(path: Path, image: Path, label: Path) -> Path:
-    """A datalist of one image, which is its own validation: objects are held out of it, not images."""
-    pair = {"image": str(image), "label": str(label)}
+    """A datalist of one image, which is its own validation: objects are held out of it, not images.
+
+    Args:
+        path: the JSON file.
+        image: the image.
+        label: its label, which may be missing; the files beside it are listed too.
+    """
+    files = {"image": image, "label": label, **side_files(label.parent).get(annotated_name(label), {})}
+    pair = {key: str(file) for key, file in files.items() if file.exists()}
     with atomic_write(path) as partial:
         partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
     return path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import fastremap
 import numpy as np
@@ -11,14 +13,15 @@ import numpy as np
 from spoco_bundle.annotation.confirmed import uncovered_objects
 from spoco_bundle.app.config import config_folder
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.objects_table import objects_table, read_objects_table
 
 #: id of painted voxels that belong to no object
 BACKGROUND = int(json.loads((config_folder() / "label.json").read_text())["background_label"])
 
 
-def count_objects(annotations: np.ndarray) -> int:
-    """Number of annotated objects; known background is none."""
-    return len({int(number) for number in fastremap.unique(annotations)} - {0, BACKGROUND})
+def ids_of(labels: np.ndarray) -> set[int]:
+    """The ids of objects; known background is none."""
+    return set(fastremap.unique(labels).tolist()) - {0, BACKGROUND}
 
 
 def as_ids(labels: np.ndarray) -> np.ndarray:
@@ -33,43 +36,42 @@ def as_ids(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
 
 
-def together(
-    instances: np.ndarray, annotations: np.ndarray, confidence: Mapping[int, float]
-) -> tuple[np.ndarray, dict[int, float]]:
-    """Predicted and annotated objects in one label image.
+def together(instances: np.ndarray | None, annotations: np.ndarray) -> np.ndarray:
+    """Predicted and annotated objects in one label image (*spatial), under their ids.
 
     Args:
-        instances: (*spatial) predicted ids.
+        instances: (*spatial) predicted ids; objects that annotated ones cover by more than half are left out.
         annotations: (*spatial) annotated ids, which lie above.
-        confidence: of predicted ids.
-
-    Returns:
-        (*spatial) ids 1 to n, predicted objects in the order of their ids, then annotated ones; and the confidence of
-        those that have one.
     """
-    left = uncovered_objects(instances, annotations)
-    own = np.where(annotations == BACKGROUND, 0, annotations).astype(np.int64)
-    highest = int(left.max(initial=0))
-    both = np.where(own > 0, own + highest, left)
-    numbers = {int(old): new for new, old in enumerate(fastremap.unique(both[both > 0]), start=1)}
-    labels = fastremap.remap(both, {0: 0} | numbers).astype(np.uint32)
-    return labels, {numbers[old]: value for old, value in confidence.items() if old in numbers and old <= highest}
+    own = np.where(annotations == BACKGROUND, 0, annotations)
+    return own if instances is None else np.where(own != 0, own, uncovered_objects(instances, annotations))
 
 
-def count_and_highest(labels: np.ndarray | None) -> tuple[int, int]:
-    """Number of annotated objects, and the highest number that one has."""
-    if labels is None:
-        return 0, 0
-    numbers = fastremap.unique(labels)
-    return count_objects(numbers), int(numbers[numbers != BACKGROUND].max(initial=0))
+def rows_of(labels: np.ndarray, confidence: Mapping[int, float], starts: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """A row for every object: ``id``, ``voxels``, its box ``z_min``, ``z_max``, ..., and ``confidence`` or "".
+
+    Args:
+        labels: (*spatial) ids of an image, or of a part of it.
+        confidence: of those objects of which it is known.
+        starts: where the part begins along each axis.
+    """
+    shift = dict(zip("zyx"[-labels.ndim :], starts))
+    rows = []
+    for found in objects_table(labels, None, "voxel"):
+        box = {key: found[key] + shift.get(key[0], 0) for key in found if key.endswith(("_min", "_max"))}
+        number = found["id"]
+        rows.append({"id": number, "voxels": found["voxels"], **box, "confidence": confidence.get(number, "")})
+    return rows
 
 
-def places_to_accept(
-    predicted: np.ndarray, annotated: np.ndarray, objects: Sequence[int]
-) -> tuple[tuple[np.ndarray, ...], np.ndarray, list[int]]:
-    """Voxels of predicted objects where nothing is annotated, and the numbers that they get there."""
-    _, highest = count_and_highest(annotated)
-    places = np.nonzero(np.isin(predicted, objects) & (annotated == 0))
-    free = (number for number in range(highest + 1, highest + len(objects) + 2) if number != BACKGROUND)
-    numbers = dict(zip(objects, free))
-    return places, fastremap.remap(predicted[places], numbers).astype(annotated.dtype), list(objects)
+def with_confidence(rows: list[dict[str, Any]], table: Path) -> list[dict[str, Any]]:
+    """Rows with the confidences that a table has for objects of the same id, size and place, if there is one."""
+    if not table.exists():
+        return rows
+    known = {_identity(row): float(row["confidence"]) for row in read_objects_table(table) if row.get("confidence")}
+    return [{**row, "confidence": known.get(_identity(row), row["confidence"])} for row in rows]
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    names = (name for name in sorted(row) if name in ("id", "voxels") or name.endswith(("_min", "_max")))
+    return tuple((name, int(row[name])) for name in names)

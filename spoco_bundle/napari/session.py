@@ -1,4 +1,4 @@
-"""What happens to one image: trainings on its annotated objects, predictions, and the files saved in the end."""
+"""What happens to one image: its annotations are kept, trainings on them, predictions, the files saved in the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,28 @@ from typing import Any
 import numpy as np
 
 from spoco_bundle.annotation.confirmed import uncovered_objects
+from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.app.config import config_folder, shipped_weights
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import is_zarr, read_image, result_suffix, write_instances
-from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.files import result_suffix, write_instances
+from spoco_bundle.formats.names import family
 from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
-from spoco_bundle.napari.files import copy_folder, write_datalist, write_label_image, write_part
+from spoco_bundle.napari.annotations import (
+    Annotations,
+    Contents,
+    checked_labels,
+    label_file,
+    read_annotations,
+    read_labels,
+    write_annotations,
+)
+from spoco_bundle.napari.files import copy_folder, write_datalist, write_pair
 from spoco_bundle.napari.jobs import CommandRun, JobProgress
-from spoco_bundle.napari.labels import as_ids, count_objects, together
+from spoco_bundle.napari.labels import as_ids, rows_of, together, with_confidence
 from spoco_bundle.napari.reader import OpenedImage
 
 _LABEL = json.loads((config_folder() / "label.json").read_text())
@@ -36,9 +47,9 @@ ITERATIONS = _LABEL["max_epochs"] * _LABEL["iterations_per_epoch"]
 VALIDATION = _LABEL["val_interval"] * _LABEL["iterations_per_epoch"]
 #: iterations of an epoch: few, so that nearly any number of iterations can be asked for
 EPOCH = 10
-#: voxels along z, y, x around the annotated objects of a large image that are cut out with them to train on
-AROUND = (32, 64, 64)
 
+# of an image that is opened again all is read that was written of it
+_FILES = threading.Lock()
 _KEPT = re.compile(r"^kept the old weights")
 _NOTE = re.compile(r"cannot tell which are better")
 _BEFORE = re.compile(r"^the weights before this training score (?P<score>[\d.]+|nan)")
@@ -64,23 +75,24 @@ class Trained:
 
 @dataclass
 class Predicted:
-    """What a prediction found beside the annotated objects.
+    """What a prediction, or another tool, found beside the annotated objects.
 
     Attributes:
         instances: (*spatial) int32 ids, 0 = nothing.
-        rows: table of these objects, see ``objects_table``.
+        rows: table of these objects, see ``rows_of``.
         embedding: (*grid, 3) uint8 colours of the embedding, None where the image went block by block.
     """
 
     instances: np.ndarray
     rows: list[dict[str, Any]]
-    embedding: np.ndarray | None
+    embedding: np.ndarray | None = None
 
 
 class Session:
     """An image and the model that is trained on it, with a folder for temporary files of its own.
 
-    ``train``, ``predict`` and ``save`` are to be called from one thread at a time, ``cancel`` and ``close`` from any.
+    ``keep`` may be called from another thread than ``train``, ``predict``, ``take_file``, ``take_labels`` and ``save``,
+    each of both from one at a time, ``cancel`` and ``close`` from any.
 
     Args:
         image: the image.
@@ -89,7 +101,8 @@ class Session:
     Attributes:
         model: folder of the model in use; None for the weights that come with the bundle.
         trained_here: whether it was trained in this session.
-        confidence: of the objects of the last prediction, by id.
+        label: where the annotations are kept, see ``label_file``.
+        at_close: what is left to do before the session closes.
     """
 
     def __init__(self, image: OpenedImage, spacing: Sequence[float] | None = None):
@@ -97,8 +110,10 @@ class Session:
         self.spacing = spacing
         self.model: Path | None = None
         self.trained_here = False
-        self.confidence: dict[int, float] = {}
+        self.label = label_file(image.path)
+        self.at_close: Callable[[], Any] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="spoco-napari-"))
+        self._unkept = False
         self._job = CommandRun()
 
     def use_model(self, folder: str | Path) -> None:
@@ -122,6 +137,8 @@ class Session:
     def close(self) -> None:
         """Ends what runs and removes the temporary files; a model that was not saved is gone."""
         self._job.close()
+        if self.at_close is not None:
+            self.at_close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -134,9 +151,33 @@ class Session:
         """2 or 3."""
         return len(self.image.shape)
 
+    def read(self) -> tuple[Annotations, list[dict[str, Any]]]:
+        """What was annotated before, with the table of the unchecked objects, see ``rows_of``.
+
+        Raises:
+            SpocoError: if a file that lies beside the label cannot be read or belongs to another image.
+        """
+        with _FILES:
+            annotations = read_annotations(self.label, self.image.shape)
+        rows = [] if annotations.unchecked is None else rows_of(annotations.unchecked, {})
+        for folder in {self.label.parent, self.image.path.parent}:
+            rows = with_confidence(rows, folder / f"{image_name(self.image.path)}{TABLE_ENDING}.csv")
+        return annotations, rows
+
+    def keep(self, contents: Contents) -> None:
+        """Writes annotations beside the image, or where they were saved if that is not possible.
+
+        Raises:
+            SpocoError: if they cannot be written.
+        """
+        with _FILES:
+            self._unkept = True
+            write_annotations(self.label, contents, self._like(self.label))
+            self._unkept = False
+
     def train(
         self,
-        annotations: np.ndarray,
+        annotations: Annotations,
         iterations: int = ITERATIONS,
         from_scratch: bool = False,
         options: Sequence[str] = (),
@@ -146,7 +187,7 @@ class Session:
         A share of the objects is held out, and the weights are replaced only by ones that score better on them.
 
         Args:
-            annotations: (*spatial) a number per object, 0 = unknown, ``BACKGROUND`` = no object.
+            annotations: what is known of the image; unchecked objects teach nothing.
             iterations: about how many, rounded to whole validations.
             from_scratch: start from random weights.
             options: further options of ``spoco train``.
@@ -162,10 +203,11 @@ class Session:
             SpocoError: if nothing is annotated, the shipped weights are for images of another kind, or for whatever
                 ``spoco train`` refuses.
         """
-        if count_objects(annotations) == 0:
+        contents = replace(annotations, unchecked=None).contents()
+        if not contents.teaches:
             raise SpocoError(
-                "no object is annotated yet: paint a few whole objects into the layer of annotations, each with its "
-                "own number"
+                "no object is annotated yet: paint a few objects into the layer of annotations, each with its own "
+                "number, or click into some"
             )
         if not from_scratch:
             self._check_weights()
@@ -174,7 +216,7 @@ class Session:
             result = folder / "model"
             validations = max(1, round(iterations / VALIDATION))
             interval = math.ceil(iterations / EPOCH / validations)
-            arguments = ["train", str(self._write_pair(annotations, folder)), "--output", str(result)]
+            arguments = ["train", str(write_pair(contents, self.image, self.label, folder)), "--output", str(result)]
             arguments += ["--config", "label", "--checkpoint_dir", str(folder / "checkpoints")]
             arguments += ["--iterations_per_epoch", str(EPOCH)]
             arguments += ["--max_epochs", str(interval * validations), "--val_interval", str(interval)]
@@ -200,11 +242,11 @@ class Session:
         best = scores.get("best", float("nan") if before is None else before)
         return Trained(before, best, better, note)  # noqa: B901
 
-    def predict(self, annotations: np.ndarray, options: Sequence[str] = ()) -> Iterator[JobProgress]:
+    def predict(self, checked: np.ndarray, options: Sequence[str] = ()) -> Iterator[JobProgress]:
         """Segments the image as ``spoco predict`` does, in one piece or block by block.
 
         Args:
-            annotations: as for ``train``; what they cover is left out of the result.
+            checked: (*spatial) annotated ids; what they cover is left out of the result.
             options: further options of ``spoco predict``.
 
         Yields:
@@ -228,20 +270,47 @@ class Session:
                 arguments += ["--model", str(self.model)]
             yield from self._job.run([*arguments, *self._common(), *options])
             yield JobProgress("reading the results")
-            result = self._read_results(folder, annotations)
+            result = self._read_results(folder, checked)
         return result  # noqa: B901
 
-    def save(self, folder: str | Path, instances: np.ndarray | None, annotations: np.ndarray) -> list[Path]:
+    def take_file(self, path: str | Path, checked: np.ndarray) -> Iterator[JobProgress]:
+        """Reads the result of any tool: a label image on the grid of the image.
+
+        Args:
+            path: the label image; of ``NAME_instances.EXT`` the table beside it says the confidences.
+            checked: as for ``predict``.
+
+        Yields:
+            Progress.
+
+        Returns:
+            ``Predicted``.
+
+        Raises:
+            SpocoError: if it cannot be read or belongs to another image.
+        """
+        yield JobProgress(f"reading {path}")
+        path = Path(path)
+        table = path.with_name(f"{image_name(path).removesuffix(OUTPUT_ENDING)}{TABLE_ENDING}.csv")
+        found = self._beside(read_labels(path, self.image.shape), {}, checked)
+        return replace(found, rows=with_confidence(found.rows, table))  # noqa: B901
+
+    def take_labels(self, labels: np.ndarray, name: str, checked: np.ndarray) -> Iterator[JobProgress]:
+        """Takes labels of another layer; else as ``take_file``."""
+        yield JobProgress(f"reading {name}")
+        return self._beside(checked_labels(np.asarray(labels), self.image.shape, name), {}, checked)  # noqa: B901
+
+    def save(self, folder: str | Path, annotations: Annotations, confidence: Mapping[int, float]) -> list[Path]:
         """Writes what there is, in the format and on the grid of the image.
 
         ``NAME_instances.EXT`` and ``NAME_objects.csv`` as ``spoco predict`` writes them, annotated objects among the
-        predicted ones, without a confidence; ``NAME_label.EXT``, the annotations alone, with ``NAME_datalist.json``,
-        on which ``spoco train`` trains; and ``NAME_model/``, if a model was trained.
+        predicted ones, without a confidence; ``NAME_label.EXT`` and the files beside it, see ``write_annotations``,
+        with ``NAME_datalist.json``, on which ``spoco train`` trains; and ``NAME_model/``, if a model was trained.
 
         Args:
             folder: made if missing.
-            instances: (*spatial) predicted ids; None without a prediction.
-            annotations: as for ``train``.
+            annotations: what is known of the image.
+            confidence: of unchecked objects, by id.
 
         Returns:
             What was written.
@@ -249,22 +318,29 @@ class Session:
         Raises:
             SpocoError: if there is nothing to save, or a file cannot be written.
         """
-        folder, name = Path(folder).absolute(), image_name(self.image.path)
-        annotated = bool(annotations.any())
-        if instances is None and not annotated and not self.trained_here:
-            raise SpocoError("there is nothing to save yet: annotate objects or predict first")
-        written = []
-        if instances is not None:
-            labels, confidence = together(instances, annotations, self.confidence)
+        folder, name, written = Path(folder).absolute(), image_name(self.image.path), []
+        if annotations.unchecked is not None:
+            labels = together(annotations.unchecked, annotations.checked)
             table = folder / f"{name}{TABLE_ENDING}.csv"
             table.unlink(missing_ok=True)
-            written.append(self._write_labels(folder, OUTPUT_ENDING, labels))
-            written.append(write_objects_table(table, self._rows(labels, confidence), self.dims))
+            path = folder / f"{name}{OUTPUT_ENDING}{result_suffix(self.image.path)}"
+            written.append(write_instances(path, as_ids(labels), self.image.path))
+            rows = objects_table(labels, self.image.spacing or self.spacing, self._unit())
+            rows = [{**row, "confidence": confidence.get(row["id"], "")} for row in rows]
+            written.append(write_objects_table(table, rows, self.dims))
+        label = folder / f"{annotated_name(self.image.path)}_label{result_suffix(self.image.path)}"
+        label = self.label if folder == self.label.parent else label
+        with _FILES:
+            annotated = write_annotations(label, annotations.contents(), self._like(label))
+        written += annotated
         if annotated:
-            label = self._write_labels(folder, "_label", annotations)
-            written += [label, write_datalist(folder / f"{name}_datalist.json", self.image.path, label)]
+            written.append(write_datalist(folder / f"{name}_datalist.json", self.image.path, label))
         if self.trained_here:
             written.append(copy_folder(self.model, folder / f"{name}_model"))
+        if not written:
+            raise SpocoError("there is nothing to save yet: annotate objects or predict first")
+        if self._unkept:
+            self.label = label
         return written
 
     def _check_weights(self) -> None:
@@ -282,26 +358,14 @@ class Session:
             return ["--spacing", json.dumps([float(step) for step in self.spacing])]
         return []
 
-    def _write_pair(self, annotations: np.ndarray, folder: Path) -> Path:
-        """The datalist of a training; of an OME-Zarr image the part around the annotated objects."""
-        image = self.image.path
-        if is_zarr(image):
-            image = folder / "part.ome.tif"
-            region = self._region_to_train(annotations)
-            write_part(image, open_volume(self.image.path, self.dims).read(region), self.image)
-            annotations = annotations[region]
-        suffix = result_suffix(image)
-        label = write_instances(folder / f"annotations{suffix}", as_ids(annotations), image)
-        return write_datalist(folder / "datalist.json", image, label)
-
-    def _region_to_train(self, annotations: np.ndarray) -> tuple[slice, ...]:
-        margin = AROUND[-self.dims :]
-        axes = range(self.dims)
-        places = [np.flatnonzero(annotations.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-        return tuple(
-            slice(max(0, int(place[0]) - around), min(size, int(place[-1]) + 1 + around))
-            for place, around, size in zip(places, margin, annotations.shape)
-        )
+    def _like(self, label: Path) -> Path:
+        """An image in the format of a label: the image itself, or a copy of the label that is there."""
+        if not label.exists() or family(label) == family(self.image.path):
+            return self.image.path
+        copy = self.folder / label.name
+        if not copy.exists():
+            shutil.copy(label, copy)
+        return copy
 
     def _adopt(self, result: Path) -> None:
         """Takes a trained model into use; the one before goes."""
@@ -311,33 +375,23 @@ class Session:
             shutil.rmtree(before, ignore_errors=True)
         self.trained_here = True
 
-    def _read_results(self, folder: Path, annotations: np.ndarray) -> Predicted:
+    def _read_results(self, folder: Path, checked: np.ndarray) -> Predicted:
         name = image_name(self.image.path)
         file = next(path for path in folder.iterdir() if path.name.startswith(f"{name}{OUTPUT_ENDING}."))
-        if is_zarr(file):
-            labels = open_volume(file, self.dims).read(tuple(slice(0, size) for size in self.image.shape))[0]
-        else:
-            labels = read_image(file, "label", self.dims).array[0]
         table = read_objects_table(folder / f"{name}{TABLE_ENDING}.csv")
-        self.confidence = {int(row["id"]): float(row["confidence"]) for row in table if row["confidence"]}
-        instances = uncovered_objects(labels.astype(np.int32), annotations)
+        confidence = {int(row["id"]): float(row["confidence"]) for row in table if row["confidence"]}
         colours = folder / f"{name}{EMBEDDING_ENDING}"
         embedding = np.load(colours, allow_pickle=False) if colours.is_file() else None
-        return Predicted(instances, self._rows(instances, self.confidence), embedding)
+        found = self._beside(read_labels(file, self.image.shape), confidence, checked)
+        return replace(found, embedding=embedding)
 
-    def _rows(self, labels: np.ndarray, confidence: Mapping[int, float]) -> list[dict[str, Any]]:
-        rows = objects_table(labels, self.image.spacing or self.spacing, self._unit())
-        return [{**row, "confidence": confidence.get(row["id"], "")} for row in rows]
+    def _beside(self, labels: np.ndarray, confidence: Mapping[int, float], checked: np.ndarray) -> Predicted:
+        instances = uncovered_objects(labels, checked)
+        return Predicted(instances, rows_of(instances, confidence))
 
     def _unit(self) -> str:
         stated = self.image.unit
         return MICROMETER if self.image.spacing is None or stated == UNITLESS else stated
-
-    def _write_labels(self, folder: Path, ending: str, labels: np.ndarray) -> Path:
-        path, labels = self.image.path, as_ids(labels)
-        if is_zarr(path):
-            return write_label_image(folder / f"{image_name(path)}{ending}.ome.zarr", labels, self.image)
-        return write_instances(folder / f"{image_name(path)}{ending}{result_suffix(path)}", labels, path)
 
     def _job_folder(self) -> tempfile.TemporaryDirectory:
         # whatever a cancelled or failed run wrote by half lies in here

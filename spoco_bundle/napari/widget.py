@@ -1,4 +1,4 @@
-"""The window: buttons, layers and the objects table; everything that takes time happens elsewhere.
+"""The window: opening images, training and predicting; everything that takes time happens elsewhere.
 
 Trainings and predictions run in processes (see ``jobs``), whose progress a worker thread reads; files are read and
 written, and labels counted, in worker threads. What comes back is put into layers here, in the thread of the window.
@@ -9,30 +9,37 @@ from __future__ import annotations
 import atexit
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from napari.layers import Image, Labels, Layer
-from napari.qt.threading import create_worker
-from napari.utils.notifications import notification_manager, show_error, show_info
+import numpy as np
+from napari.layers import Image, Labels, Layer, Points, Shapes
+from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QLineEdit
 
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.annotation.editing import Edit
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.napari.annotations import Annotations
 from spoco_bundle.napari.checking import Checking
 from spoco_bundle.napari.controls import Controls
-from spoco_bundle.napari.jobs import CancelledError, JobProgress
-from spoco_bundle.napari.layers import prediction_colours
+from spoco_bundle.napari.deciding import Deciding
+from spoco_bundle.napari.jobs import JobProgress
+from spoco_bundle.napari.marking import Marking
 from spoco_bundle.napari.painting import Painting
 from spoco_bundle.napari.reader import OPENED, OpenedImage, image_layers, layer_grid, open_image
+from spoco_bundle.napari.running import Running
 from spoco_bundle.napari.session import Predicted, Session, Trained
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
-class SpocoWidget(Painting, Checking, Controls):
+#: layers of the image in work, besides the image itself
+LAYERS = ("annotations", "instances", "embedding", "points", "regions", "seeds")
+
+
+class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
     """The dock widget.
 
     Args:
@@ -47,13 +54,18 @@ class SpocoWidget(Painting, Checking, Controls):
         self.annotations: Labels | None = None
         self.instances: Labels | None = None
         self.embedding: Image | None = None
-        self.running = False
-        self._done: Callable[[Any], None] = self._say
+        self.points: Points | None = None
+        self.regions: Shapes | None = None
+        self.seeds: Points | None = None
         self._sessions: list[Session] = []
         self._chosen: Labels | None = None
+        self._removed: np.ndarray | None = None
+        self._history: list[tuple[Edit, list[dict[str, Any]]]] = []
         self._size_unknown = False
         self._connect()
-        self._start_counting()
+        self._start_running()
+        self._start_keeping()
+        self._start_marking()
         self.viewer.layers.events.removed.connect(self._forget_layer)
         # whichever comes first when the viewer is closed or Python ends
         close = partial(_close_all, self._sessions)
@@ -71,11 +83,21 @@ class SpocoWidget(Painting, Checking, Controls):
             (self.use_button, self.use_selected),
             (self.new_button, self.new_object),
             (self.background_button, self.paint_background),
+            (self.points_button, self.click_points),
+            (self.regions_button, self.draw_regions),
             (self.model_button, self._choose_model),
             (self.train_button, self.train),
             (self.predict_button, self.predict),
             (self.cancel_button, self.cancel),
+            (self.import_button, self._choose_result),
+            (self.import_layer_button, self.import_selected),
+            (self.next_button, self.look_at_least_certain),
+            (self.undo_button, self.undo),
             (self.accept_button, self.accept_selected),
+            (self.delete_button, self.delete_selected),
+            (self.redraw_button, self.redraw_selected),
+            (self.merge_button, self.merge_selected),
+            (self.split_button, self.split_selected),
             (self.accept_all_button, self.accept_confident),
             (self.save_button, self._choose_target),
         ):
@@ -85,17 +107,28 @@ class SpocoWidget(Painting, Checking, Controls):
         self.view.selectionModel().currentRowChanged.connect(self._show_object)
         self.view.selectionModel().selectionChanged.connect(self._show_chosen)
         self.confidence_box.valueChanged.connect(lambda _: self._choose_confident())
+        self.default_box.currentTextChanged.connect(self._set_default)
+        self.kind_box.currentTextChanged.connect(self._set_kind)
 
     def _refresh(self) -> None:
         """Enables what can be done now."""
         ready = self.session is not None and not self.running
         for button in (self.open_button, self.open_zarr_button, self.use_button):
             button.setEnabled(not self.running)
-        for button in (self.train_button, self.predict_button, self.save_button, self.model_button):
+        for button in (
+            *(self.train_button, self.predict_button, self.save_button, self.model_button),
+            *(self.import_button, self.import_layer_button),
+        ):
             button.setEnabled(ready)
-        for button in (self.new_button, self.background_button):
-            button.setEnabled(self.session is not None)
-        for button in (self.accept_button, self.accept_all_button):
+        for control in (
+            *(self.new_button, self.background_button, self.points_button, self.regions_button),
+            *(self.default_box, self.kind_box),
+        ):
+            control.setEnabled(self.session is not None)
+        for button in (
+            *(self.next_button, self.undo_button, self.accept_button, self.delete_button, self.redraw_button),
+            *(self.merge_button, self.split_button, self.accept_all_button),
+        ):
             button.setEnabled(ready and self.instances is not None)
         self.cancel_button.setEnabled(self.running)
         known = self.session is not None and self.session.image.spacing is not None
@@ -115,22 +148,34 @@ class SpocoWidget(Painting, Checking, Controls):
         if path:
             self.open_path(path)
 
+    def _choose_result(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Import a label image")
+        if path:
+            self.import_file(path)
+
     def open_path(self, path: str) -> None:
-        """Opens an image and starts anew with it."""
+        """Opens an image, with what was annotated before, and starts anew with it."""
+        self._keep_now()
 
         def read() -> Iterator[JobProgress]:
             yield JobProgress(f"reading {path}")
             image = open_image(path)
-            return image, image_layers(image)  # noqa: B901
+            return _begun(image), image_layers(image)  # noqa: B901
 
         self._start(read, self._add_image)
 
     def use_selected(self) -> None:
         """Starts anew with the image of the selected layer."""
+        self._keep_now()
         layer = self.viewer.layers.selection.active
         opened = layer.metadata.get(OPENED) if isinstance(layer, Image) else None
         if opened is not None:
-            self._begin(opened, layer)
+
+            def read() -> Iterator[JobProgress]:
+                yield JobProgress("reading annotations")
+                return _begun(opened), layer  # noqa: B901
+
+            self._start(read, lambda found: self._begin(*found))
         elif isinstance(layer, Image) and layer.source.path:
             self.open_path(layer.source.path)
         else:
@@ -138,26 +183,40 @@ class SpocoWidget(Painting, Checking, Controls):
                 "select an image layer that was opened from a file; a layer of another kind has to be saved first"
             )
 
-    def _add_image(self, found: tuple[OpenedImage, list[tuple]]) -> None:
-        image, layers = found
+    def _add_image(self, found: tuple[Begun, list[tuple]]) -> None:
+        begun, layers = found
         added = [self.viewer.add_layer(Layer.create(*layer)) for layer in layers]
-        self._begin(image, added[0])
+        self._begin(begun, added[0])
 
-    def _begin(self, image: OpenedImage, layer: Image) -> None:
+    def _begin(self, begun: Begun, layer: Image) -> None:
+        self._keep_now()
+        for own in filter(None, (getattr(self, name) for name in LAYERS)):
+            self.viewer.layers.remove(own)
         if self.session is not None:
             self.session.close()
             self._sessions.remove(self.session)
-        self.session, self._size_unknown = Session(image), False
+        self.session, annotations, rows = begun
+        self._size_unknown = False
         self._sessions.append(self.session)
-        self.image_layer, self.instances, self.embedding = layer, None, None
-        self._show_rows([])
+        self.image_layer = layer
+        self._highest, self._complained, self._removed = 0, False, annotations.checked
+        image = self.session.image
         shape = " x ".join(map(str, image.shape))
         self.image_label.setText(f"{image.path.name}: {shape} voxels")
         stated = "" if image.spacing is None else ", ".join(f"{step:g}" for step in image.spacing) + f" {image.unit}"
         self.spacing_edit.setText(stated)
-        self.annotations = None
         self._annotation_layer()
+        self._show_marks(annotations)
+        self._show_rows([])
+        if annotations.unchecked is not None:
+            self._show_instances(annotations.unchecked, rows)
+        contents = annotations.contents()
+        self._highest = max([0, *contents.entries])
+        self.count_label.setText(contents.in_words())
         self.image_section.fold(True)
+        # what was read only now need not be written
+        self._pause.stop()
+        self.session.at_close = None
         self._say("")
         self._refresh()
 
@@ -175,7 +234,7 @@ class SpocoWidget(Painting, Checking, Controls):
             show_error(f"voxel size {text!r}: give {dims} numbers above 0, such as {', '.join(['0.5'] * dims)}")
             return False
         self.session.spacing = spacing
-        for layer in (self.image_layer, self.annotations, self.instances, self.embedding):
+        for layer in (self.image_layer, *(getattr(self, name) for name in LAYERS)):
             if layer is not None:
                 self._put_on_grid(layer)
         self.viewer.reset_view()
@@ -199,7 +258,7 @@ class SpocoWidget(Painting, Checking, Controls):
         return True
 
     def _put_on_grid(self, layer: Layer) -> None:
-        grid = self._grid(layer.data.shape)
+        grid = self._grid() if isinstance(layer, (Points, Shapes)) else self._grid(layer.data.shape)
         layer.scale, layer.units = grid["scale"], grid["units"]
 
     def _grid(self, shape: Sequence[int] | None = None) -> dict[str, Any]:
@@ -214,12 +273,16 @@ class SpocoWidget(Painting, Checking, Controls):
 
     def _forget_layer(self, event: Any) -> None:
         # equal, not the same: a plugin is given stand-ins for the viewer and what it returns
-        for name in ("annotations", "instances", "embedding"):
-            if getattr(self, name) == event.value:
-                setattr(self, name, None)
-        if self.instances is None:
+        gone = [name for name in LAYERS if getattr(self, name) == event.value]
+        if gone:
+            self._keep_now()
+        for name in gone:
+            setattr(self, name, None)
+        if "annotations" in gone:
+            self._removed = event.value.data
+        if "instances" in gone:
+            self._history.clear()
             self._show_rows([])
-        self._pause.start()
         self._refresh()
 
     # training and predicting
@@ -241,12 +304,8 @@ class SpocoWidget(Painting, Checking, Controls):
         """Trains on what is annotated."""
         options = self._options(self.train_options)
         if options is not None and self._has_voxel_size():
-            data, count, scratch = (
-                self._annotation_layer().data,
-                self.iterations_box.value(),
-                self.scratch_box.isChecked(),
-            )
-            self._start(partial(self.session.train, data, count, scratch, options), self._show_trained)
+            count, scratch = self.iterations_box.value(), self.scratch_box.isChecked()
+            self._start(partial(self.session.train, self._annotated(), count, scratch, options), self._show_trained)
 
     def predict(self) -> None:
         """Finds all objects."""
@@ -269,51 +328,6 @@ class SpocoWidget(Painting, Checking, Controls):
             show_error(f"options {edit.text()!r}: {error}; close what is quoted")
             return None
 
-    def _start(self, steps: Callable[[], Iterator[JobProgress]], done: Callable[[Any], None]) -> None:
-        """Runs steps in a thread that shows their progress; ``done`` gets their result in the thread of the window."""
-        if self.running:
-            return
-        if self.session is not None:
-            self.session.begin()
-        self.running, self._done = True, done
-        self._show_progress(JobProgress("starting ..."))
-        self._refresh()
-        worker = create_worker(_guarded, steps)
-        worker.yielded.connect(self._show_progress)
-        # methods of this widget, which Qt therefore calls in its thread
-        worker.returned.connect(self._end)
-        worker.start()
-
-    def _show_progress(self, progress: JobProgress) -> None:
-        busy = progress.fraction is None or progress.fraction >= 1
-        self.bar.setMaximum(0 if busy else 1000)
-        self.bar.setValue(0 if busy else round(1000 * progress.fraction))
-        left = "" if progress.seconds_left is None or busy else f", about {_duration(progress.seconds_left)} left"
-        self._say(progress.text + left)
-
-    def _end(self, outcome: tuple[Any, Exception | None]) -> None:
-        result, error = outcome
-        self.running = False
-        self.bar.setMaximum(1000)
-        self.bar.setValue(0)
-        self._say("")
-        self._refresh()
-        if isinstance(error, CancelledError):
-            self._say("cancelled; the model is what it was")
-        elif isinstance(error, SpocoError):
-            self._say("stopped; the message says why")
-            show_error(" ".join(str(error).split()))
-        elif error is not None:
-            self._say("failed; the message says more")
-            notification_manager.receive_error(type(error), error, error.__traceback__)
-        else:
-            self._done(result)
-            self._refresh()
-
-    def _say(self, text: str) -> None:
-        # lines break at slashes too, so that long paths are seen to their end
-        self.status_label.setText(text.replace("/", "/\u200b"))
-
     def _show_trained(self, trained: Trained) -> None:
         self.scratch_box.setChecked(False)
         if trained.before is None:
@@ -327,25 +341,12 @@ class SpocoWidget(Painting, Checking, Controls):
         show_info(said)
 
     def _show_predicted(self, found: Predicted) -> None:
-        for layer in (self.instances, self.embedding):
-            if layer is not None:
-                self.viewer.layers.remove(layer)
+        if self.embedding is not None:
+            self.viewer.layers.remove(self.embedding)
         if found.embedding is not None:
             grid = self._grid(found.embedding.shape)
             self.embedding = self.viewer.add_image(found.embedding, name="embedding", rgb=True, visible=False, **grid)
-        colours = prediction_colours()
-        self.instances = self.viewer.add_labels(found.instances, name="instances", colormap=colours, **self._grid())
-        self.instances.opacity = 0.5
-        self.instances.features = pd.DataFrame(
-            [{"index": row["id"], "voxels": row["voxels"], "confidence": row["confidence"]} for row in found.rows],
-            columns=["index", "voxels", "confidence"],
-        )
-        self.instances.events.selected_label.connect(self._select_row)
-        annotations = self._annotation_layer()
-        self.viewer.layers.move(self.viewer.layers.index(annotations), len(self.viewer.layers))
-        self._show_rows(found.rows)
-        self.check_section.fold(False)
-        self._say(f"{len(found.rows)} objects beside the annotated ones")
+        self._show_found(found)
 
     # saving
 
@@ -356,22 +357,27 @@ class SpocoWidget(Painting, Checking, Controls):
 
     def save_to(self, folder: str) -> None:
         """Writes instances, table, annotations and model into a folder."""
-        instances = None if self.instances is None else self.instances.data
-        annotations = self._annotation_layer().data
+        annotations = self._annotated()
+        confidence = {row["id"]: row["confidence"] for row in self.view.table.rows if row["confidence"] != ""}
 
         def write() -> Iterator[JobProgress]:
             yield JobProgress(f"saving into {folder} ...")
-            return self.session.save(folder, instances, annotations)  # noqa: B901
+            return self.session.save(folder, annotations, confidence)  # noqa: B901
 
         self._start(write, lambda written: self._say(f"saved {', '.join(path.name for path in written)}"))
 
 
-def _guarded(steps: Callable[[], Iterator[JobProgress]]) -> Iterator[JobProgress]:
-    """Hands on the result of steps, or what they raised, which the window is to tell."""
+#: an image in work, what was annotated of it before, and the table of its unchecked objects
+Begun = tuple[Session, Annotations, list[dict[str, Any]]]
+
+
+def _begun(image: OpenedImage) -> Begun:
+    session = Session(image)
     try:
-        return (yield from steps()), None
-    except Exception as error:
-        return None, user_error(error) or error
+        return session, *session.read()
+    except SpocoError:
+        session.close()
+        raise
 
 
 def _close_all(sessions: list[Session], *_: Any) -> None:
@@ -383,7 +389,3 @@ def _model_name(session: Session) -> str:
     if session.trained_here:
         return "trained here"
     return "the one that comes with the bundle" if session.model is None else session.model.name
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(5, math.ceil(seconds))} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,7 @@
-"""Pictures of images, embeddings and instances, for people to look at."""
+"""Pictures of images, embeddings and instances, for people to look at.
+
+Matplotlib and scikit-image are imported where something is drawn: a prediction loads this module too and draws nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb
-from matplotlib.figure import Figure
-from skimage.segmentation import find_boundaries
 
 from spoco_bundle.core.embedding_field import EmbeddingField
 
@@ -67,6 +66,8 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
     Returns:
         (*spatial, 3) in [0, 1].
     """
+    from matplotlib.colors import hsv_to_rgb
+
     ids, inverse = np.unique(np.asarray(labels), return_inverse=True)
     hue = (ids * GOLDEN_RATIO) % 1.0  # neighbouring ids get unlike hues
     table = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.75), 0.75 + 0.25 * (ids % 2)], axis=1))
@@ -115,6 +116,8 @@ def instance_overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.35)
     Returns:
         (y, x, 3) in [0, 1].
     """
+    from skimage.segmentation import find_boundaries
+
     picture, colours = gray(image), label_colours(labels)
     inside = (np.asarray(labels) > 0)[..., None]
     picture = np.where(inside, (1 - alpha) * picture + alpha * colours, picture)
@@ -144,6 +147,9 @@ def overview_picture(
         spacing: voxel size per axis, so that planes keep their proportions.
         title: text above.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     dims = np.ndim(prediction)
     steps = (1.0,) * dims if spacing is None else tuple(spacing)
     planes = _planes(prediction if truth is None or not np.any(truth) else truth)

@@ -100,9 +100,9 @@ class ClusterEmbeddingsd(MapTransform):
                 sample[f"{key}_confidence"] = confidence
             if self.keep_field:
                 sample[f"{key}_field"] = field
-            outlines = self.params.get("background", "auto") in ("auto", "objectness")
-            if outlines and field.objectness is not None and GRID_SHAPE in getattr(image, "meta", {}):
-                sample[f"{key}_objectness"] = field.objectness.reshape(field.spatial)
+            outlines = self.outlines(field)
+            if outlines is not None and GRID_SHAPE in getattr(image, "meta", {}):
+                sample[f"{key}_objectness"] = outlines
         return sample
 
     def cluster(
@@ -126,6 +126,11 @@ class ClusterEmbeddingsd(MapTransform):
         if self.min_confidence > 0:
             labels, confidence = _drop_uncertain(labels, confidence, self.min_confidence)
         return labels.reshape(field.spatial), confidence
+
+    def outlines(self, field: EmbeddingField) -> Tensor | None:
+        """The objectness (*spatial) that outlines follow on another grid; None where another rule drew them."""
+        told = self.params.get("background", "auto") in ("auto", "objectness")
+        return field.objectness.reshape(field.spatial) if told and field.objectness is not None else None
 
     def for_pieces_of(self, shape: Sequence[int]) -> ClusterEmbeddingsd:
         """A copy for pieces of a volume (*spatial) of this shape, which sees them as it would see the whole volume."""

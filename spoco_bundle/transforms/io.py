@@ -15,13 +15,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER, PIXEL, in_words
+from spoco_bundle.core.lengths import MICROMETER, PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import check_result, read_image, result_suffix, write_instances
 from spoco_bundle.formats.geometry import (
     Image,
+    assumption_message,
     checked_spacing,
     column_spacing,
     length_unit,
@@ -108,11 +109,7 @@ class LoadVolumed(MapTransform):
             volume = replace(volume, spacing=self.assumed, file_unit=MICROMETER, affine=affine)
             if not self._said:
                 self._said = True
-                logger.info(
-                    "%s: does not say its voxel size: %s, as where the model learned, is assumed; --spacing gives it",
-                    volume.path,
-                    in_words(self.assumed, MICROMETER),
-                )
+                logger.info("%s", assumption_message(self.assumed, str(volume.path)))
         channels = volume.array.shape[0]
         if kind == "image" and self.in_channels not in (None, channels):
             one = (

@@ -13,11 +13,11 @@ from monai.networks.utils import eval_mode
 from scipy import ndimage
 from torch import Tensor
 
-from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.readable_image import ReadableImage
+from spoco_bundle.core.resampling import read_linear, read_nearest
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
-from spoco_bundle.transforms.spacing import resize_linear, resize_nearest
 
-__all__ = ["Look", "ObjectFinder", "find_scale"]
+__all__ = ["Look", "ObjectFinder", "find_scale", "fullest"]
 
 
 class Look(NamedTuple):
@@ -92,7 +92,7 @@ class ObjectFinder:
     """Looks for objects in a part of an image, at any scale.
 
     Args:
-        image: (C, *spatial) float32, normalised.
+        image: where it is looked, in memory or on disk, with its mask for ``clustering``.
         grid: voxels that the whole image has at scale 1, along each axis.
         spacing: of the voxels of that grid, in the unit of the network.
         diameter: of the typical object that the network learnt, in the same unit.
@@ -100,7 +100,6 @@ class ObjectFinder:
         inferer: runs it in windows.
         clustering: finds the objects.
         second_network: where ``clustering`` compares two.
-        foreground: (1, *spatial) mask on the image's grid, for ``clustering``.
         voxels: of a part that is looked at, at most; None for 512^2 in 2D, 300000 in 3D.
         confident: confidence from which an object is measured, in [0, 1]; where objects below it have more than half of
             the voxels, none is.
@@ -112,7 +111,7 @@ class ObjectFinder:
 
     def __init__(
         self,
-        image: Tensor,
+        image: ReadableImage,
         grid: Sequence[float],
         spacing: Sequence[float],
         diameter: float,
@@ -120,7 +119,6 @@ class ObjectFinder:
         inferer: Callable[..., Tensor],
         clustering: ClusterEmbeddingsd,
         second_network: torch.nn.Module | None = None,
-        foreground: Tensor | None = None,
         voxels: int | None = None,
         confident: float = 0.5,
         least: float = 0.125,
@@ -132,7 +130,6 @@ class ObjectFinder:
         self.diameter = diameter
         self.networks = [network] if second_network is None else [network, second_network]
         self.inferer = inferer
-        self.foreground = foreground
         self.voxels = {2: 512**2}.get(len(self.grid), 300_000) if voxels is None else voxels
         self.confident = confident
         self.spread = spread
@@ -140,13 +137,13 @@ class ObjectFinder:
         self.clustering.confidence, self.clustering.min_confidence = True, 0.0
         smallest = max(1, round(least * clustering.smallest_object(self.spacing)))
         self.clustering.params = {**clustering.params, "min_size": smallest}
-        self.middle = _fullest(image)
+        self.middle = fullest(*image.sample(), image.shape)
 
     def __call__(self, scale: float) -> Look:
         """What is seen at a scale, the grid's voxels at scale 1 over those that are looked at."""
-        region, target = self._region(scale)
-        part = resize_linear(self.image[region], target)
-        mask = None if self.foreground is None else resize_nearest(plain(self.foreground)[region], target)
+        grids = self.image.shape, *self._part(scale)
+        part = read_linear(self.image.read, *grids)
+        mask = None if self.image.mask is None else read_nearest(self.image.mask, *grids)
         outputs = []
         for network in self.networks:
             with eval_mode(network):
@@ -156,14 +153,12 @@ class ObjectFinder:
         labels, confidence = self.clustering.cluster(field, mask, part.to(outputs[0].device))
         return self._measured(labels.cpu().numpy(), confidence.cpu().numpy())
 
-    def _region(self, scale: float) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """The part of the image around its fullest place that may be looked at, and its voxels at a scale."""
-        shape = np.asarray(self.image.shape[1:])
-        whole = np.maximum(1, np.asarray(self.grid) * scale)
-        cut = np.clip(np.ceil(_box(whole, self.voxels) * shape / whole).astype(int), 1, shape)
-        start = np.clip(np.asarray(self.middle) - cut // 2, 0, shape - cut)
-        target = tuple(max(1, round(n * w / s)) for n, w, s in zip(cut, whole, shape))
-        return (slice(None), *(slice(int(a), int(a + n)) for a, n in zip(start, cut))), target
+    def _part(self, scale: float) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+        """Voxels of the whole image at a scale, and the part around its fullest place that may be looked at."""
+        whole = np.maximum(1, np.round(np.asarray(self.grid) * scale)).astype(int)
+        side = np.maximum(1, _box(whole, self.voxels)).astype(int)
+        start = np.clip(np.asarray(self.middle) * whole // self.image.shape - side // 2, 0, whole - side)
+        return tuple(whole.tolist()), tuple(slice(int(a), int(a + n)) for a, n in zip(start, side))
 
     def _measured(self, labels: np.ndarray, confidence: np.ndarray) -> Look:
         dims, count = labels.ndim, len(confidence)
@@ -191,17 +186,28 @@ def _box(shape: np.ndarray, voxels: int) -> np.ndarray:
     return side
 
 
-def _fullest(image: Tensor, cells: int = 16) -> tuple[int, ...]:
-    """Index of the place around which an image deviates most from its median: there objects are likely."""
-    step = max(1, image[0].numel() // 100_000)
-    median = image.flatten(1)[:, ::step].median(1).values.reshape(-1, *[1] * (image.ndim - 1))
-    away = (image - median).abs().clamp(max=1).mean(0)
-    size = [min(cells, n) for n in away.shape]
-    pool = torch.nn.functional.adaptive_avg_pool2d if len(size) == 2 else torch.nn.functional.adaptive_avg_pool3d
-    coarse = pool(away[None], size)[0].cpu().numpy()
-    smooth = ndimage.uniform_filter(coarse, [max(1, n // 3) for n in size], mode="constant")
-    place = np.unravel_index(int(smooth.argmax()), smooth.shape)
-    return tuple(int((p + 0.5) * n / s) for p, n, s in zip(place, away.shape, size))
+def fullest(values: Tensor, places: np.ndarray, shape: Sequence[int]) -> tuple[int, ...]:
+    """Index of the place around which an image deviates most from its median: there objects are likely.
+
+    Args:
+        values: (C, n) float32, voxels spread over the image.
+        places: (n,) their flat indices.
+        shape: voxels of the image.
+    """
+    step = max(1, len(places) // 100_000)
+    median = values[:, ::step].median(1, keepdim=True).values
+    away = (values - median).abs().clamp(max=1).mean(0).numpy()
+    index = np.unravel_index(places, shape)
+    for cells in (16, 8, 4):  # the finest of which none was missed
+        size = [min(cells, n) for n in shape]
+        cell = np.ravel_multi_index([line * s // n for line, s, n in zip(index, size, shape)], size)
+        count = np.bincount(cell, minlength=math.prod(size))
+        if count.all():
+            break
+    mean = np.bincount(cell, away, minlength=len(count)) / np.maximum(count, 1)
+    smooth = ndimage.uniform_filter(mean.reshape(size), [max(1, n // 3) for n in size], mode="constant")
+    inside = cell == np.where(count > 0, smooth.ravel(), -1).argmax()
+    return tuple(int(line[inside].mean()) for line in index)
 
 
 def _at_border(labels: np.ndarray, count: int) -> np.ndarray:

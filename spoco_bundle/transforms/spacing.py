@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Hashable, Mapping, Sequence
 
+import fastremap
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Resize
+from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.resampling import resize_linear, resize_nearest, resized_shape, restore_labels
 from spoco_bundle.formats.files import voxel_spacing
 
 GRID_SHAPE = "grid_shape"
 GRID_AFFINE = "grid_affine"
 
-_SLAB = 1 << 20  # voxels of the original grid that are worked on at once
-_LEAST_HEIGHT = 0.02  # of the objectness above or below a threshold: keeps an outline between the two voxels
-
 
 class ResampleToSpacingd(MapTransform):
     """Resamples images and labels to a target spacing.
 
-    Images are smoothed where voxels grow and interpolated linearly; labels take the nearest voxel. Both cover the same
-    extent as before: the outer faces of the volume stay where they are, so the spacing reached is the target's up to
-    the rounding of the shape to whole voxels, and the affine says exactly what it is. The original shape and affine go
-    to the metadata for ``RestoreGridd``.
+    Images are smoothed where voxels grow and interpolated linearly; labels take the nearest voxel. Of objects that are
+    drawn in part, such as slices of one voxel, every voxel besides marks the one that it falls into, where no other
+    object is, so that none is lost. All cover the same extent as before: the outer faces of the volume stay where they
+    are, so the spacing reached is the target's up to the rounding of the shape to whole voxels, and the affine says
+    exactly what it is. The original shape and affine go to the metadata for ``RestoreGridd``.
 
     MONAI's ``Spacingd`` is not used: in MONAI 1.6.1 it fails on samples with string entries named after the key
     (``image_path``), which MONAI Label adds, and its resampling in floating point alters label ids above 2^24.
@@ -37,11 +36,13 @@ class ResampleToSpacingd(MapTransform):
         keys: MetaTensors (C, *spatial).
         spacing: target per axis (z, y, x) in the unit of the image's own spacing, in pixels where it has none; 0 leaves
             an axis as it is.
-        modes: "linear" or "nearest", one for all keys or one per key.
+        modes: "linear", "nearest", or "drawn" for labels of objects that may be drawn in part; one for all keys or one
+            per key.
+        annotation: how objects are drawn that the sample's ``kinds`` do not name, see ``KINDS``.
         allow_missing_keys: whether a sample without the key passes through.
 
     Raises:
-        SpocoError: if a mode is unknown or a target negative; when called, if the image has no affine or other axes.
+        SpocoError: if a mode is unknown; when called, if the image has no affine, or a target does not fit its axes.
     """
 
     def __init__(
@@ -49,39 +50,41 @@ class ResampleToSpacingd(MapTransform):
         keys: KeysCollection,
         spacing: Sequence[float],
         modes: str | Sequence[str] = "linear",
+        annotation: str = "whole",
         allow_missing_keys: bool = False,
     ):
         super().__init__(keys, allow_missing_keys)
+        self.annotation = annotation
         self.modes = (modes,) * len(self.keys) if isinstance(modes, str) else tuple(modes)
-        if len(self.modes) != len(self.keys) or not set(self.modes) <= {"linear", "nearest"}:
-            raise SpocoError(f"modes: one of 'linear' or 'nearest' for each of {self.keys}, got {modes}")
-        if any(target < 0 for target in spacing):
-            raise SpocoError(f"spacing: targets are positive, or 0 to leave an axis alone, got {list(spacing)}")
+        if len(self.modes) != len(self.keys) or not set(self.modes) <= {"linear", "nearest", "drawn"}:
+            raise SpocoError(f"modes: one of 'linear', 'nearest' or 'drawn' for each of {self.keys}, got {modes}")
         self.spacing = tuple(float(target) for target in spacing)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with resampled MetaTensors: linear ones float32, nearest ones in their dtype."""
         sample = dict(data)
         for key, mode in self.key_iterator(sample, self.modes):
-            sample[key] = self._resample(key, sample[key], mode)
+            volume = sample[key]
+            if not isinstance(volume, MetaTensor):
+                raise SpocoError(f"{key}: its voxel size is unknown: hand over a MetaTensor, as LoadVolumed makes it")
+            shape = tuple(volume.shape[1:])
+            target = resized_shape(shape, voxel_spacing(volume, len(shape)), self.spacing)
+            sample[key] = resampled(volume, target, "nearest" if mode == "drawn" else mode)
+            if mode == "drawn":
+                self._mark(plain(volume)[0], plain(sample[key])[0], sample.get("kinds", {}))
         return sample
 
-    def _resample(self, key: Hashable, volume: torch.Tensor, mode: str) -> MetaTensor:
-        dims = volume.ndim - 1
-        if not isinstance(volume, MetaTensor):
-            raise SpocoError(f"{key}: its voxel size is unknown: hand over a MetaTensor, as LoadVolumed makes it")
-        if len(self.spacing) != dims:
-            raise SpocoError(f"spacing: {list(self.spacing)} does not fit the {dims} axes of {key!r}")
-        shape = tuple(volume.shape[1:])
-        target = tuple(
-            max(1, round(size * now / wanted)) if wanted else size
-            for size, now, wanted in zip(shape, voxel_spacing(volume, dims), self.spacing)
-        )
-        values = volume.as_tensor()
-        values = resize_linear(values, target) if mode == "linear" else resize_nearest(values, target)
-        meta = {name: value for name, value in volume.meta.items() if name != "affine"}
-        meta |= {GRID_SHAPE: torch.tensor(shape), GRID_AFFINE: volume.affine.clone()}
-        return MetaTensor(values, affine=_rescaled(volume.affine, shape, target), meta=meta)
+    def _mark(self, labels: torch.Tensor, resized: torch.Tensor, kinds: Mapping[int, str]) -> None:
+        """Puts every voxel of partly drawn objects into the resized labels (*spatial), in place."""
+        if self.annotation == "whole" and not kinds:
+            return
+        present = labels[labels > 0].unique().tolist()
+        partly_drawn = [number for number in present if kinds.get(number, self.annotation) != "whole"]
+        voxels = torch.isin(labels, torch.tensor(partly_drawn, dtype=labels.dtype)).nonzero()
+        old, new = torch.tensor(labels.shape), torch.tensor(resized.shape)
+        places = ((2 * voxels + 1) * new // (2 * old)).T
+        free = resized[tuple(places)] == 0
+        resized[tuple(places[:, free])] = labels[tuple(voxels[free].T)]
 
 
 class RestoreGridd(MapTransform):
@@ -90,9 +93,9 @@ class RestoreGridd(MapTransform):
     Embeddings are clustered on the resampled grid and only the labels come back. Where an image's objectness lies in
     ``KEY_objectness``, it is interpolated linearly and each voxel of the original grid chooses there whether it belongs
     to an object; to which one, the labels around it say. So outlines are as sharp as the image, not as the working
-    resolution. Without an objectness, the mask of all objects is interpolated in its place. Objects that are too small
-    for the original grid are left out, together with their ``KEY_confidence``. Without a resampled reference the labels
-    stay as they are.
+    resolution. Without an objectness, the mask of all objects is interpolated in its place. Where there is a
+    ``KEY_confidence``, objects are numbered anew in the order of their first voxels, and those that are too small for
+    the original grid lose theirs. Without a resampled reference the labels stay as they are.
 
     Args:
         keys: label volumes (C, *spatial).
@@ -141,113 +144,26 @@ class RestoreGridd(MapTransform):
         return sample
 
 
-def restore_labels(
-    labels: torch.Tensor, shape: Sequence[int], objectness: torch.Tensor | None = None, threshold: float = 0.5
-) -> torch.Tensor:
-    """Labels on another grid of the same extent, with outlines interpolated linearly.
-
-    A voxel is foreground where the interpolated objectness passes the threshold; before, the objectness is put on the
-    side of the threshold on which its voxel's label says it is, so that no object appears, vanishes or fills up that
-    the labels hold otherwise. A foreground voxel takes the label that weighs most among the neighbours that it was
-    interpolated from.
-
-    Args:
-        labels: (*spatial) ints, 0 = background.
-        shape: of the other grid.
-        objectness: (*spatial) in [0, 1]; None for the mask of all labels.
-        threshold: of the objectness, in [0, 1].
-
-    Returns:
-        (*shape) in the dtype of the labels.
-    """
-    if tuple(labels.shape) == tuple(shape):
-        return labels
-    inside = labels > 0
-    if objectness is None:
-        height = inside.float() - 0.5
-    else:
-        height = objectness.float().reshape(labels.shape) - threshold
-        height = torch.where(inside, height.clamp(min=_LEAST_HEIGHT), height.clamp(max=-_LEAST_HEIGHT))
-    places = [_between(old, new, labels.device) for old, new in zip(labels.shape, shape)]
-    restored = torch.zeros(tuple(shape), dtype=labels.dtype, device=labels.device)
-    thick = max(1, _SLAB // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], thick):
-        lower, upper, share = (line[start : start + thick] for line in places[0])
-        near = slice(int(lower.min()), int(upper.max()) + 1)
-        slab = [(lower - near.start, upper - near.start, share), *places[1:]]
-        restored[start : start + thick] = _vote(labels[near], height[near], slab)
-    return restored
-
-
-def _vote(labels: torch.Tensor, height: torch.Tensor, places: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
-    """Labels at places between voxels, 0 where the interpolated height is not positive."""
-    for axis, (lower, upper, share) in enumerate(places):
-        weight = share.reshape([-1 if other == axis else 1 for other in range(labels.ndim)])
-        height = torch.lerp(height.index_select(axis, lower), height.index_select(axis, upper), weight)
-    inside = torch.nonzero(height > 0, as_tuple=True)
-    ends = [(lower[index], upper[index], share[index]) for index, (lower, upper, share) in zip(inside, places)]
-    corners = []
-    for choice in itertools.product((0, 1), repeat=labels.ndim):
-        weight = math.prod(end[2] if side else 1 - end[2] for side, end in zip(choice, ends))
-        corners.append((labels[tuple(end[side] for side, end in zip(choice, ends))], weight))
-    best = torch.zeros_like(corners[0][0])
-    most = torch.full_like(corners[0][1], -1)
-    for label, _ in corners:
-        total = sum(weight * (other == label) for other, weight in corners)
-        better = (label > 0) & (total > most)
-        best, most = torch.where(better, label, best), torch.where(better, total, most)
-    found = torch.zeros(height.shape, dtype=labels.dtype, device=labels.device)
-    found[inside] = best
-    return found
-
-
-def _between(old: int, new: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For the centre of each of ``new`` voxels the ``old`` voxels around it and the upper one's share, (new,) each."""
-    position = (((torch.arange(new, device=device) + 0.5) * old) / new - 0.5).clamp(0, old - 1)
-    lower = position.floor().long()
-    return lower, (lower + 1).clamp(max=old - 1), position - lower
-
-
 def _renumbered(labels: torch.Tensor, confidence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels 1..n without gaps, and the confidence of those that are left."""
-    there = torch.zeros(len(confidence) + 1, dtype=torch.bool, device=labels.device)
-    there[labels.unique().long()] = True
-    there[0] = False
-    number = torch.cumsum(there, 0).to(labels.dtype) * there
-    return number[labels.long()], confidence[there[1:].to(confidence.device)]
+    """Labels 1..n in the order of their first voxels, and the confidence of those that are left."""
+    ids, first = fastremap.unique(labels.cpu().numpy(), return_index=True)
+    order = torch.from_numpy(ids[np.argsort(first)].astype(np.int64))
+    order = order[order > 0]
+    number = torch.zeros(len(confidence) + 1, dtype=labels.dtype, device=labels.device)
+    number[order] = torch.arange(1, len(order) + 1, dtype=labels.dtype, device=labels.device)
+    return number[labels.long()], confidence[(order - 1).to(confidence.device)]
 
 
-def resize_linear(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Resizes by linear interpolation, smoothed before where voxels grow.
+def resampled(volume: MetaTensor, shape: tuple[int, ...], mode: str) -> MetaTensor:
+    """A volume (C, *spatial) on a grid of another shape and the same extent, "linear" or "nearest".
 
-    Args:
-        volume: (C, *spatial).
-        shape: new spatial shape.
-
-    Returns:
-        (C, *shape) float32; the volume itself where it has that shape.
+    The shape and affine that it had go to its metadata.
     """
-    if tuple(volume.shape[1:]) == tuple(shape):
-        return volume
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
-    return Resize(tuple(shape), mode=mode, anti_aliasing=True)(volume.float()).as_tensor()
-
-
-def resize_nearest(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Resizes by the nearest voxel, exactly, for every dtype.
-
-    Args:
-        volume: (C, *spatial).
-        shape: new spatial shape.
-
-    Returns:
-        (C, *shape), each voxel copied from the voxel that holds its centre.
-    """
-    for axis, (old, new) in enumerate(zip(volume.shape[1:], shape), start=1):
-        if old != new:
-            nearest = (2 * torch.arange(new, device=volume.device) + 1) * old // (2 * new)
-            volume = volume.index_select(axis, nearest)
-    return volume
+    old = tuple(volume.shape[1:])
+    values = (resize_linear if mode == "linear" else resize_nearest)(volume.as_tensor(), shape)
+    meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+    meta |= {GRID_SHAPE: torch.tensor(old), GRID_AFFINE: volume.affine.clone()}
+    return MetaTensor(values, affine=_rescaled(volume.affine, old, shape), meta=meta)
 
 
 def _rescaled(affine: torch.Tensor, shape: Sequence[int], target: Sequence[int]) -> torch.Tensor:

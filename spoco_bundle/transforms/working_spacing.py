@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -15,13 +16,32 @@ from monai.transforms import MapTransform
 from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory, window_voxels
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.readable_image import ReadableImage
+from spoco_bundle.core.resampling import resized_shape
+from spoco_bundle.core.sampling import sampled_places
 from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
 from spoco_bundle.networks.lengths import alike_spacings, learnt_diameter, learnt_lengths, spacing_for
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.object_size import ObjectFinder, find_scale
-from spoco_bundle.transforms.spacing import GRID_AFFINE, ResampleToSpacingd
+from spoco_bundle.transforms.spacing import GRID_AFFINE, resampled
 
 logger = logging.getLogger(__name__)
+
+#: what is said once, where it has a key, or of every image: key, level, text
+Line = tuple[str | None, int, str | None]
+
+
+class Seen(NamedTuple):
+    """How a network sees an image.
+
+    Attributes:
+        spacing: of the image's voxels, in the unit of the weights; None where it is a pixel of a network without any.
+        shape: voxels of the grid on which the network works, which covers the same extent.
+    """
+
+    spacing: tuple[float, ...] | None
+    shape: tuple[int, ...]
 
 
 class WorkingSpacingd(MapTransform):
@@ -37,7 +57,8 @@ class WorkingSpacingd(MapTransform):
 
     An image that is then coarser or finer than the network works at is resampled; labels come back with
     ``RestoreGridd``. What the file states of its size stays in the metadata, for the results. One line says what was
-    done, where it is the same for all images only for the first.
+    done, where it is the same for all images only for the first. Prediction block by block asks ``decide`` and
+    resamples by itself.
 
     Args:
         keys: images, MetaTensors from ``LoadVolumed``, normalised.
@@ -98,43 +119,59 @@ class WorkingSpacingd(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             mask = None if self.foreground_key is None else sample[self.foreground_key]
-            seen = self._seen(sample[key], mask)
-            if seen is None:
+            seen = self.decide(_readable(sample[key], mask))
+            if seen.spacing is None:
                 continue
-            target = self._target(seen)
-            if target is not None:
-                self._check_memory(sample[key], seen, target)
+            other_grid = seen.shape != tuple(sample[key].shape[1:])
+            if other_grid:
+                self._check_memory(sample[key], seen.shape)
             for name in (key,) if mask is None else (key, self.foreground_key):
                 affine, meta = sample[name].affine, {k: v for k, v in sample[name].meta.items() if k != "affine"}
-                seen_as = torch.as_tensor(rescale_affine(affine, seen))
+                seen_as = torch.as_tensor(rescale_affine(affine, seen.spacing))
                 sample[name] = MetaTensor(sample[name].as_tensor(), affine=seen_as, meta=meta)
-                if target is not None:
-                    mode = "linear" if name == key else "nearest"
-                    sample |= ResampleToSpacingd(name, target, mode)(sample)
+                if other_grid:
+                    sample[name] = resampled(sample[name], seen.shape, "linear" if name == key else "nearest")
                     sample[name].meta[GRID_AFFINE] = affine.clone()
         return sample
 
-    def _check_memory(self, image: MetaTensor, seen: tuple[float, ...], target: tuple[float, ...]) -> None:
+    def decide(self, image: ReadableImage) -> Seen:
+        """How the network sees an image; says so."""
+        seen, lines = self._decided(image)
+        for key, level, message in lines:
+            if message is not None and key not in self._said:
+                self._said |= set() if key is None else {key}
+                logger.log(level, "%s", message)
+        return seen
+
+    def foresee(self, image: ReadableImage) -> tuple[int, ...]:
+        """Voxels of the grid on which the network will work, as far as the header of an image tells."""
+        return self._decided(image)[0].shape
+
+    def _decided(self, image: ReadableImage) -> tuple[Seen, list[Line]]:
+        spacing, lines = self._seen_as(image)
+        target = None if spacing is None else self._target(spacing)
+        shape = image.shape if target is None else resized_shape(image.shape, spacing, target)
+        return Seen(spacing, shape), lines
+
+    def _check_memory(self, image: MetaTensor, shape: tuple[int, ...]) -> None:
         """Refuses an image that is enlarged beyond the free memory."""
-        shape = [max(1, round(n * a / b)) for n, a, b in zip(image.shape[1:], seen, target)]
         head = getattr(self.network, "head", None)
         if head is None or math.prod(shape) <= image[0].numel():
             return
         free = available_memory()
         window = int(window_voxels(math.prod(shape), free, head.in_channels))
-        need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window)
+        stored = image[0].numel()
+        need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window, stored)
         if need > free:
             raise SpocoError(
                 f"{image.meta['filename_or_obj']}: becomes {in_words(shape)} voxels at the resolution at which the "
-                f"model works, for which {readable(need)} of {readable(free)} free memory are needed: cut it, or give "
-                "another size with --spacing or --diameter"
+                f"model works, for which {readable(need)} of {readable(free)} free memory are needed: predict it block "
+                "by block with --blockwise True, or give another size with --spacing or --diameter"
             )
 
-    def _seen(self, image: MetaTensor, mask: torch.Tensor | None) -> tuple[float, ...] | None:
-        """The spacing of the image in the unit of the weights; None where it is a pixel of a network without any."""
-        name, unit = str(image.meta["filename_or_obj"]), str(image.meta["length_unit"])
-        stated = str(image.meta["stated_size"])
-        own = None if unit == PIXEL else voxel_spacing(image, image.ndim - 1)
+    def _seen_as(self, image: ReadableImage) -> tuple[tuple[float, ...] | None, list[Line]]:
+        """The spacing with which the network sees an image, and what is to be said of it."""
+        name, unit, own, stated = image.name, image.unit, image.spacing, image.stated_size
         usual, message = spacing_for(self.network, own, unit, name, stated)
         trained, learnt = learnt_lengths(self.network)
         diameter = self.object_diameter or learnt_diameter(self.network)
@@ -146,28 +183,31 @@ class WorkingSpacingd(MapTransform):
                 )
             shape = own if unit == learnt != PIXEL else self._usual()
             step = diameter / self.diameter  # of a pixel in the image plane
-            self._say_diameter(diameter / _in_plane(self._usual()))
-            return tuple(size * step / _in_plane(shape) for size in shape)
+            across = diameter / _in_plane(self._usual())
+            message = (
+                f"objects are {self.diameter:g} pixels across as you say, the model learnt {across:.3g}: looked at "
+                f"{across / self.diameter:.2g} times the size"
+            )
+            return tuple(size * step / _in_plane(shape) for size in shape), [("diameter", logging.INFO, message)]
         if trained is None:
-            self._say(unit, logging.WARNING, message)
-            return usual
+            return usual, [(unit, logging.WARNING, message)]
         known = unit == learnt != PIXEL
+        lines: list[Line] = []
         if known and own != self.assumed_spacing:
             across = math.nan if diameter is None else diameter / _in_plane(own)
             if diameter is None or 2 <= across <= max(image.shape[-2:]):
-                self._say_resampling(own, learnt, name)
-                return own
-            message = (
+                return own, self._resampling_lines(own, learnt, name)
+            doubt = (
                 f"{name}: states a voxel size of {stated or in_words(own, unit)}, at which an object such as the model "
                 f"learnt would be {across:.2g} pixels across: it is not believed; --spacing corrects it"
             )
-            self._say(f"size {own}", logging.WARNING, message)
+            lines.append((f"size {own}", logging.WARNING, doubt))
             message = None
         base = own if known and own == self.assumed_spacing else self._usual()
-        if diameter is None or self.clustering is None:
-            self._say(unit, logging.WARNING, message)
-            return base
-        return self._seen_by_objects(image, mask, base, diameter, message)
+        if diameter is None or self.clustering is None or image.read is None:
+            return base, [*lines, (unit, logging.WARNING, message)]
+        seen, found = self._seen_by_objects(image, base, diameter, message)
+        return seen, [*lines, *found]
 
     def _usual(self) -> tuple[float, ...]:
         """The spacing of an image of unknown size, where its objects are as large as those of the training."""
@@ -175,18 +215,12 @@ class WorkingSpacingd(MapTransform):
         return (1.0,) * len(trained) if learnt == PIXEL else trained
 
     def _seen_by_objects(
-        self,
-        image: MetaTensor,
-        mask: torch.Tensor | None,
-        base: tuple[float, ...],
-        diameter: float,
-        message: str | None,
-    ) -> tuple[float, ...]:
-        name, unit = str(image.meta["filename_or_obj"]), str(image.meta["length_unit"])
+        self, image: ReadableImage, base: tuple[float, ...], diameter: float, message: str | None
+    ) -> tuple[tuple[float, ...], list[Line]]:
         work = self._target(base) or base
-        grid = [size * step / wanted for size, step, wanted in zip(image.shape[1:], base, work)]
+        grid = [size * step / wanted for size, step, wanted in zip(image.shape, base, work)]
         look = ObjectFinder(
-            image.as_tensor(),
+            image,
             grid,
             work,
             diameter,
@@ -194,26 +228,21 @@ class WorkingSpacingd(MapTransform):
             self.inferer,
             self.clustering,
             second_network=self.second_network,
-            foreground=mask,
         )
         scale = find_scale(look)
         learnt = diameter / _in_plane(base)
-        if scale is None:
-            self._say(
-                "none",
-                logging.WARNING,
-                f"{name}: no scale shows objects such as the model learnt, so its pixels are taken as those of the "
-                f"training, {learnt:.3g} to an object; --diameter says how many pixels its objects are across",
+        if scale is not None and max(scale, 1 / scale) > self.same_size:
+            found = (
+                f"{image.name}: objects are about {learnt / scale:.2g} pixels across, the model learnt {learnt:.2g}: "
+                f"looked at {scale:.2g} times the size; --diameter corrects it"
             )
-        if scale is None or max(scale, 1 / scale) <= self.same_size:
-            self._say(unit, logging.WARNING, message)
-            return base
-        logger.info(
-            "%s: objects are about %.2g pixels across, the model learnt %.2g: looked at %.2g times the size; "
-            "--diameter corrects it",
-            *(name, learnt / scale, learnt, scale),
+            return tuple(step * scale for step in base), [(None, logging.INFO, found)]
+        none = (
+            f"{image.name}: no scale shows objects such as the model learnt, so its pixels are taken as those of the "
+            f"training, {learnt:.3g} to an object; --diameter says how many pixels its objects are across"
         )
-        return tuple(step * scale for step in base)
+        lines: list[Line] = [("none", logging.WARNING, none)] if scale is None else []
+        return base, [*lines, (image.unit, logging.WARNING, message)]
 
     def _target(self, seen: tuple[float, ...]) -> tuple[float, ...] | None:
         """The spacing to resample an image of that spacing to; None where it stays as it is."""
@@ -222,28 +251,33 @@ class WorkingSpacingd(MapTransform):
         trained, _ = learnt_lengths(self.network)
         return None if trained is None or alike_spacings(seen, trained, self.tolerance) else trained
 
-    def _say_resampling(self, own: tuple[float, ...], learnt: str, name: str) -> None:
+    def _resampling_lines(self, own: tuple[float, ...], learnt: str, name: str) -> list[Line]:
         target = self._target(own)
-        if target is not None and not alike_spacings(own, target, 1.01):
-            self._say(
-                f"{own}",
-                logging.INFO,
-                f"{name}: resampled from {in_words(own, learnt)} to {in_words(target, learnt)}, at which the model "
-                "works",
-            )
+        if target is None or alike_spacings(own, target, 1.01):
+            return []
+        words = in_words(own, learnt), in_words(target, learnt)
+        return [(f"{own}", logging.INFO, f"{name}: resampled from {words[0]} to {words[1]}, at which the model works")]
 
-    def _say_diameter(self, learnt: float) -> None:
-        self._say(
-            "diameter",
-            logging.INFO,
-            f"objects are {self.diameter:g} pixels across as you say, the model learnt {learnt:.3g}: looked at "
-            f"{learnt / self.diameter:.2g} times the size",
-        )
 
-    def _say(self, what: str, level: int, message: str | None) -> None:
-        if message is not None and what not in self._said:
-            self._said.add(what)
-            logger.log(level, "%s", message)
+def _readable(image: MetaTensor, mask: torch.Tensor | None) -> ReadableImage:
+    """An image in memory, as ``LoadVolumed`` makes it."""
+    voxels, unit = image.as_tensor(), str(image.meta["length_unit"])
+
+    def sample() -> tuple[torch.Tensor, np.ndarray]:
+        places = sampled_places(voxels[0].numel())
+        places = np.arange(voxels[0].numel()) if places is None else places
+        return voxels.flatten(1)[:, torch.from_numpy(places)], places
+
+    return ReadableImage(
+        name=str(image.meta["filename_or_obj"]),
+        shape=tuple(image.shape[1:]),
+        spacing=None if unit == PIXEL else voxel_spacing(image, image.ndim - 1),
+        unit=unit,
+        stated_size=str(image.meta["stated_size"]),
+        read=lambda region: voxels[(slice(None), *region)],
+        sample=sample,
+        mask=None if mask is None else lambda region: plain(mask)[(slice(None), *region)],
+    )
 
 
 def _in_plane(spacing: Sequence[float]) -> float:

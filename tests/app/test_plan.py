@@ -20,6 +20,7 @@ NUCLEI = Profile(
     unit="pixel",
     intensities=[[0, 1, 2]],
     objects=100,
+    kinds={"whole": 100},
     annotated=0.1,
     diameters=[7.0, 15.0, 20.0],
     extents=[[6, 6, 6], [15, 15, 15], [20, 20, 20]],
@@ -133,3 +134,21 @@ def test_plans_that_cannot_work_are_refused():
     with pytest.raises(SpocoError, match="2 crops of 32 x 64 x 64 voxels take about .* smaller --crop_size"):
         plan.check_plan(NUCLEI, ids, need - 1)
     assert plan.training_bytes(ids | {"batch_size": 4}) == 2 * need
+
+
+def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels():
+    weight = plan.objectness_unlabeled_weight
+    assert weight(NUCLEI, dense=False) == 0.3 and weight(CELLS, dense=False) == 1.0
+    assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.3
+    assert weight(replace(NUCLEI, kinds={"strokes": 100}), dense=True) == 0
+    marked = replace(NUCLEI, kinds={"strokes": 60, "points": 40}, diameters=[20.0, 24.0, 30.0])
+    filled = 100 * np.pi / 6 * 24**3 / (4 * 50 * 128 * 128)
+    assert weight(marked, dense=False) == pytest.approx(0.25 / filled)
+    # a few in a large image say little of how much is filled
+    assert weight(replace(marked, objects=5, kinds={"strokes": 5}), dense=False) == 4
+    assert weight(replace(marked, kinds={"points": 100}), dense=False) == 0.3
+
+
+def test_the_axes_of_a_volume_are_alike_where_the_network_steps_alike():
+    assert plan.alike_axes([[2, 2, 2], [1, 2, 2]], 3) and plan.alike_axes([2, 2], 3)
+    assert not plan.alike_axes([[1, 2, 2], [2, 2, 2]], 3) and not plan.alike_axes([2, 2], 2)

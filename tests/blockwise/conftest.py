@@ -77,14 +77,15 @@ def clustering(**options):
     )
 
 
-def make_job(scene, folder: Path, block=(16, 16, 24), overlap=(6, 12, 12), embedder=None) -> Job:
+def make_job(scene, folder: Path, block=(16, 16, 24), overlap=(6, 12, 12), embedder=None, shape=SHAPE) -> Job:
+    """A job for an image of that shape, which the network sees as one of ``SHAPE``."""
     return Job(
-        grid=BlockGrid(SHAPE, block, overlap, (2, 2, 2), (1, 1, 1)),
+        grid=BlockGrid(shape, block, overlap, (2, 2, 2), (1, 1, 1), SHAPE),
         embedder=embedder or StoredEmbedder(scene.source),
         clustering=clustering(),
-        affine=np.diag([*SPACING, 1.0]),
+        spacing=SPACING,
         work=WorkFolder(folder / "work"),
-        levels=label_pyramid_shapes(SHAPE, SPACING, 16),
+        levels=label_pyramid_shapes(shape, SPACING, 16),
         least_share=0.5,
         thin_voxels=20,
         agreement_distance=1.0,

@@ -34,6 +34,31 @@ def test_write_regions_tile_the_volume_and_every_region_lies_in_the_next(grid):
     assert (written == 1).all()
 
 
+RESAMPLED = [
+    BlockGrid((23, 40, 17), (8, 16, 8), (3, 5, 2), (4, 6, 5), (2, 4, 4), (23, 29, 40)),
+    BlockGrid((50, 33), (16, 8), (7, 0), (3, 3), (8, 8), (173, 101)),
+    BlockGrid((500, 333), (64, 32), (17, 12), (5, 9), (8, 4), (61, 200)),
+]
+
+
+@pytest.mark.parametrize("grid", RESAMPLED)
+def test_a_block_labels_all_that_its_voxels_are_interpolated_from_and_their_overlap(grid):
+    for number in range(len(grid)):
+        block = grid[number]
+        for axis, (size, working) in enumerate(zip(grid.shape, grid.working)):
+            write, label, read = block.write[axis], block.label[axis], block.read[axis]
+            start, stop = max(0, write.start - grid.overlap[axis]), min(size, write.stop + grid.overlap[axis])
+            first, last = ((voxel + 0.5) * working / size - 0.5 for voxel in (start, stop - 1))
+            assert label.start <= max(0, first) and min(working - 1, last) <= label.stop - 1
+            assert label.start % 2 == 0 and (label.stop % 2 == 0 or label.stop == working)
+            assert label.stop - label.start <= (stop - start) * working / size + 5
+            assert label.stop == working or stop < size
+            assert read.start % grid.multiple[axis] == 0 and read.start <= max(0, label.start - grid.halo[axis])
+            assert read.stop >= min(working, label.stop + grid.halo[axis]) and 0 <= read.start < read.stop <= working
+            compared = grid.compared(block)[axis]
+            assert start <= compared.start <= write.start < write.stop <= compared.stop <= stop
+
+
 @pytest.mark.parametrize(
     "grid", [*GRIDS, BlockGrid((192, 320, 320), (128, 256, 256), (14, 31, 31), (20, 40, 40), (4, 8, 8))]
 )
@@ -41,6 +66,12 @@ def test_no_block_is_larger_than_the_largest(grid):
     sizes = [(np.prod(region_shape(grid[n].read)), np.prod(region_shape(grid[n].label))) for n in range(len(grid))]
     largest = grid.largest()
     assert (np.prod(region_shape(largest.read)), np.prod(region_shape(largest.label))) == tuple(np.max(sizes, axis=0))
+
+
+@pytest.mark.parametrize("grid", RESAMPLED)
+def test_no_block_reads_more_than_the_largest_where_blocks_differ_by_rounding(grid):
+    sizes = [region_shape(grid[number].read) for number in range(len(grid))]
+    assert region_shape(grid.largest().read) == tuple(np.max(sizes, axis=0))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -107,5 +138,7 @@ def test_slices_within_a_region():
 def test_what_is_no_grid_is_refused():
     with pytest.raises(SpocoError, match="overlap"):
         BlockGrid((8, 8), (4, 4), (-1, 2), (0, 0), (1, 1))
+    with pytest.raises(SpocoError, match="working"):
+        BlockGrid((8, 8), (4, 4), (1, 2), (0, 0), (1, 1), (8,))
     with pytest.raises(IndexError):
         GRIDS[0][len(GRIDS[0])]

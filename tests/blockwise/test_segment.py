@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dask
 import distributed
+import fastremap
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from monai.data import MetaTensor
 from spoco_bundle.blockwise import engine, work
 from spoco_bundle.blockwise.embedders import StoredEmbedder
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.resampling import restore_labels
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error
@@ -46,6 +48,22 @@ def test_blocks_are_averaged_like_the_whole(scenes, blocks, tmp_path):
     job.clustering = clustering.for_pieces_of(job.grid.shape)
     assert job.clustering.params["pooling"] == (1, 1, 2) and "pooling" not in clustering.params
     np.testing.assert_array_equal(blocks.run_job(job), whole)
+
+
+@pytest.mark.parametrize("shape, overlap", [((28, 90, 70), (6, 25, 19)), ((20, 30, 66), (5, 9, 18))])
+@pytest.mark.parametrize("name", ["separate", "touching"])
+def test_blocks_come_back_from_another_grid_as_the_whole_does(scenes, blocks, tmp_path, name, shape, overlap):
+    scene = scenes[name]
+    output = torch.from_numpy(np.asarray(scene.source.read((slice(None),) * 3)))
+    whole = restore_labels(torch.from_numpy(scene.whole), shape, torch.sigmoid(output[-1]), 0.5).numpy()
+    whole, numbers = fastremap.renumber(whole)
+    job = blocks.make_job(scene, tmp_path, (12, 24, 32), overlap, shape=shape)
+    found = blocks.run_job(job)
+    assert len(numbers) > 10 and found.shape == whole.shape
+    np.testing.assert_array_equal(found > 0, whole > 0)
+    assert adapted_rand_error(contingency_table(whole, found)) <= (0 if name == "separate" else 0.005)
+    if name == "separate":
+        np.testing.assert_array_equal(found, whole)
 
 
 def test_without_overlap_and_links_objects_fall_apart(scenes, blocks, tmp_path):

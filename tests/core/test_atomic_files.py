@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -70,3 +71,21 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         partial.mkdir()
         (partial / "new").write_text("whole")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
+
+
+def test_a_folder_is_whole_whenever_another_one_is_removed(tmp_path, monkeypatch):
+    target, seen = tmp_path / "label.zarr", []
+    target.mkdir()
+    (target / "old").write_text("old")
+    remove = shutil.rmtree
+
+    def watched(path, **options):
+        assert path != target, "half of it would stay where the process is killed"
+        seen.append([file.name for file in target.iterdir()])
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with atomic_folder(target) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("whole")
+    assert {tuple(names) for names in seen} == {("old",), ("new",)}

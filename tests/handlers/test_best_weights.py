@@ -40,8 +40,29 @@ class TestBestWeights:
         best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"))
         best.load_state_dict({"best_score": 0.9, "best_epoch": 7})
         self.evaluate(best, [0.8])
-        assert best.state_dict() == {"best_score": 0.9, "best_epoch": 7}
+        assert best.state_dict() == {"best_score": 0.9, "best_epoch": 7, "before": None, "best_trained": 0.9}
         assert not (tmp_path / "model.pt").exists()
+
+    def test_the_score_before_the_training_survives_a_resume(self, tmp_path):
+        best, resumed = (BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt")) for _ in range(2))
+        self.evaluate(best, [0.6])
+        best.start_from(0.6)
+        self.evaluate(best, [0.5, float("nan")])
+        resumed.load_state_dict(best.state_dict())
+        self.evaluate(resumed, [0.55])
+        assert not resumed.won and (resumed.before, resumed.best_trained, resumed.best_score) == (0.6, 0.55, 0.6)
+        self.evaluate(resumed, [0.7])
+        assert resumed.won and (resumed.before, resumed.best_trained, resumed.best_score) == (0.6, 0.7, 0.7)
+
+    @pytest.mark.parametrize(("scores", "kept"), [([0.5], 0.3), ([0.7], 0.7)])
+    def test_the_score_before_is_forgotten_without_losing_better_weights(self, scores, kept, tmp_path):
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"))
+        self.evaluate(best, [0.6])
+        best.start_from(0.6)
+        self.evaluate(best, scores)
+        best.forget_before()
+        self.evaluate(best, [0.3])
+        assert best.best_score == kept and best.before is None
 
     def test_unknown_metric(self, tmp_path):
         with pytest.raises(SpocoError, match="'f1'; choose among \\['ap'\\]"):

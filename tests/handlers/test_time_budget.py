@@ -16,16 +16,22 @@ class Clock:
         return self.now
 
 
-class Validation:
+class Validation(Engine):
     def __init__(self, clock, seconds):
+        super().__init__(self.step)
         self.clock, self.seconds, self.at = clock, seconds, []
 
-    def run(self, epoch):
+    def step(self, engine, batch):
         self.at.append(self.clock.now - 100)
         self.clock.now += self.seconds
 
+    def run(self, epoch):
+        super().run([0])
 
-def train(minutes, seconds_per_step, seconds_per_validation=0.0, state=None, stop_at=None, **options):
+
+def train(
+    minutes, seconds_per_step, seconds_per_validation=0.0, state=None, stop_at=None, score_before=False, **options
+):
     """Steps of a training that takes so many seconds each; the handler, its validation and the rates."""
     clock = Clock()
     validation = Validation(clock, seconds_per_validation)
@@ -41,6 +47,8 @@ def train(minutes, seconds_per_step, seconds_per_validation=0.0, state=None, sto
     engine = Engine(step)
     budget = TimeBudget(minutes, optimizer, 0.1, validation, clock=clock, **options)
     budget.attach(engine)
+    if score_before:
+        engine.add_event_handler(Events.STARTED, lambda engine: validation.run(1))
     if state is not None:
         budget.load_state_dict(state)
     engine.run(range(10), max_epochs=1000)
@@ -66,6 +74,12 @@ def test_a_training_ends_on_time_with_its_last_validation():
     steps = [b - a for a, b in zip(validation.at, validation.at[1:])]
     assert max(steps) - min(steps) < 3
     assert rates[0] == pytest.approx(0.1 / 25) and max(rates) <= 0.1 and rates[-1] < 0.001
+
+
+def test_a_validation_before_the_training_takes_its_time_but_not_its_warm_up():
+    _, validation, rates, seconds = train(1, 0.5, 9.0, score_before=True)
+    assert validation.at[0] == 0 and 59 <= seconds <= 61
+    assert rates[0] == pytest.approx(0.1 / 25) and max(rates) == pytest.approx(0.1, rel=0.01)
 
 
 def test_validations_take_no_more_than_half_of_the_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
@@ -26,17 +27,23 @@ def one_thread(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def volume(tmp_path_factory) -> Path:
-    """A NIfTI volume of crowded nuclei."""
+def crowd(tmp_path_factory) -> Path:
+    """A NIfTI volume of crowded nuclei, with its label beside it."""
     folder = tmp_path_factory.mktemp("crowd")
     make_synthetic_sample(folder, seed=0, train_volumes=1, train_shape=(16, 64, 64), val_shape=(10, 40, 48))
     return next(folder.glob("train/*_raw*"))
 
 
+@pytest.fixture
+def volume(crowd, tmp_path_factory) -> Path:
+    """The volume alone in a folder, into which its annotations go."""
+    return Path(shutil.copy(crowd, tmp_path_factory.mktemp("images")))
+
+
 @pytest.fixture(scope="session")
-def truth(volume) -> np.ndarray:
+def truth(crowd) -> np.ndarray:
     """Its objects."""
-    return read_image(volume.with_name(volume.name.replace("_raw", "_label")), "label").array[0]
+    return read_image(crowd.with_name(crowd.name.replace("_raw", "_label")), "label").array[0]
 
 
 @pytest.fixture
@@ -78,6 +85,12 @@ def screen(tmp_path_factory):
         pytest.skip(
             "Qt cannot open a window here: libxcb-icccm4, libxcb-keysyms1, libxcb-cursor0 or others are missing"
         )
+    # PySide6 6.12.0 gives a reference to None away with every call that returns nothing; before Python 3.12 they are
+    # counted, and a process that has none left aborts
+    keep = ctypes.pythonapi.Py_IncRef
+    keep.argtypes = [ctypes.py_object]
+    for _ in range(1_000_000):
+        keep(None)
     yield
     if server is not None:
         # Qt ends the process when its screen goes, and it stays connected to the end of the tests
@@ -128,3 +141,41 @@ def wait() -> Callable:
             time.sleep(0.01)
 
     return until
+
+
+@pytest.fixture
+def widget(viewer):
+    """The plugin's dock widget, found through the manifest."""
+    _, widget = viewer.window.add_plugin_dock_widget("spoco-bundle", "Segment from a few annotated objects")
+    return widget
+
+
+@pytest.fixture
+def opened(widget, volume, wait):
+    """The widget with a volume."""
+    widget.open_path(str(volume))
+    wait(lambda: not widget.running)
+    return widget
+
+
+@pytest.fixture
+def errors(screen):
+    """Messages of the error notifications that were shown."""
+    from napari.utils.notifications import NotificationSeverity, notification_manager
+
+    notification_manager.records.clear()
+    return lambda: [n.message for n in notification_manager.records if n.severity == NotificationSeverity.ERROR]
+
+
+@pytest.fixture
+def paint(wait) -> Callable:
+    """Paints objects of a truth, each under a number of its own, with the button for the next number."""
+
+    def objects(widget, truth: np.ndarray, count: int) -> None:
+        for number in np.unique(truth)[1 : count + 1]:
+            widget.new_button.click()
+            assert widget.annotations.mode == "paint"
+            widget.annotations.data_setitem(np.nonzero(truth == number), widget.annotations.selected_label)
+        wait(lambda: f"<b>{count}</b> object" in widget.count_label.text())
+
+    return objects

@@ -7,45 +7,13 @@ import numpy as np
 import psutil
 import pytest
 
+from spoco_bundle.annotation.ledger import Entry, read_ledger
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats import read_image
 from spoco_bundle.formats.objects_table import read_objects_table
 
 #: so small that a training takes seconds, most of them to start; a rate at which the weights hardly move
 TINY = "--crop_size [8,24,24] --batch_size 1 --device cpu --learning_rate 0.000001"
-
-
-@pytest.fixture
-def widget(viewer):
-    """The plugin's dock widget, found through the manifest."""
-    _, widget = viewer.window.add_plugin_dock_widget("spoco-bundle", "Segment from a few annotated objects")
-    return widget
-
-
-@pytest.fixture
-def opened(widget, volume, wait):
-    """The widget with a volume."""
-    widget.open_path(str(volume))
-    wait(lambda: not widget.running)
-    return widget
-
-
-@pytest.fixture
-def errors(screen):
-    """Messages of the error notifications that were shown."""
-    from napari.utils.notifications import NotificationSeverity, notification_manager
-
-    notification_manager.records.clear()
-    return lambda: [n.message for n in notification_manager.records if n.severity == NotificationSeverity.ERROR]
-
-
-def paint(widget, truth, count, wait):
-    """Paints objects of the truth, each under a number of its own, with the button for the next number."""
-    for number in np.unique(truth)[1 : count + 1]:
-        widget.new_button.click()
-        assert widget.annotations.mode == "paint"
-        widget.annotations.data_setitem(np.nonzero(truth == number), widget.annotations.selected_label)
-    wait(lambda: f"<b>{count}</b> object" in widget.count_label.text())
 
 
 def children():
@@ -65,13 +33,13 @@ def test_manifest_is_valid(screen):
 
 
 @pytest.mark.slow
-def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, errors, tmp_path, monkeypatch):
+def test_paint_train_predict_accept_save(opened, viewer, volume, truth, paint, wait, errors, tmp_path, monkeypatch):
     from qtpy.QtCore import QTimer
     from qtpy.QtWidgets import QFileDialog
 
     affine = nibabel.load(volume).affine
     np.testing.assert_allclose(viewer.layers[0].scale, np.linalg.norm(affine, axis=0)[2::-1], rtol=1e-5)
-    paint(opened, truth, 3, wait)
+    paint(opened, truth, 3)
     assert {int(n) for n in np.unique(opened.annotations.data)} == {0, 1, 2, 3}
 
     beats = []
@@ -113,7 +81,8 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     assert not np.allclose(instances.colormap.colors[1], opened.annotations.colormap.colors[1])
     opened.accept_button.click()
     wait(lambda: not opened.running)
-    assert (opened.annotations.data[accepted] == 4).all() and (opened.annotations.data == 4).sum() == accepted.sum()
+    assert (opened.annotations.data[accepted] == chosen).all(), "an object keeps its number"
+    assert (opened.annotations.data == chosen).sum() == accepted.sum()
     assert not (instances.data == chosen).any() and chosen not in {row["id"] for row in opened.view.table.rows}
     wait(lambda: "<b>4</b> objects" in opened.count_label.text())
 
@@ -123,9 +92,11 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     )
     assert f"({len(opened.view.table.rows)})" in opened.accept_all_button.text()
     others = len(opened.view.table.rows)
-    opened.annotations.undo()
-    assert (opened.annotations.data == 4).sum() == 0, "an acceptance can be undone"
-    opened.annotations.redo()
+    opened.undo_button.click()
+    assert not (opened.annotations.data == chosen).any() and ((opened.instances.data == chosen) == accepted).all()
+    assert chosen in {row["id"] for row in opened.view.table.rows}, "an acceptance can be undone"
+    opened.accept([chosen])
+    wait(lambda: not opened.running)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     opened.save_button.click()
     wait(lambda: not opened.running)
@@ -141,8 +112,12 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
     assert len(np.unique(labels[accepted])) == 1
 
     pairs = build_datalist(tmp_path / f"{name}_datalist.json", "train")
-    assert pairs == [{"image": str(volume), "label": str(tmp_path / f"{name}_label.nii.gz")}]
-    np.testing.assert_array_equal(read_image(pairs[0]["label"], "label").array[0], opened.annotations.data)
+    label, ledger = tmp_path / "crowd_00_label.nii.gz", tmp_path / "crowd_00_annotation.csv"
+    assert pairs == [{"image": str(volume), "label": str(label), "annotation": str(ledger)}]
+    checked = [number for number, entry in read_ledger(ledger).items() if entry.checked]
+    assert checked == [1, 2, 3, chosen]
+    written = read_image(label, "label").array[0]
+    np.testing.assert_array_equal(np.where(np.isin(written, checked), written, 0), opened.annotations.data)
     assert (tmp_path / f"{name}_model" / "model.pt").is_file() != kept
 
     opened.accept_all_button.click()
@@ -152,8 +127,68 @@ def test_paint_train_predict_accept_save(opened, viewer, volume, truth, wait, er
 
 
 @pytest.mark.slow
-def test_cancel_ends_the_training_and_leaves_nothing(opened, truth, wait, errors):
-    paint(opened, truth, 2, wait)
+def test_two_slices_of_two_objects_and_what_is_accepted_of_the_prediction(opened, volume, truth, wait, errors):
+    opened.default_box.setCurrentText("slices")
+    opened.iterations_box.setValue(10)
+    opened.train_options.setText(TINY)
+    opened.predict_options.setText("--device cpu")
+    for number in (1, 2):
+        opened.new_button.click()
+        sizes = (truth == number).sum((1, 2))
+        outlined = (truth == number) & np.isin(np.arange(len(sizes)), np.argsort(sizes)[-2:])[:, None, None]
+        opened.annotations.data_setitem(np.nonzero(outlined), opened.annotations.selected_label)
+    ledger = volume.with_name("crowd_00_annotation.csv")
+    wait(lambda: "<b>2</b> objects annotated (2 in slices)" in opened.count_label.text())
+    assert read_ledger(ledger) == {1: Entry("slices"), 2: Entry("slices")}
+
+    opened.train_button.click()
+    wait(lambda: not opened.running)
+    opened.predict_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == [] and opened.view.table.rows
+    opened.next_button.click()
+    (accepted,) = opened.view.selected()
+    opened.accept_button.click()
+    wait(lambda: not opened.running)
+    wait(lambda: accepted in read_ledger(ledger) and read_ledger(ledger)[accepted].checked)
+    entries = read_ledger(ledger)
+    assert [entries[number].kind for number in (1, 2, accepted)] == ["slices", "slices", "whole"]
+    assert {number for number, entry in entries.items() if entry.checked} == {1, 2, accepted}
+
+    opened.train_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == [] and "trained" in opened.status_label.text() or "kept" in opened.status_label.text()
+    # closed and opened again, the two slices and the accepted object are what is annotated
+    drawn = opened.annotations.data.copy()
+    opened.open_path(str(volume))
+    wait(lambda: not opened.running)
+    np.testing.assert_array_equal(opened.annotations.data, drawn)
+    assert opened.default_kind == "slices" and opened.kinds == {accepted: "whole"}
+    opened.train_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == []
+
+
+@pytest.mark.slow
+def test_clicks_and_a_finished_corner_train(opened, truth, wait, errors):
+    opened.click_points()
+    for number in (1, 2, 3, 4):
+        places = np.argwhere(truth == number)
+        opened.points.add(places[len(places) // 2].astype(float))
+    opened.draw_regions()
+    # a corner without objects, known to be none
+    empty = next(z for z in range(len(truth)) if not truth[z, :4, :4].any())
+    opened.regions.add_rectangles(np.array([[empty, 0, 0], [empty, 0, 3], [empty, 3, 3], [empty, 3, 0.0]]))
+    opened.iterations_box.setValue(10)
+    opened.train_options.setText(f"{TINY} --diameter 10")
+    opened.train_button.click()
+    wait(lambda: not opened.running)
+    assert errors() == []
+
+
+@pytest.mark.slow
+def test_cancel_ends_the_training_and_leaves_nothing(opened, truth, paint, wait, errors):
+    paint(opened, truth, 2)
     opened.iterations_box.setValue(400)
     opened.train_options.setText(TINY)
     opened.train_button.click()
@@ -166,8 +201,8 @@ def test_cancel_ends_the_training_and_leaves_nothing(opened, truth, wait, errors
     assert opened.session.model is None and opened.train_button.isEnabled()
 
 
-def test_closing_the_viewer_ends_what_runs(opened, viewer, truth, wait, process_events):
-    paint(opened, truth, 1, wait)
+def test_closing_the_viewer_ends_what_runs(opened, viewer, truth, paint, wait, process_events):
+    paint(opened, truth, 1)
     opened.predict_button.click()
     wait(lambda: len(children()) == 1)
     folder = opened.session.folder
@@ -219,6 +254,7 @@ def test_voxel_size_of_a_file_that_states_none(widget, viewer, wait, errors, tmp
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (6, 20, 20), dtype=np.uint8))
     viewer.open(str(path), plugin="spoco-bundle")
     widget.use_button.click()
+    wait(lambda: not widget.running)
     assert widget.session.image.path == path and list(viewer.layers[0].scale) == [1, 1, 1]
     widget.spacing_edit.setText("2, 0.5")
     widget.spacing_edit.editingFinished.emit()
@@ -279,12 +315,14 @@ def test_long_messages_are_shown_to_their_end(opened):
     assert opened.status_label.text().replace("\u200b", "") == text and opened.status_label.wordWrap()
 
 
-def test_layers_that_are_removed_come_back_when_they_are_needed(opened, viewer, truth, wait):
-    paint(opened, truth, 1, wait)
+def test_a_layer_of_annotations_that_is_removed_comes_back_as_it_was(opened, viewer, truth, paint, wait):
+    paint(opened, truth, 1)
+    drawn = opened.annotations.data.copy()
     viewer.layers.remove(opened.annotations)
-    wait(lambda: "<b>0</b> objects" in opened.count_label.text())
+    assert opened.annotations is None
     opened.new_button.click()
     assert opened.annotations in viewer.layers
+    np.testing.assert_array_equal(opened.annotations.data, drawn)
 
 
 def test_model_folder_without_a_model(opened, errors, tmp_path):

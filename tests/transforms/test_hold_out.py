@@ -5,7 +5,7 @@ from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import InstanceMetric
-from spoco_bundle.transforms import HoldOutObjectsd
+from spoco_bundle.transforms import DrawHeldOutd, HoldOutObjectsd, KeepInstanceFractiond
 
 
 def grid_of_objects(count):
@@ -15,10 +15,13 @@ def grid_of_objects(count):
     return MetaTensor(labels)
 
 
-def split(labels, fraction=0.25, **arguments):
+def split(labels, fraction=0.25, seed=0, kept=1.0, hidden_label=None, **special):
+    """The labels that train, of which a fraction is kept, and those that validate."""
+    drawn = DrawHeldOutd("label", fraction, seed, **special)({"label": labels})
+    trains = HoldOutObjectsd("label", "train", hidden_label, **special)(drawn)
     return {
-        part: HoldOutObjectsd("label", fraction, part, **arguments)({"label": labels})["label"]
-        for part in ("train", "val")
+        "train": KeepInstanceFractiond("label", kept, **special)(trains)["label"],
+        "val": HoldOutObjectsd("label", "val", **special)(drawn)["label"],
     }
 
 
@@ -41,9 +44,35 @@ def test_the_share_is_that_asked_for():
     assert 30 <= len(ids(split(grid_of_objects(200), 0.25)["val"])) <= 70
 
 
-def test_a_single_object_trains_and_validates():
-    parts = split(grid_of_objects(1))
-    assert ids(parts["train"]) == ids(parts["val"]) == {10}
+def test_a_single_object_trains_and_validates_which_is_said_once(caplog):
+    hold_out = {part: HoldOutObjectsd("label", part) for part in ("train", "val")}
+    for count in (1, 1, 2):
+        labels = grid_of_objects(count)
+        labels.meta["filename_or_obj"] = "cells_label.tif"
+        drawn = DrawHeldOutd("label", 0.25)({"label": labels})
+        parts = {part: ids(hold_out[part](drawn)["label"]) for part in hold_out}
+        assert parts["train"] == parts["val"] == {10} if count == 1 else not parts["train"] & parts["val"]
+    assert caplog.text.count("both trains and validates") == caplog.text.count("cells_label.tif") == 1
+
+
+def test_an_image_without_an_object_has_none_on_either_side():
+    parts = split(torch.zeros_like(grid_of_objects(1)))
+    assert ids(parts["train"]) == ids(parts["val"]) == set()
+
+
+@pytest.mark.parametrize("count", [2, 4, 12])
+def test_what_validates_never_trains_however_few_are_kept(count):
+    labels = grid_of_objects(count)
+    held_out = ids(split(labels)["val"])
+    for kept in (0.75, 0.5, 0.25, 0.1):
+        parts = split(labels, kept=kept)
+        assert ids(parts["val"]) == held_out and ids(parts["train"]) and not ids(parts["train"]) & held_out
+
+
+def test_the_lots_are_drawn_without_a_trace_in_the_given_labels():
+    labels = grid_of_objects(3)
+    parts = split(labels)
+    assert "sides" not in labels.meta and "sides" not in parts["train"].meta
 
 
 def test_other_ids_and_further_objects_change_no_side():
@@ -82,7 +111,8 @@ def test_plausible_sizes_come_from_all_objects():
     assert metric.scores()["plausible_volume"] < 1
 
 
-@pytest.mark.parametrize("arguments", [{"fraction": 0.0, "part": "val"}, {"fraction": 0.5, "part": "test"}])
-def test_bad_arguments_are_named(arguments):
-    with pytest.raises(SpocoError):
-        HoldOutObjectsd("label", **arguments)
+def test_bad_arguments_are_named():
+    with pytest.raises(SpocoError, match="holdout_fraction"):
+        DrawHeldOutd("label", 0.0)
+    with pytest.raises(SpocoError, match="'test'"):
+        HoldOutObjectsd("label", "test")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.networks import Decoder
 from spoco_bundle.transforms import ClusterEmbeddingsd
-from spoco_bundle.transforms.object_size import Look, ObjectFinder, find_scale
+from spoco_bundle.transforms.object_size import Look, ObjectFinder, find_scale, fullest
 
 
 def eyes(true: float, least: float = 0.0, most: float = 9.0):
@@ -90,6 +91,16 @@ class Discs(torch.nn.Module):
         return torch.as_tensor(np.concatenate([offset, logit])[None], dtype=torch.float32)
 
 
+def in_memory(image: torch.Tensor) -> ReadableImage:
+    return ReadableImage(
+        "cells.tif",
+        tuple(image.shape[1:]),
+        *(None, "pixel", ""),
+        read=lambda region: image[(slice(None), *region)],
+        sample=lambda: (image.flatten(1), np.arange(image[0].numel())),
+    )
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_objects_are_measured_in_a_part_of_the_image(dims):
     spacing, diameter, true = (2.0, 1.0, 1.0)[-dims:], 12.0, 2.0
@@ -109,7 +120,7 @@ def test_objects_are_measured_in_a_part_of_the_image(dims):
         return network(part)
 
     finder = ObjectFinder(
-        torch.from_numpy(image)[None], shape, spacing, diameter, network, inferer, clustering, voxels=voxels
+        in_memory(torch.from_numpy(image)[None]), shape, spacing, diameter, network, inferer, clustering, voxels=voxels
     )
     assert finder(1.0).size == pytest.approx(true, rel=0.1)
     assert finder(0.5).size == pytest.approx(1.0, rel=0.15)
@@ -123,7 +134,27 @@ def test_the_part_lies_where_the_objects_are():
     image = torch.zeros(1, 300, 400)
     image[0, 200:280, 20:90] = torch.rand(80, 70)
     clustering = ClusterEmbeddingsd(decoder=Decoder(2, True, None, 3.0))
-    finder = ObjectFinder(image, (300, 400), (1.0, 1.0), 12.0, Discs((1.0, 1.0), 3.0), None, clustering, voxels=10_000)
-    (_, rows, columns), shape = finder._region(1.0)
+    network = Discs((1.0, 1.0), 3.0)
+    finder = ObjectFinder(in_memory(image), (300, 400), (1.0, 1.0), 12.0, network, None, clustering, voxels=10_000)
+    shape, (rows, columns) = finder._part(1.0)
     assert rows.start <= 215 and rows.stop >= 265 and columns.start <= 30 and columns.stop >= 80
-    assert shape == (100, 100)
+    assert shape == (300, 400) and rows.stop - rows.start == columns.stop - columns.start == 100
+    shape, (rows, columns) = finder._part(0.5)
+    assert shape == (150, 200) and rows.stop == 150 and columns.start == 0
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_the_fullest_place_is_found_in_a_sample(boxes):
+    """In voxels spread at random, and in a few boxes far apart, of which the fullest one is meant."""
+    shape, random = (2000, 3000), np.random.default_rng(0)
+    if boxes:
+        corners = [(y, x) for y in np.linspace(0, 1960, 4).astype(int) for x in np.linspace(0, 2960, 4).astype(int)]
+        index = [
+            np.concatenate([corner[axis] + random.integers(40, size=500) for corner in corners]) for axis in (0, 1)
+        ]
+    else:
+        index = [random.integers(n, size=50_000) for n in shape]
+    bright = (index[0] > 1200) & (index[0] < 1400) & (index[1] > 1900) & (index[1] < 2100)
+    values = torch.from_numpy(np.where(bright, 1.0, random.normal(0, 0.01, bright.shape))[None]).float()
+    y, x = fullest(values, np.ravel_multi_index(index, shape), shape)
+    assert abs(y - 1326) < (15 if boxes else 300) and abs(x - 1993) < (15 if boxes else 400)

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, RandFlipd, RandRotate90d
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.resampling import restore_labels
 from spoco_bundle.formats.files import voxel_spacing
 from spoco_bundle.transforms import ResampleToSpacingd, RestoreGridd
-from spoco_bundle.transforms.spacing import resize_nearest, restore_labels
 
 
 def sample(shape=(10, 24, 20), spacing=(2.0, 0.5, 0.5)) -> dict:
@@ -83,45 +82,6 @@ def test_pixels_are_a_spacing_of_1():
     assert ResampleToSpacingd("image", (2.0, 3.0))({"image": image})["image"].shape == (1, 4, 4)
 
 
-def balls(shape: tuple[int, ...], voxel: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two touching balls of radius 9, with voxels of this size: labels, and an objectness that falls softly."""
-    places = torch.stack(torch.meshgrid(*((torch.arange(n) + 0.5) * voxel for n in shape), indexing="ij"))
-    middles = torch.full((2, len(shape)), 20.0)
-    middles[:, -1] = torch.tensor([14.0, 32.0])
-    away = torch.stack([(places - m.reshape(-1, *[1] * len(shape))).square().sum(0).sqrt() for m in middles]) - 9
-    labels = torch.where(away.amin(0) < 0, away.argmin(0) + 1, 0).int()
-    return labels, torch.sigmoid(-away.amin(0))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_outlines_come_back_as_sharp_as_the_image(dims):
-    coarse, objectness = balls((10,) * (dims - 1) + (12,), 4.0)
-    fine, _ = balls((40,) * (dims - 1) + (48,), 1.0)
-    nearest = resize_nearest(coarse[None], fine.shape)[0]
-    restored = restore_labels(coarse, fine.shape, objectness)
-    wrong = [(found != fine).float().mean() for found in (nearest, restored, restore_labels(coarse, fine.shape))]
-    assert wrong[1] < 0.6 * wrong[0] and wrong[2] < 0.9 * wrong[0]
-    assert restored.dtype == torch.int32 and restored.unique().tolist() == [0, 1, 2]
-
-
-def test_what_the_labels_leave_out_does_not_come_back_with_the_objectness():
-    labels = torch.zeros(6, 8, dtype=torch.int32)
-    labels[1:5, 1:3] = 1
-    objectness = torch.full((6, 8), 0.01)
-    objectness[1:5, 1:3] = objectness[1:5, 5:7] = 0.9  # the second was dropped
-    objectness[2, 2] = 0.1  # a hole that the labels fill
-    restored = restore_labels(labels, (18, 24), objectness)
-    assert (restored[:, 12:] == 0).all() and (restored[4:14, 4:8] == 1).all()
-    assert torch.equal(restored[1::3, 1::3], labels)  # centres of coarse voxels lie on those of fine ones
-
-
-def test_slabs_do_not_show(monkeypatch):
-    coarse, objectness = balls((10, 10, 12), 4.0)
-    whole = restore_labels(coarse, (33, 47, 50), objectness)
-    monkeypatch.setattr("spoco_bundle.transforms.spacing._SLAB", 47 * 50 * 4)
-    assert torch.equal(restore_labels(coarse, (33, 47, 50), objectness), whole)
-
-
 def test_an_object_too_small_for_the_image_takes_its_confidence_with_it():
     labels = torch.zeros(1, 12, 12, dtype=torch.int32)
     labels[:, 1:5, 1:5], labels[:, 8, 8], labels[:, 6:11, 1:5] = 1, 2, 3
@@ -133,15 +93,6 @@ def test_an_object_too_small_for_the_image_takes_its_confidence_with_it():
         pytest.fail("the one voxel should fall between the centres")
     assert result["pred"].unique().tolist() == [0, 1, 2]
     assert result["pred_confidence"].tolist() == pytest.approx([0.9, 0.7])
-
-
-def test_nearest_agrees_with_brute_force():
-    rng = np.random.default_rng(0)
-    values = torch.tensor(rng.integers(2**40, size=(1, 7, 5)))
-    out = resize_nearest(values, (3, 11))
-    for y in range(3):
-        for x in range(11):
-            assert out[0, y, x] == values[0, int((y + 0.5) * 7 / 3), int((x + 0.5) * 5 / 11)]
 
 
 def test_refusals():
@@ -172,3 +123,28 @@ def test_spacing_follows_quarter_turns_and_flips(spacing):
     corner[-1] = 1
     position = (out["image"].affine[: dims + 1, [*range(dims), -1]] @ corner)[:dims] - 11.0
     assert float(out["image"][(0,) * (dims + 1)]) == pytest.approx(float(position[0]))
+
+
+def test_objects_are_numbered_by_their_first_voxels_on_the_original_grid():
+    labels = torch.zeros(1, 6, 12, dtype=torch.int32)
+    labels[:, 1:5, 7:11], labels[:, 2:6, 0:4] = 1, 2  # the first one begins a row higher, on the coarse grid the same
+    meta = {"grid_shape": torch.tensor([3, 6]), "grid_affine": torch.eye(3)}
+    image = MetaTensor(torch.zeros(1, 6, 12), affine=torch.eye(3) / 2, meta=meta)
+    sample = {"image": image, "pred": labels, "pred_confidence": torch.tensor([0.9, 0.2])}
+    result = RestoreGridd()(sample)
+    first = [int((result["pred"][0] == number).flatten().nonzero()[0]) for number in (1, 2)]
+    assert first == sorted(first) and result["pred_confidence"].tolist() == pytest.approx([0.2, 0.9])
+
+
+def test_no_slice_of_a_partly_drawn_object_is_lost_where_voxels_grow():
+    label = torch.zeros(1, 12, 8, 8, dtype=torch.int32)
+    for z in range(1, 12, 3):
+        label[0, z, 2:6, 2:6] = 1
+    label[0, 5, :2, :2], label[0, :, 6:, 6:] = 2, 3
+    volume = MetaTensor(label, affine=torch.eye(4, dtype=torch.float64))
+    resample = ResampleToSpacingd("label", (4.0, 1.0, 1.0), "drawn", annotation="slices")
+    drawn = resample({"label": volume, "kinds": {3: "whole"}})["label"][0]
+    assert [sorted(drawn[z].unique().tolist()) for z in range(3)] == [[0, 1, 3], [0, 1, 2, 3], [0, 1, 3]]
+    assert (drawn == 3).sum() == 3 * 4 and (drawn == 1).sum() == 3 * 16
+    usual = ResampleToSpacingd("label", (4.0, 1.0, 1.0), "drawn")({"label": volume})["label"][0]
+    assert 2 not in usual and (usual == 1).sum() < 3 * 16

@@ -102,6 +102,17 @@ def test_files_go_blockwise_where_memory_is_short_and_keep_their_format(nuclei, 
     np.testing.assert_array_equal(np.asarray(after.dataobj).T, whole[0])
 
 
+@pytest.mark.slow
+def test_a_size_is_taken_in_blocks_as_in_one_piece(nuclei, tmp_path):
+    size = ["--diameter", "28"]
+    spoco("predict", nuclei / "stack.ome.tif", "--output", "whole", *size, cwd=tmp_path)
+    said = spoco("predict", nuclei / "nuclei.ome.zarr", "--output", "out.ome.zarr", *BLOCKS, *size, cwd=tmp_path)
+    assert "objects are 28 pixels across as you say" in said and "24 x 72 x 80 voxels in 18 blocks" in said
+    expected = tifffile.imread(tmp_path / "whole" / "stack_instances.ome.tif")
+    assert expected.max() > 5
+    np.testing.assert_array_equal(labels_of(tmp_path / "out.ome.zarr"), expected)
+
+
 def started(nuclei, folder, *options):
     """A prediction at work in a process of its own, once it has finished two blocks and before it has finished all."""
     command = [

@@ -103,6 +103,58 @@ def test_a_mask_as_foreground(stack, tmp_path):
     assert labels.max() > 5 and not labels[mask == 0].any()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--diameter", "30"],
+        ["--diameter", "14"],
+        ["--target_spacing", "[2.0,1.2,1.2]"],
+        ["--spacing", "[1.0,0.8,0.8]"],
+        ["--diameter", "30", "--clustering#background", "otsu"],
+        ["--diameter", "30", "--agreement", "True"],
+    ],
+    ids=" ".join,
+)
+def test_at_another_resolution(stack, tmp_path, options):
+    """Reduced, enlarged, enlarged along z only, and with the rules that see more than the objectness."""
+    assert same_in_blocks(stack, tmp_path, *options).max() > 5
+
+
+def test_at_the_size_that_the_objects_are_found_to_have(plane, tmp_path):
+    enlarged = np.kron(plane, np.ones((2, 2), plane.dtype))
+    tifffile.imwrite(tmp_path / "plane.ome.tif", enlarged, ome=True, metadata={"axes": "YX"})
+    said = predict(tmp_path / "plane.ome.tif", tmp_path / "said", "--blockwise", "True", *BLOCKS[2])
+    assert "objects are about" in said and "--diameter corrects it" in said
+    labels = same_in_blocks(tmp_path / "plane.ome.tif", tmp_path, dims=2)
+    assert labels.shape == enlarged.shape and labels.max() > 10
+
+
+def test_a_mask_at_another_resolution(stack, tmp_path):
+    shutil.copy(stack, tmp_path / "cells_raw.ome.tif")
+    mask = np.zeros(tifffile.imread(stack).shape, np.uint8)
+    mask[4:20, 10:60, 12:70] = 1
+    tifffile.imwrite(tmp_path / "cells_fg.ome.tif", mask, ome=True, metadata={"axes": "ZYX"})
+    assert (
+        same_in_blocks(tmp_path / "cells_raw.ome.tif", tmp_path, "--foreground_ending", "_fg", "--diameter", "30").max()
+        > 5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("bbbc050/val/train_Emb09_t501", ["--diameter", "30"]), ("dsb2018/val/0bf4b1441676", [])],
+)
+def test_real_images_at_another_resolution(shared_dir, tmp_path, name, options):
+    """Crowded nuclei, reduced because of what is said, and because of what is seen."""
+    source = shared_dir / "data" / f"{name}_raw.tif"
+    if not source.is_file():
+        pytest.skip(f"{source} is not there")
+    voxels = tifffile.imread(source)
+    image = tmp_path / "cells.ome.tif"
+    tifffile.imwrite(image, voxels, ome=True, metadata={"axes": "ZYX"[-voxels.ndim :]})
+    assert same_in_blocks(image, tmp_path, *options, dims=voxels.ndim).max() > 15
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system that is soon full; yields its folder and a function that makes it larger."""

@@ -27,6 +27,8 @@ import tifffile
 import torch
 from scipy.spatial.transform import Rotation
 
+from spoco_bundle.annotation.kept import told_apart
+from spoco_bundle.annotation.ledger import Entry, read_ledger
 from spoco_bundle.app.config import run_configs
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
@@ -35,6 +37,7 @@ from spoco_bundle.label import environment as label_environment
 from spoco_bundle.label.app_folder import prepare_app
 from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.server import Door, server_command
+from spoco_bundle.napari.annotations import label_file, read_annotations
 from support import TINY
 
 pytestmark = [pytest.mark.endurance, pytest.mark.timeout(900)]
@@ -476,11 +479,46 @@ def test_unchecked_predictions_change_nothing(annotation):
         shutil.copytree(folder / "start", app, dirs_exist_ok=True)
         submit(client, folder, labels)
         kept = read_image(image_in(client.get_label("cells"), ".nii.gz", folder), "label").array[0]
-        np.testing.assert_array_equal(kept, drawn)
+        checked, unchecked = told_apart(kept, read_ledger(folder / "studies/labels/final/cells_annotation.csv"))
+        np.testing.assert_array_equal(checked, drawn)
+        np.testing.assert_array_equal(unchecked > 0, (labels > 0) & (drawn == 0))
         assert trained(client, max_epochs=2)[0] == "DONE"
         results.append(torch.load(folder / "app/model/spoco/outputs/last.pt", weights_only=True)["network"])
     for key in results[0]:
         torch.testing.assert_close(results[0][key], results[1][key], rtol=0, atol=0, msg=key)
+
+
+def test_objects_in_slices_train_and_napari_shows_the_same_state(python, truth, tmp_path):
+    (tmp_path / "studies").mkdir()
+    file, labels = truth
+    image = Path(shutil.copy(file, tmp_path / "studies" / "cells.nii.gz"))
+    settings = {"crop_size": [8, 32, 32], "batch_size": 2, "iterations_per_epoch": 2, "max_epochs": 1}
+    prepare_app(tmp_path / "app", random_weights=True, **settings)
+    ids = np.unique(labels)[1:7]
+    outlines = np.where(np.isin(labels, ids), labels, 0)
+    for number in ids:  # each in the slice that shows most of it
+        sizes = (labels == number).sum((1, 2))
+        outlines[(outlines == number) & (np.arange(len(sizes)) != sizes.argmax())[:, None, None]] = 0
+    with serve(python, tmp_path) as client:
+        names = [{"name": f"slices {number}", "idx": int(number)} for number in ids[:-1]]
+        submit(client, tmp_path, outlines, label_info=names, annotation={"default": "strokes"})
+        ledger = read_ledger(tmp_path / "studies" / "labels" / "final" / "cells_annotation.csv")
+        assert ledger == {**dict.fromkeys(ids[:-1], Entry("slices")), ids[-1]: Entry("strokes")}
+        status, lines = trained(client)
+        assert status == "DONE", lines
+        assert "in slices" in (tmp_path / "server.log").read_text(), "the training reads the ledger"
+
+        names = client.infer_params("cells")["label_names"]
+        assert sum(name.startswith("slices") for name in names) == len(ids) - 1
+        shown = read_image(image_in(client.infer("cells"), ".nii.gz", tmp_path), "label").array[0]
+        submit(client, tmp_path, shown, label_info=[{"name": name, "idx": number} for name, number in names.items()])
+    predicted = [number for name, number in names.items() if name.startswith("object")]
+    read = read_annotations(label_file(image), labels.shape)
+    np.testing.assert_array_equal(read.checked > 0, outlines > 0)
+    kinds = sorted(read.kinds.get(number, read.default) for number in np.unique(read.checked)[1:])
+    assert kinds == ["slices"] * (len(ids) - 1) + ["strokes"]
+    unchecked = np.zeros_like(shown) if read.unchecked is None else read.unchecked
+    np.testing.assert_array_equal(unchecked > 0, np.isin(shown, predicted))
 
 
 def test_a_round_that_is_not_better_changes_nothing_and_says_so(python, truth, tmp_path):

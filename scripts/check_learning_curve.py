@@ -1,0 +1,147 @@
+"""Whether the forecast of `spoco learning-curve` holds: half of the labels forecast the score of all of them.
+
+python scripts/check_learning_curve.py DATA --minutes 2      # trains and scores what has no row yet, then the table
+python scripts/check_learning_curve.py DATA --table-only --page docs/measurements/learning_curve.md
+
+DATA is a folder of data sets, each with train/ and a val/ in which every object is annotated. Of each label image in
+train/ a random half of the objects is kept, as if no more had been drawn. `spoco learning-curve` sees these alone and
+forecasts the score of twice as many; trainings on all objects, as long as each of its own, say what it is. A row is one
+data set: a JSON file in the folder of `--rows`. What is there is not done again, and what was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import processor, replace_table, run_spoco
+
+from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
+from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.dataset import build_datalist, stored_dimensions
+from spoco_bundle.formats import write_instances
+from spoco_bundle.handlers.held_out_scores import HELD_OUT_SCORES
+from spoco_bundle.transforms import KeepInstanceFractiond, LoadVolumed
+
+DATASETS = ("dsb2018", "bbbc050", "cvppp_a1")
+
+ROWS = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "learning_curve"
+
+#: choices of objects of each part in the learning curve
+CHOICES = 2
+
+
+def half_of_labels(data: Path, folder: Path) -> Path:
+    """A datalist of the same images, with half of the objects of each label image in train/.
+
+    Args:
+        data: with train/ and val/.
+        folder: for the label images and the datalist.
+    """
+    pairs = build_datalist(data, "train")
+    load, thin = LoadVolumed("label", spatial_dims=stored_dimensions(pairs)), KeepInstanceFractiond("label", 0.5)
+    for pair in pairs:
+        target = folder / "labels" / Path(pair["label"]).name
+        if not target.is_file():
+            ids = thin(load({"label": pair["label"]}))["label"][0].numpy()
+            write_instances(target, ids, pair["label"])
+        pair["label"] = str(target.resolve())
+    list_file = folder / "half.json"
+    with atomic_write(list_file) as path:
+        path.write_text(json.dumps({"training": pairs, "validation": build_datalist(data, "val")}, indent=1) + "\n")
+    return list_file
+
+
+def check(data: Path, options: argparse.Namespace) -> None:
+    """Forecasts and measures one data set, unless its row is there."""
+    row, work = options.rows / f"{data.name}.json", (options.work / data.name).resolve()
+    if row.is_file():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    shared = ["--partly_labelled", "False", "--precision", "auto", *(f"--{setting}" for setting in options.set)]
+    run = {"log": work / "log.txt", "threads": options.threads}
+    minutes = CHOICES * len(PARTS) * options.minutes
+    half = half_of_labels(data, work)
+    run_spoco("learning-curve", str(half), "--minutes", str(minutes), "--output", str(work / "half"), *shared, **run)
+    measured = []
+    for seed in range(options.seeds):
+        model = work / f"all_{seed}"
+        done = model / "trained"
+        if not done.is_file():
+            again = ["--resume"] if (model / "last.pt").is_file() else []
+            length = ["--minutes", str(options.minutes), "--seed", str(seed), "--config", OVERLAY]
+            run_spoco("train", str(data), "--output", str(model), *length, *shared, *again, **run)
+            done.touch()
+        objects = json.loads((model / "profile.json").read_text())["objects"]
+        measured.append({"seed": seed, "objects": objects, **json.loads((model / HELD_OUT_SCORES).read_text())})
+    curve = json.loads((work / "half" / RESULT).read_text())
+    content = {
+        **{"data": data.name, "minutes": options.minutes, "threads": options.threads, "settings": options.set},
+        **{"trainings": curve["trainings"], "forecast": curve["forecast"], "measured": measured},
+        **{"processor": processor(), "torch": torch.__version__},
+    }
+    options.rows.mkdir(parents=True, exist_ok=True)
+    with atomic_write(row) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    print(_cells(content), flush=True)
+
+
+def table(rows: Path) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| `val` of | metric | trained on: score | expected of all | measured with all | within |",
+        "|---|---|---|---|---|---|",
+    ]
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    lines += [_cells(row) for row in contents]
+    if contents:
+        last = contents[-1]
+        lines += [
+            "",
+            f"{last['minutes']:g} minutes for each training, {last['threads']} thread{'s' * (last['threads'] > 1)} of "
+            f"{last['processor']} with other work beside it.",
+        ]
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> str:
+    found = row["forecast"]
+    by_size: dict[int, list[str]] = {}
+    for training in row["trainings"]:
+        by_size.setdefault(training["objects"], []).append(f"{training['score']:.2f}")
+    trained = "; ".join(f"{size}: {', '.join(scores)}" for size, scores in sorted(by_size.items()))
+    within = [found["low"] <= one["score"] <= found["high"] for one in row["measured"]]
+    measured = ", ".join(f"{one['score']:.3f}" for one in row["measured"])
+    return (
+        f"| {row['data']} | {row['trainings'][0]['metric']} | {trained} | {found['score']:.3f} ({found['low']:.3f} to "
+        f"{found['high']:.3f}) | {row['measured'][0]['objects']}: {measured} | {sum(within)} of {len(within)} |"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--minutes", type=float, default=2, help="of each training")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings on all objects")
+    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
+    parser.add_argument("--only", nargs="+", default=DATASETS, help="names of data sets")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--work", type=Path, default=Path("check_learning_curve"), help="folder for models and logs")
+    parser.add_argument("--table-only", action="store_true", help="only make the table")
+    parser.add_argument("--page", type=Path, help="page with the marks <!-- learning_curve --> and <!-- end -->")
+    options = parser.parse_args()
+    for name in () if options.table_only else options.only:
+        check(options.data / name, options)
+    found = table(options.rows)
+    print(found)
+    if options.page:
+        replace_table(options.page, "learning_curve", found)
+
+
+if __name__ == "__main__":
+    main()

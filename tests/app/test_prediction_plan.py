@@ -1,0 +1,71 @@
+"""What goes block by block is decided by the voxels that the network sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+
+from spoco_bundle.app import prediction_plan
+from spoco_bundle.app.config import shipped_weights
+from spoco_bundle.app.model_config import model_overlay
+from spoco_bundle.app.prediction_plan import BLOCKWISE, WHOLE, plan_predictions
+from spoco_bundle.core.errors import SpocoError
+
+SHAPE = (8, 20, 24)
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Plans the prediction of a volume, where 8000 voxels fit into memory, and tells what was counted."""
+    counted = []
+
+    def whole_memory(voxels, channels, outputs, features, window, stored):
+        counted.append((voxels, stored))
+        return voxels
+
+    monkeypatch.setattr(prediction_plan, "whole_memory", whole_memory)
+    monkeypatch.setattr(prediction_plan, "available_memory", lambda *_: 8000)
+    path = tmp_path / "cells.ome.tif"
+
+    def plan(size=None, blockwise="auto", **overrides):
+        stated = {f"PhysicalSize{axis}": step for axis, step in zip("ZYX", size or ())}
+        tifffile.imwrite(path, np.zeros(SHAPE, np.uint8), ome=True, metadata={"axes": "ZYX", **stated})
+        overrides = {"dataset_dir": str(path), "ckpt_dir": str(shipped_weights(3)), **overrides}
+        [(configs, images, _)] = plan_predictions(model_overlay("", 3), overrides, blockwise, None)
+        assert images == [str(path)]
+        return configs, counted.pop() if counted else None
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("said", "configs", "counted"),
+    [
+        ({}, WHOLE, (3840, 0)),
+        ({"size": (1.75, 0.8, 0.8)}, WHOLE, (3840, 0)),
+        ({"size": (1.75, 1.6, 1.6)}, BLOCKWISE, (4 * 3840, 3840)),
+        ({"size": (1.75, 0.6, 0.8)}, WHOLE, (2880, 3840)),
+        ({"size": (1.75, 0.4, 0.4)}, WHOLE, (3840, 0)),  # not believed
+        ({"size": (1.75, 0.4, 0.4), "spacing": [1.75, 1.6, 1.6]}, BLOCKWISE, (4 * 3840, 3840)),
+        ({"diameter": 40.1740}, WHOLE, (3840 // 8, 3840)),
+        ({"diameter": 10.0435}, BLOCKWISE, (8 * 3840, 3840)),
+        ({"target_spacing": [1.75, 0.4, 0.4], "assumed_spacing": [1.75, 0.8, 0.8]}, BLOCKWISE, (4 * 3840, 3840)),
+        ({"size": (1.75, 1.6, 1.6), "blockwise": "False"}, WHOLE, (4 * 3840, 3840)),
+    ],
+)
+def test_the_voxels_at_the_working_resolution_are_counted(planned, said, configs, counted, caplog):
+    assert planned(**said) == (configs, counted)
+    assert "looked at" not in caplog.text  # that is said when it is done
+
+
+def test_what_only_blocks_do_goes_block_by_block_without_counting(planned):
+    assert planned(block_size=[8, 8, 8]) == (BLOCKWISE, None)
+    assert planned(blockwise="True") == (BLOCKWISE, None)
+
+
+def test_weights_that_are_not_there_are_named_before_the_work(planned, tmp_path):
+    with pytest.raises(SpocoError, match="no such weights file"):
+        planned(ckpt_dir=str(tmp_path))
+    with pytest.raises(SpocoError, match="--blockwise maybe: give auto, True or False"):
+        planned(blockwise="maybe")

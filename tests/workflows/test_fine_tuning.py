@@ -1,0 +1,106 @@
+"""Trainings that start from weights: worse ones leave them alone, better ones take their place, one line says so."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from door import run_warm
+
+#: the shipped weights, which find some of the artificial nuclei, trained on for seconds
+SHORT = {"crop_size": [8, 32, 32], "iterations_per_epoch": 10, "max_epochs": 2, "val_interval": 1}
+#: a learning rate that spoils any weights
+RUINOUS = {"learning_rate": 0.1, "iterations_per_epoch": 4, "max_epochs": 1}
+
+KEPT = re.compile(r"^kept the old weights: none was better \(they score (.+), the best new ones (.+)\)$", re.M)
+REPLACED = re.compile(r"^replaced the old weights: those in use from now on score (.+), the old ones (.+)$", re.M)
+
+
+def tuned(folder, output, *more, **settings):
+    """What a fine-tuning prints."""
+    given = [part for key, value in {**SHORT, **settings}.items() for part in (f"--{key}", str(value))]
+    arguments = ["train", folder, "--config", "fine_tune", "--output", output, *given, *more]
+    result = run_warm(["-m", "spoco_bundle.cli", *arguments], cwd=output.parent)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def better(sample, tmp_path_factory):
+    """Folder of weights that a training improved, and what it printed."""
+    folder = tmp_path_factory.mktemp("better") / "model"
+    return folder, tuned(sample, folder)
+
+
+@pytest.fixture
+def model(better, tmp_path):
+    """A copy of these weights that a test may change."""
+    return shutil.copytree(better[0], tmp_path / "model")
+
+
+def scores(pattern, said):
+    (found,) = pattern.findall(said)
+    return [float(score) for score in found]
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def test_better_weights_replace_the_old_ones_and_one_line_says_both_scores(better, bundle_root):
+    folder, said = better
+    new, old = scores(REPLACED, said)
+    assert new > old and not KEPT.search(said)
+    shipped = torch.load(bundle_root / "models" / "model.pt", weights_only=True)
+    assert not all(torch.equal(value, shipped[name]) for name, value in weights(folder).items())
+
+
+def test_a_training_that_gets_worse_leaves_the_weights_byte_for_byte(sample, model):
+    before = {name: (model / name).read_bytes() for name in ("model.pt", "model_student.pt")}
+    both = ["--pretrained", model / "model.pt", "--pretrained_student", model / "model_student.pt"]
+    old, new = scores(KEPT, tuned(sample, model, *both, **RUINOUS))
+    assert old > new
+    assert {name: (model / name).read_bytes() for name in before} == before
+
+
+def test_in_another_folder_the_kept_weights_are_the_old_ones(sample, model, tmp_path):
+    said = tuned(sample, tmp_path / "other", "--pretrained", model / "model.pt", **RUINOUS)
+    assert KEPT.search(said)
+    old, new = weights(model), weights(tmp_path / "other")
+    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_training_of_minutes_keeps_them_too(sample, model):
+    before = (model / "model.pt").read_bytes()
+    said = tuned(sample, model, "--pretrained", model / "model.pt", "--minutes", "0.02", **RUINOUS | {"max_epochs": 9})
+    assert KEPT.search(said) and (model / "model.pt").read_bytes() == before
+
+
+def test_without_val_objects_are_held_out_which_is_said_before_the_training(sample, model, tmp_path):
+    shutil.copytree(sample / "train", tmp_path / "data" / "train")
+    before = (model / "model.pt").read_bytes()
+    said = tuned(tmp_path / "data", model, "--pretrained", model / "model.pt", **RUINOUS)
+    held_out = said.index("25% of the annotated objects are held out")
+    assert held_out < said.index("the weights before this training score") < said.index("iterations: ")
+    assert KEPT.search(said) and (model / "model.pt").read_bytes() == before
+
+
+def test_told_to_replace_them_it_does(sample, model):
+    before = weights(model)
+    said = tuned(sample, model, "--pretrained", model / "model.pt", "--replace_if_better", "False", **RUINOUS)
+    assert "old weights" not in said and "before this training" not in said
+    assert not all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_a_resumed_training_compares_with_the_weights_that_the_first_part_started_from(sample, better, tmp_path):
+    """The better weights of the first part are kept, though those that it started from are worse."""
+    folder, said = better
+    model = shutil.copytree(folder, tmp_path / "model")
+    best, old = scores(REPLACED, said)
+    before = (model / "model.pt").read_bytes()
+    said = tuned(sample, model, "--resume", **RUINOUS | {"iterations_per_epoch": 10, "max_epochs": 3})
+    assert "before this training" not in said
+    assert scores(REPLACED, said) == [best, old] and (model / "model.pt").read_bytes() == before
