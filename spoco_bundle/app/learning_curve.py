@@ -24,7 +24,7 @@ __all__ = ["LearningCurve", "learning_curve"]
 #: shares of the annotated objects that are trained on
 PARTS = (0.25, 0.5, 1.0)
 #: minutes of a training above which more choices of objects say more than longer trainings
-MINUTES = 5.0
+MINUTES = 10.0
 #: choices of objects for each part, at least and at most
 CHOICES = (2, 5)
 #: a gain in score that is not worth drawing for

@@ -36,7 +36,7 @@ class Annotations:
         unchecked: (*spatial) ids of what nobody has checked, none of which occurs in ``checked``; None for nothing.
         kinds: how objects are annotated that are not of the kind ``default``, by id.
         default: one of ``KINDS``.
-        points: (points, D) voxels, each in an object of its own.
+        points: (points, D) voxels, each in an object of its own; None for none.
         rectangles: (4, D) corners in voxels of each region in which every object is drawn.
     """
 
@@ -44,8 +44,12 @@ class Annotations:
     unchecked: np.ndarray | None = None
     kinds: Mapping[int, str] = field(default_factory=dict)
     default: str = KINDS[0]
-    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    points: np.ndarray | None = None
     rectangles: Sequence[np.ndarray] = ()
+
+    def __post_init__(self) -> None:
+        if self.points is None:
+            self.points = np.zeros((0, self.checked.ndim))
 
     def contents(self) -> Contents:
         """What is to be written now; takes its time for a large volume."""
@@ -70,7 +74,7 @@ class Contents:
     Attributes:
         labels: (*spatial) ids of all objects, ``BACKGROUND`` = no object, 0 = unknown.
         entries: the ledger of all of them.
-        points: see ``Annotations``.
+        points: (points, D) voxels.
         rectangles: see ``Annotations``.
     """
 
@@ -133,7 +137,7 @@ def read_annotations(label: Path, shape: Sequence[int]) -> Annotations:
         unchecked if unchecked.any() else None,
         {number: kind for number, kind in kinds.items() if kind != default},
         default,
-        read_points(points, len(shape), shape) if points.exists() else np.zeros((0, len(shape))),
+        read_points(points, len(shape), shape) if points.exists() else None,
         _read_rectangles(complete_path(label) if label.parent.is_dir() else None, len(shape)),
     )
 

@@ -31,13 +31,12 @@ class Marking:
 
     def _annotated(self) -> Annotations:
         """What there is in the layers now."""
-        inside = np.zeros((0, self.session.dims)) if self.points is None else self._clicks()
         return Annotations(
             self._drawn,
             None if self.instances is None else self.instances.data,
             dict(self.kinds),
             self.default_kind,
-            inside,
+            None if self.points is None else self._clicks(),
             [] if self.regions is None else self._rectangles(),
         )
 

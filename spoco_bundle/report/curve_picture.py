@@ -39,7 +39,7 @@ def learning_curve_picture(file: Path, trainings: Sequence[Mapping[str, Any]], f
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("annotated objects")
+    axes.set_xlabel("objects trained on")
     axes.set_ylabel(str(trainings[0]["metric"]))
     axes.legend(frameon=False, fontsize="small")
     FigureCanvasAgg(figure)

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from spoco_bundle.annotation.confirmed import confirmed_labels, put_confirmed_over, same_objects, unchanged_objects
+from spoco_bundle.annotation.confirmed import (
+    beside_confirmed,
+    confirmed_labels,
+    mostly_in,
+    put_confirmed_over,
+    same_objects,
+    unchanged_objects,
+)
 from spoco_bundle.annotation.prediction_log import PredictionLog
 from spoco_bundle.core.errors import SpocoError
 
@@ -124,6 +131,32 @@ def test_same_objects_needs_every_voxel(prediction):
     other[1, 1, 6] = 0
     assert same_objects(prediction, other) == {1: 11, 3: 13}
     assert unchanged_objects(prediction, other) == {1, 3}
+
+
+def test_what_nobody_has_checked_goes_beside_what_is_confirmed(prediction):
+    returned = np.where(prediction == 3, BACKGROUND, prediction)
+    returned[3, 6:9, 8:11] = 300
+    confirmed = confirmed_labels(returned, [prediction], confirmed=[1], background_label=BACKGROUND)
+    labels, unchecked = beside_confirmed(returned, confirmed, BACKGROUND)
+    np.testing.assert_array_equal(np.isin(labels, [1, 300]), np.isin(returned, [1, 300]))
+    assert len(unchecked) == 2 and BACKGROUND not in labels, "an object is not taken for known background"
+    assert {int(labels[prediction == number][0]) for number in (2, 3)} == unchecked
+    np.testing.assert_array_equal(labels > 0, returned > 0)
+
+
+def test_known_background_stays_beside_the_unchecked_objects(prediction):
+    returned = prediction.copy()
+    returned[0], returned[3, 6:9, 8:11] = 9, 300
+    confirmed = confirmed_labels(returned, [prediction], background=[9], background_label=BACKGROUND)
+    labels, unchecked = beside_confirmed(returned, confirmed, BACKGROUND)
+    assert unchecked == {1, 2, 3} and (labels[0] == BACKGROUND).all()
+
+
+def test_an_object_is_mostly_in_the_one_that_shares_most_with_it():
+    previous = np.array([0, 5, 5, 5, 7, 7, 0, 8])
+    labels = np.array([2, 2, 2, 2, 2, 3, 3, 0])
+    assert mostly_in(labels, previous) == {2: 5, 3: 7}
+    assert mostly_in(labels, np.zeros_like(labels)) == {}
 
 
 def test_predictions_are_kept_once_per_content_and_image(prediction, tmp_path):

@@ -79,9 +79,9 @@ def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, samp
     trainer.network.register_forward_hook(lambda module, args, output: raw.update(student=output.detach()))
     trainer.teacher.module.register_forward_hook(lambda module, args, output: raw.update(teacher=output.detach()))
 
-    def record(student, labels, teacher, seeds, spacing):
+    def record(student, labels, teacher, spacing, **more):
         seen.append((student.detach() - raw["student"], teacher - raw["teacher"], spacing))
-        return loss(student, labels, teacher, seeds=seeds, spacing=spacing)
+        return loss(student, labels, teacher, spacing=spacing, **more)
 
     record.weights = loss.weights
     trainer.loss_function = record
@@ -110,7 +110,7 @@ def test_the_trainer_reads_back_no_single_value_in_an_iteration(bundle_root, sam
     workflow = training(bundle_root, sample, tmp_path, max_epochs=1, iterations_per_epoch=2, **NO_VALIDATION)
     trainer, counter = workflow.trainer, CountReads()
 
-    def loss(student, labels, teacher, seeds, spacing):
+    def loss(student, labels, teacher, **more):
         return {name: student.square().mean() for name in ("pull", "push", "instance", "loss")}
 
     loss.weights = trainer.loss_function.weights

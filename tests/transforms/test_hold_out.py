@@ -15,13 +15,13 @@ def grid_of_objects(count):
     return MetaTensor(labels)
 
 
-def split(labels, fraction=0.25, seed=0, kept=1.0, hidden_label=None, **special):
+def split(labels, fraction=0.25, seed=0, kept=1.0, hidden_label=None, hidden_from_val=None, **special):
     """The labels that train, of which a fraction is kept, and those that validate."""
     drawn = DrawHeldOutd("label", fraction, seed, **special)({"label": labels})
     trains = HoldOutObjectsd("label", "train", hidden_label, **special)(drawn)
     return {
         "train": KeepInstanceFractiond("label", kept, **special)(trains)["label"],
-        "val": HoldOutObjectsd("label", "val", **special)(drawn)["label"],
+        "val": HoldOutObjectsd("label", "val", hidden_from_val, **special)(drawn)["label"],
     }
 
 
@@ -109,6 +109,14 @@ def test_plausible_sizes_come_from_all_objects():
     metric.reset()
     metric([labels], [val.as_tensor()])
     assert metric.scores()["plausible_volume"] < 1
+
+
+def test_objects_that_train_count_nowhere_in_a_complete_truth():
+    labels = grid_of_objects(8)
+    metric = InstanceMetric(ignore_label=-1)
+    metric([labels], [split(labels, hidden_from_val=-1, ignore_label=-1)["val"]])
+    scores = metric.scores()
+    assert scores["ap_50"] == 1 and 0 < scores["true_objects"] == scores["objects"] < 8
 
 
 def test_bad_arguments_are_named():
