@@ -43,6 +43,14 @@ class MeasuredObject(NamedTuple):
         return int(np.count_nonzero(self.voxels >= _PIECE_FRACTION * self.voxels[0]))
 
     @property
+    def is_stacked(self) -> bool:
+        """Whether its pieces are slices along an axis: thinner there than long, and no two side by side."""
+        thick = self.stop - self.first
+        order = self.first.argsort(axis=0)
+        first, stop = np.take_along_axis(self.first, order, 0), np.take_along_axis(self.stop, order, 0)
+        return bool(((first[1:] >= stop[:-1]).all(0) & (2 * thick < thick.max(1, keepdims=True)).all(0)).any())
+
+    @property
     def is_scattered(self) -> bool:
         """Whether there are two pieces of about one size, farther apart than the larger is long.
 
@@ -123,7 +131,8 @@ def check_labels(
     if not objects:
         return []
     checks = [_points(objects, min_voxels)]
-    if not allow_thin:
+    is_mask = len(objects) == 1 and not objects[0].is_stacked
+    if not allow_thin and not is_mask:
         large = [found for found in objects if found.voxels.sum() >= min_voxels]
         checks.append(_parts(look_at_objects(image, marked, large)))
     if not allow_binary:
