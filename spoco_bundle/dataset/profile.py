@@ -165,7 +165,7 @@ def measure_profile(
         )
     if not found:
         raise SpocoError(
-            f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate whole objects; the "
+            f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate some; the "
             "first label is that of " + next(iter(channels.values()), "no image")
         )
     if len(channels) > 1:
