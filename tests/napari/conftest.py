@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import shutil
@@ -85,12 +84,6 @@ def screen(tmp_path_factory):
         pytest.skip(
             "Qt cannot open a window here: libxcb-icccm4, libxcb-keysyms1, libxcb-cursor0 or others are missing"
         )
-    # PySide6 6.12.0 gives a reference to None away with every call that returns nothing; before Python 3.12 they are
-    # counted, and a process that has none left aborts
-    keep = ctypes.pythonapi.Py_IncRef
-    keep.argtypes = [ctypes.py_object]
-    for _ in range(1_000_000):
-        keep(None)
     yield
     if server is not None:
         # Qt ends the process when its screen goes, and it stays connected to the end of the tests
