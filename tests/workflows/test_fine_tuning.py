@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -104,3 +105,12 @@ def test_a_resumed_training_compares_with_the_weights_that_the_first_part_starte
     said = tuned(sample, model, "--resume", **RUINOUS | {"iterations_per_epoch": 10, "max_epochs": 3})
     assert "before this training" not in said
     assert scores(REPLACED, said) == [best, old] and (model / "model.pt").read_bytes() == before
+
+
+def test_the_coordinate_scale_follows_the_objects_drawn_where_voxels_are_of_another_size(sample, model, tmp_path):
+    """Not the objects of the weights, which are far larger."""
+    options = ["--pretrained", model / "model.pt", "--spacing", "[0.5,0.2,0.2]"]
+    said = tuned(sample, tmp_path / "small", *options, **RUINOUS)
+    (scale,) = re.findall(r"coordinate scale ([\d.]+), spacing 0.5 x 0.2 x 0.2 um", said)
+    diameter = json.loads((tmp_path / "small" / "profile.json").read_text())["diameters"][1] * 0.02 ** (1 / 3)
+    assert float(scale) == pytest.approx(diameter / 4, rel=0.01)
