@@ -44,7 +44,7 @@ class KnownRegion:
     planes: Tensor
     holders: Tensor
 
-    def rows(self, part: slice, objects: Tensor | slice = slice(None)) -> Tensor:
+    def rows(self, part: slice, objects: Tensor | slice) -> Tensor:
         """(n, C) bool: which of these rows outside all objects are known for which objects."""
         held = (
             holders[:, objects].index_select(0, planes[part])
@@ -57,7 +57,7 @@ class KnownRegion:
         objects = self.holders.shape[2]
         sizes = self.planes.new_zeros(objects, dtype=torch.int64)
         for part in chunks(self.planes.T, objects):
-            sizes += self.rows(part).sum(0)
+            sizes += self.rows(part, slice(None)).sum(0)
         return sizes
 
 

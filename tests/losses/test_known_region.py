@@ -273,7 +273,7 @@ def test_planes_of_one_number_in_two_channels_are_two_planes():
     scope[0, 0, 1] = scope[0, 2, :, :, 3] = 5
     scope[0, :, 3, 3, 2] = WHOLE  # an unlabeled voxel, as of an object whose label was taken away
     crop = sort_crop(labels[0], scope=scope[0])
-    known = crop.region.rows(slice(None))[:, 0]
+    known = crop.region.rows(slice(None), slice(None))[:, 0]
     assert sorted(crop.order[: crop.outside][known].tolist()) == [i for i in range(16, 32) if i != 26]
     assert crop.known_outside.tolist() == [15]
 
