@@ -84,4 +84,5 @@ class Progress:
 
 
 def _in_words(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+    whole = round(seconds)
+    return f"{whole} second{'s' * (whole != 1)}" if whole < 60 else f"{seconds / 60:.1f} minutes"

@@ -35,7 +35,7 @@ class Controls(QWidget):
         self.open_button = button("Open file…", "NIfTI, TIFF, NRRD, PNG, ...")
         self.open_zarr_button = button("Open Zarr…", "An OME-Zarr image is a folder")
         self.use_button = button("Use selected layer", "The image layer selected on the left")
-        self.spacing_edit = QLineEdit(placeholderText="z, y, x in micrometers, such as 2, 0.5, 0.5")
+        self.spacing_edit = QLineEdit(placeholderText="z, y, x in micrometres, such as 2, 0.5, 0.5")
         self.spacing_edit.setToolTip("Can be set where the file does not state it")
 
         self.help_label = wrapped("")

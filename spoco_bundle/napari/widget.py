@@ -248,7 +248,7 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
         text, agreed = QInputDialog.getText(
             self,
             "Voxel size",
-            f"The file states no voxel size. Give {axes} in micrometers, with commas between.\n"
+            f"The file states no voxel size. Give {axes} in micrometres, with commas between.\n"
             "Leave it empty if nobody knows: lengths are then in voxels.",
         )
         if not agreed or not self._set_spacing(text):

@@ -280,7 +280,7 @@ def test_a_missing_voxel_size_is_asked_for_before_anything_starts(widget, viewer
         assert not started
         press.click()
     assert len(started) == 1 and len(errors()) == 1 and "give 3 numbers" in errors()[0]
-    assert "z, y, x in micrometers" in asked[0] and widget.session.spacing == (2, 0.5, 0.5)
+    assert "z, y, x in micrometres" in asked[0] and widget.session.spacing == (2, 0.5, 0.5)
     widget.train_button.click()
     assert len(started) == 2 and len(asked) == 3, "nobody is asked twice"
     widget.session.spacing = None
