@@ -18,7 +18,13 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["spoco_bundle.cli", "monai.bundle", "spoco_bundle.engines", "spoco_bundle.handlers"])
+CONTEXT.set_forkserver_preload(
+    [
+        *("spoco_bundle.cli", "spoco_bundle.engines", "spoco_bundle.handlers", "spoco_bundle.losses"),
+        # what the first step of an optimizer, the profile of a training set and a page load
+        *("monai.bundle", "torch._dynamo", "sklearn.ensemble", "spoco_bundle.report"),
+    ]
+)
 
 
 def _child(arguments, cwd, streams, environment, address_space):

@@ -173,11 +173,13 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
 def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.25, most: float = 4.0) -> float:
     """Weight of unlabeled voxels, which the objectness takes for background.
 
-    Outlines say where objects end, and a small weight keeps objects that nobody annotated. Of strokes nothing says it
-    but this weight w: among voxels that look alike, of which a share q lies in objects, the objectness becomes q / (q +
-    w f) where objects fill a share f of the image. With w = ``share`` / f it passes 0.4 where q is above 2 / 3 of
-    ``share``. The annotated objects fill no more than f, so where they are few w would be too large. Points keep the
-    small weight: with a large one the objectness learns to keep to the middle of objects.
+    Outlines say where objects end, and a small weight keeps objects that nobody annotated; where they are drawn in
+    slices, only unlabeled voxels of these slices count, and more of them lie in objects that are drawn. Of strokes
+    nothing says where an object ends but this weight w: among voxels that look alike, of which a share q lies in
+    objects, the objectness becomes q / (q + w f) where objects fill a share f of the image. With w = ``share`` / f it
+    passes 0.4 where q is above 2 / 3 of ``share``. The annotated objects fill no more than f, so where they are few w
+    would be too large. Points keep the small weight: with a large one the objectness learns to keep to the middle of
+    objects.
 
     Args:
         profile: of the training set.
@@ -188,10 +190,12 @@ def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.
     dims = len(profile.shape)
     if dense:
         return 0.0
-    if 2 * profile.kinds.get("strokes", 0) <= profile.objects:
-        return 1.0 if dims == 2 else 0.3
-    ellipsoids = profile.objects * math.pi / (2 * dims) * profile.diameters[1] ** dims
-    return min(most, share * profile.images * math.prod(profile.shape) / ellipsoids)
+    if 2 * profile.kinds.get("strokes", 0) > profile.objects:
+        ellipsoids = profile.objects * math.pi / (2 * dims) * profile.diameters[1] ** dims
+        return min(most, share * profile.images * math.prod(profile.shape) / ellipsoids)
+    if 2 * profile.kinds.get("slices", 0) > profile.objects:
+        return 0.5
+    return 1.0 if dims == 2 else 0.3
 
 
 def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.inf) -> None:

@@ -9,9 +9,10 @@ that is all that is known of it: such voxels count as a term of their own with t
     objectness = mean over known voxels of BCE(logit, target)
         + unlabeled_weight * mean over unlabeled voxels of BCE(logit, 0).
 
-Without that term nothing speaks against objects far from any annotation. With "interior" the mean over known voxels is
-one of means, of each annotated object and of all known voxels outside: otherwise the largest cell of a tissue, nearly
-all inside, would outvote the borders of all others.
+Without that term nothing speaks against objects far from any annotation. In a crop with slices objects only the
+unlabeled voxels of outlined planes count in it: somebody looked there, and elsewhere lies most of the outlined objects
+themselves. With "interior" the mean over known voxels is one of means, of each annotated object and of all known voxels
+outside: otherwise the largest cell of a tissue, nearly all inside, would outvote the borders of all others.
 
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
 shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face
@@ -135,7 +136,8 @@ def objectness_target(
         scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole.
 
     Returns:
-        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELED`, or `IGNORED`.
+        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELED`, or `IGNORED`. Beside slices objects
+        the unlabeled voxels outside of outlined planes are `IGNORED`.
 
     Raises:
         SpocoError: when the target is the distance and an object is annotated in part.
@@ -151,6 +153,10 @@ def objectness_target(
         )
     target = torch.full(labels.shape, 0.0 if dense else UNLABELED, device=labels.device)
     steps = _shell_steps(shell, spacing, labels.dim())
+    if scope is not None and not dense:
+        outlined = (scope > 0).any(0)
+        if outlined[inside].any():
+            target[~outlined] = IGNORED
     target[_grown_where_known(inside, steps, scope)] = 0
     if background_label is not None:
         target[labels == background_label] = 0

@@ -51,9 +51,9 @@ class SpocoLoss(nn.Module):
     it is annotated in slices, and, for any object, where another one or the background is annotated. Only these voxels
     are pushed from its mean and count in its instance term, and only there the objectness has a shell around it: what
     an annotation does not say gives exactly no gradient. So strokes and points teach what belongs together and what
-    apart, whole objects and slices also where an object ends. Unlabeled voxels take part in the consistency term and in
-    the unlabeled part of the objectness, within outlined planes or not. Dense supervision and the objectness target
-    "distance" go with whole objects only.
+    apart, whole objects and slices also where an object ends. Unlabeled voxels take part in the consistency term
+    everywhere, and in the unlabeled part of the objectness, where a crop has outlined planes in these alone. Dense
+    supervision and the objectness target "distance" go with whole objects only.
 
     Args:
         delta_var: pull ends within this distance of an object's mean.

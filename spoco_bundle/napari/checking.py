@@ -82,15 +82,20 @@ class Checking:
 
     def _show_chosen(self, *_: Any) -> None:
         """Outlines the objects that are selected in the table."""
-        if self._chosen is not None and self._chosen in self.viewer.layers:
-            self.viewer.layers.remove(self._chosen)
-        self._chosen = None
         chosen = set(self.view.selected())
         rows = [row for row in self.view.table.rows if row["id"] in chosen]
+        shown = self._chosen is not None and self._chosen in self.viewer.layers
         if self.instances is None or not rows:
+            if shown:
+                self.viewer.layers.remove(self._chosen)
+            self._chosen = None
+            return
+        outlines = chosen_layer(self.instances, rows)
+        if shown:  # napari collects garbage when a layer goes, which takes half a second
+            self._chosen.data, self._chosen.translate = outlines.data, outlines.translate
             return
         active = self.viewer.layers.selection.active
-        self._chosen = self.viewer.add_layer(chosen_layer(self.instances, rows))
+        self._chosen = self.viewer.add_layer(outlines)
         self.viewer.layers.selection.active = active
 
     def _select_row(self, event: Any = None) -> None:

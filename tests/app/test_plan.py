@@ -139,7 +139,8 @@ def test_plans_that_cannot_work_are_refused():
 def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels():
     weight = plan.objectness_unlabeled_weight
     assert weight(NUCLEI, dense=False) == 0.3 and weight(CELLS, dense=False) == 1.0
-    assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.3
+    assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.5
+    assert weight(replace(NUCLEI, kinds={"slices": 40, "whole": 60}), dense=False) == 0.3
     assert weight(replace(NUCLEI, kinds={"strokes": 100}), dense=True) == 0
     marked = replace(NUCLEI, kinds={"strokes": 60, "points": 40}, diameters=[20.0, 24.0, 30.0])
     filled = 100 * np.pi / 6 * 24**3 / (4 * 50 * 128 * 128)

@@ -24,8 +24,14 @@ from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error
 
 
-@pytest.mark.parametrize("block", [(8, 16, 16), (8, 24, 40), (20, 8, 48)])
-@pytest.mark.parametrize("name", ["separate", "touching"])
+@pytest.mark.parametrize(
+    "name, block",
+    [
+        *[("separate", (8, 16, 16)), ("touching", (8, 24, 40))],
+        pytest.param("separate", (20, 8, 48), marks=pytest.mark.slow),
+        pytest.param("touching", (8, 16, 16), marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_of_any_size_give_the_whole(scenes, blocks, tmp_path, name, block):
     scene = scenes[name]
     assert scene.whole.max() > 10
@@ -50,8 +56,13 @@ def test_blocks_are_averaged_like_the_whole(scenes, blocks, tmp_path):
     np.testing.assert_array_equal(blocks.run_job(job), whole)
 
 
-@pytest.mark.parametrize("shape, overlap", [((28, 90, 70), (6, 25, 19)), ((20, 30, 66), (5, 9, 18))])
-@pytest.mark.parametrize("name", ["separate", "touching"])
+@pytest.mark.parametrize(
+    "name, shape, overlap",
+    [
+        pytest.param("separate", (28, 90, 70), (6, 25, 19), marks=pytest.mark.slow),
+        *[("separate", (20, 30, 66), (5, 9, 18)), ("touching", (20, 30, 66), (5, 9, 18))],
+    ],
+)
 def test_blocks_come_back_from_another_grid_as_the_whole_does(scenes, blocks, tmp_path, name, shape, overlap):
     scene = scenes[name]
     output = torch.from_numpy(np.asarray(scene.source.read((slice(None),) * 3)))
@@ -74,7 +85,7 @@ def test_without_overlap_and_links_objects_fall_apart(scenes, blocks, tmp_path):
 
 def test_the_order_of_blocks_does_not_matter(scenes, blocks, tmp_path):
     results = []
-    for seed in range(3):
+    for seed in range(2):
         job = blocks.make_job(scenes["touching"], tmp_path / str(seed))
         job.work.open({"block": list(job.grid.block)})
         zarr.create_array(
@@ -85,9 +96,8 @@ def test_the_order_of_blocks_does_not_matter(scenes, blocks, tmp_path):
             for number in order:
                 job.run(stage, int(number))
         results.append((blocks.run_job(job), job.table_path.read_bytes()))
-    for labels, table in results[1:]:
-        np.testing.assert_array_equal(labels, results[0][0])
-        assert table == results[0][1]
+    np.testing.assert_array_equal(results[1][0], results[0][0])
+    assert results[1][1] == results[0][1]
 
 
 def test_the_table_is_that_of_the_labels(scenes, blocks, tmp_path):
@@ -201,7 +211,7 @@ def test_a_scheduler_that_is_not_there_is_named(scenes, blocks, tmp_path, monkey
             blocks.run_job(job, address)
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_local_workers_are_not_given_up_for_their_silence(scenes, blocks, tmp_path, scheduler):
     """A process stopped for more than Dask's five minutes would else wait for a worker that never comes."""
     with engine.job_engine(blocks.make_job(scenes["separate"], tmp_path), scheduler, 1, 0, False) as running:

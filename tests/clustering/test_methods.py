@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import sys
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from sklearn.cluster import HDBSCAN
 
 from spoco_bundle.clustering import METHODS, cluster_embeddings
 from spoco_bundle.core.errors import SpocoError
@@ -9,8 +14,13 @@ from support import matched
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("method", ["mean_shift", "hdbscan", "consistency"])
-def test_methods_find_the_balls(scene, method, spatial_dims):
+@pytest.mark.parametrize(
+    "method", ["mean_shift", "hdbscan", pytest.param("compiled hdbscan", marks=pytest.mark.slow), "consistency"]
+)
+def test_methods_find_the_balls(scene, method, spatial_dims, monkeypatch):
+    if method == "hdbscan":  # the same by scikit-learn, since a fresh environment compiles it for half a minute
+        monkeypatch.setitem(sys.modules, "fast_hdbscan", SimpleNamespace(HDBSCAN=partial(HDBSCAN, copy=True)))
+    method = method.removeprefix("compiled ")
     s = scene(spatial_dims)
     extra = {"teacher_embeddings": s.embeddings + 0.01} if method == "consistency" else {}
     if method == "hdbscan":

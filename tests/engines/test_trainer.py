@@ -43,22 +43,32 @@ def same(first, second):
 def test_same_seed_same_weights_and_another_seed_others(bundle_root, sample, tmp_path):
     states = []
     for number, seed in enumerate((3, 3, 4)):
-        workflow = training(bundle_root, sample, tmp_path / str(number), seed=seed, max_epochs=1, **NO_VALIDATION)
+        settings = {"seed": seed, "max_epochs": 1, "iterations_per_epoch": 2, **NO_VALIDATION}
+        workflow = training(bundle_root, sample, tmp_path / str(number), **settings)
         run(workflow)
         states.append(weights(workflow))
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 7])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(stop_at, bundle_root, sample, tmp_path):
-    settings = {"max_epochs": 2, "dropout": 0.1, **NO_VALIDATION}
-    whole = training(bundle_root, sample, tmp_path / "whole", **settings)
-    losses = run(whole)
+RESUMABLE = {"max_epochs": 2, "dropout": 0.1, **NO_VALIDATION}
 
-    broken = training(bundle_root, sample, tmp_path / "broken", **settings)
+
+@pytest.fixture(scope="module")
+def uninterrupted(bundle_root, sample, tmp_path_factory):
+    """A training that ran through, and its losses."""
+    workflow = training(bundle_root, sample, tmp_path_factory.mktemp("whole"), **RESUMABLE)
+    return workflow, run(workflow)
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    stop_at, uninterrupted, bundle_root, sample, tmp_path
+):
+    whole, losses = uninterrupted
+    broken = training(bundle_root, sample, tmp_path / "broken", **RESUMABLE)
     first = run(broken, stop_at)
-    resumed = training(bundle_root, sample, tmp_path / "broken", resume="last", **settings)
+    resumed = training(bundle_root, sample, tmp_path / "broken", resume="last", **RESUMABLE)
     second = run(resumed)
     # an interruption at the last iteration of an epoch comes before that epoch's checkpoint: one iteration is repeated
     done = stop_at - 1 if stop_at == 4 else stop_at

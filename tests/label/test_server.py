@@ -1,13 +1,14 @@
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
+from door import run_warm
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label import server
 from spoco_bundle.label.app_folder import NAME
 from spoco_bundle.label.server import Door
-from support import run_python
 
 
 def test_the_name_names_no_other_task_and_the_server_stays_on_this_machine(tmp_path):
@@ -52,4 +53,4 @@ def test_wrong_folders_and_addresses_are_named_before_anything_is_built(tmp_path
 def test_nothing_of_the_bundle_but_the_app_needs_monai_label():
     # a room that imported it would not even load in the bundle's own environment
     code = "import spoco_bundle.cli, spoco_bundle.label.client, sys; assert 'monailabel' not in sys.modules"
-    assert run_python(["-c", code], cwd=".").returncode == 0
+    assert run_warm(["-c", code], cwd=Path.cwd()).returncode == 0

@@ -165,7 +165,7 @@ def test_gradients_equal_finite_differences(dims, term, options):
     shape = {"2d": (4, 6), "3d": (2, 3, 4)}[dims]
     embeddings, labels, teacher = make_crop(shape, channels=2, spread=0.5, seed=3)
     labels[labels == -1] = 0
-    criterion = SpocoLoss(**options)
+    criterion = SpocoLoss(**{f"{name}_weight": float(name == term) for name in TERMS}, **options)
     assert criterion(embeddings, labels, teacher, seeds=[4])[term] > 1e-3
 
     def value(leaf):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import shutil
 import subprocess
@@ -84,7 +85,11 @@ def screen(tmp_path_factory):
         pytest.skip(
             "Qt cannot open a window here: libxcb-icccm4, libxcb-keysyms1, libxcb-cursor0 or others are missing"
         )
+    # napari collects garbage whenever a layer goes, and would look through all that is imported every time
+    importlib.import_module("spoco_bundle.napari.widget")
+    gc.freeze()
     yield
+    gc.unfreeze()
     if server is not None:
         # Qt ends the process when its screen goes, and it stays connected to the end of the tests
         import atexit

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 import tifffile
 from benchmark_predict import mosaic, run, tables
 
+from door import run_warm
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -56,8 +56,7 @@ def test_the_clocks_stand_where_the_time_goes(tmp_path):
     code += "time_stages; time_stages(sys.argv[3:], Path(sys.argv[2]))"
     scripts = benchmark_predict.__file__.rsplit("/", 1)[0]
     given = [scripts, tmp_path / "stages.json", "predict", tmp_path / "a.tif", "--output", tmp_path / "out"]
-    command = [sys.executable, "-c", code, *map(str, given), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_warm(["-c", code, *given, "--device", "cpu"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     taken = json.loads((tmp_path / "stages.json").read_text())
     assert list(taken) == [*benchmark_predict.STAGES, "all else"]

@@ -23,6 +23,7 @@ def test_a_part_that_did_not_run_says_why_and_fails_nothing():
 def test_exit_code_and_table(rows, code, monkeypatch, capsys, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- gpu -->\nnot run\n<!-- end -->\n")
+    monkeypatch.setattr(gpu_check, "SHAPE", (16, 32, 32))
     monkeypatch.setattr(Checks, "rows", lambda self: [Row("a part", "a norm", 0.1, found, (1, 2)) for found in rows])
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--device", "cpu", "--page", str(page)])
     assert gpu_check.main() == code

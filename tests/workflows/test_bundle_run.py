@@ -21,6 +21,9 @@ import runpy, sys
 hidden = lambda f: "editable" in getattr(f, "__module__", "") + getattr(f, "__name__", "")
 sys.meta_path = [f for f in sys.meta_path if not hidden(f)]
 sys.path = [p for p in sys.path if p != {repository!r} and "__editable__" not in p]
+# what the process may have forked with
+for loaded in [name for name in sys.modules if name.split(".")[0] == "spoco_bundle"]:
+    del sys.modules[loaded]
 try:
     import spoco_bundle
 except ModuleNotFoundError:
@@ -41,17 +44,17 @@ def config(bundle_root, *names):
     return files[0] if len(files) == 1 else str(files)
 
 
-@pytest.mark.parametrize("run_id", [[], ["training"]])
-def test_training_with_only_the_bundle_folder_from_another_directory(run_id, sample, bundle_root, tmp_path):
+@pytest.mark.parametrize("run", [run_warm, pytest.param(run_python, marks=pytest.mark.slow)])
+def test_training_with_only_the_bundle_folder_from_another_directory(run, sample, bundle_root, tmp_path):
     bundle = tmp_path / "bundle"
     for part in ("configs", "spoco_bundle"):
         shutil.copytree(bundle_root / part, bundle / part, ignore=shutil.ignore_patterns("__pycache__"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    arguments = ["run", *run_id, "--config_file", config(bundle, "train"), "--bundle_root", str(bundle)]
+    arguments = ["run", "training", "--config_file", config(bundle, "train"), "--bundle_root", str(bundle)]
     arguments += overrides(sample, tmp_path, max_epochs=1, iterations_per_epoch=2)
     script = WITHOUT_THE_PACKAGE.format(repository=str(bundle_root), arguments=arguments, cwd=str(elsewhere))
-    result = run_python(["-c", script], cwd=elsewhere, PYTHONPATH="")
+    result = run(["-c", script], cwd=elsewhere, PYTHONPATH="")
     assert "package not importable beforehand" in result.stdout
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     state = torch.load(tmp_path / "model" / "model.pt", weights_only=True)

@@ -112,26 +112,35 @@ def test_the_tensorrt_overlay_changes_nothing_without_tensorrt(sample, bundle_ro
     assert parser.get_parsed_content("second_network") is not parser.get_parsed_content("network")
 
 
-def test_what_the_tensorrt_overlay_hands_to_tensorrt(bundle_root, tmp_path):
+@pytest.fixture
+def compiled(bundle_root):
+    """The configs of a prediction with the overlay for TensorRT."""
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root / "configs" / f"{name}.json") for name in ("inference", "inference_trt")])
+    parser.update({"bundle_root": str(bundle_root), "window_size": [62, 250, 256]})
+    return parser
+
+
+def test_what_the_tensorrt_overlay_asks_for(compiled, bundle_root):
+    arguments = compiled.get_parsed_content("trt_args")
+    (profile,) = arguments["input_profiles"]
+    assert profile == {"image": [[1, 1, 4, 8, 8], [1, 1, 64, 256, 256], [1, 1, 64, 256, 256]]}
+    assert arguments["precision"] == "fp32"
+    assert compiled.get_parsed_content("trt_weights") == f"{bundle_root}/models/model.pt"
+
+
+@pytest.mark.slow
+def test_what_the_tensorrt_overlay_hands_to_tensorrt(compiled, tmp_path):
+    """What MONAI's compiler does before it calls TensorRT."""
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     from monai.networks.trt_compiler import add_casts_around_norms, get_dynamic_axes
     from monai.networks.utils import convert_to_onnx
 
-    parser = ConfigParser()
-    parser.read_config([str(bundle_root / "configs" / f"{name}.json") for name in ("inference", "inference_trt")])
-    parser.update({"bundle_root": str(bundle_root), "window_size": [62, 250, 256]})
-    arguments = parser.get_parsed_content("trt_args")
-    (profile,) = arguments["input_profiles"]
-    assert profile == {"image": [[1, 1, 4, 8, 8], [1, 1, 64, 256, 256], [1, 1, 64, 256, 256]]}
-    assert arguments["precision"] == "fp32"
-    assert parser.get_parsed_content("trt_weights") == f"{bundle_root}/models/model.pt"
-
-    # what MONAI's compiler does before it calls TensorRT
-    network = parser.get_parsed_content("network").eval()
+    network = compiled.get_parsed_content("network").eval()
     add_casts_around_norms(network)
     example = {"image": torch.rand(1, 1, 16, 32, 32)}
-    axes = get_dynamic_axes(arguments["input_profiles"])
+    axes = get_dynamic_axes(compiled.get_parsed_content("trt_args")["input_profiles"])
     file = tmp_path / "trt.onnx"
     convert_to_onnx(network, example, filename=file, input_names=["image"], output_names=[], dynamic_axes=axes)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -74,6 +74,7 @@ def test_in_another_folder_the_kept_weights_are_the_old_ones(sample, model, tmp_
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
 
 
+@pytest.mark.slow
 def test_a_training_of_minutes_keeps_them_too(sample, model):
     before = (model / "model.pt").read_bytes()
     said = tuned(sample, model, "--pretrained", model / "model.pt", "--minutes", "0.02", **RUINOUS | {"max_epochs": 9})

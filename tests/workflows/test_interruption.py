@@ -108,6 +108,7 @@ def resume(training: Training, *more: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_resumed_training_ends_bit_for_bit_as_one_never_interrupted(training, uninterrupted):
     code, reached = training.interrupt(signal.SIGTERM, 5)
     assert code == 143

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
+from door import start
 from support import TINY, run_python
 
 GRADIENTS = """
 import sys
-import pytest
 import torch
 import torch.distributed as dist
 from spoco_bundle.losses import SpocoLoss
@@ -22,7 +22,7 @@ def gradients(network, images, labels, seeds):
     loss = SpocoLoss(objectness=True)(output, labels, output.detach() * 0.9, seeds=seeds)["loss"]
     loss.backward()
 
-dist.init_process_group("gloo")
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
 torch.manual_seed(0)
 settings = dict(spatial_dims=2, out_channels=5, channels=(4, 8), strides=(2,), kernel_sizes=(3, 3), convolutions=1)
 images = torch.rand(4, 1, 24, 24)
@@ -51,10 +51,13 @@ def torchrun(arguments, cwd):
 
 
 def test_gradients_equal_those_of_one_process_with_the_joined_batch(tmp_path):
-    script = tmp_path / "gradients.py"
-    script.write_text(GRADIENTS)
-    result = torchrun([script], cwd=tmp_path)
-    assert result.stdout.count("gradients agree") == 2, result.stdout[-2000:] + result.stderr[-2000:]
+    logs = [tmp_path / f"rank{rank}.txt" for rank in range(2)]
+    started = [
+        start(["-c", GRADIENTS, tmp_path / "meeting", rank], tmp_path, (log, log)) for rank, log in enumerate(logs)
+    ]
+    for process, log in zip(started, logs):
+        process.join(200)
+        assert process.exitcode == 0 and "gradients agree" in log.read_text(), log.read_text()[-2000:]
 
 
 @pytest.mark.slow

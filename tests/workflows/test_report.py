@@ -16,7 +16,6 @@ from spoco_bundle.app.config import find_config
 from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.cli import main
 from spoco_bundle.core.errors import SpocoError
-from support import run_python
 
 PICTURE = b"the picture of an evaluation"
 
@@ -63,9 +62,7 @@ def test_report_of_a_run_by_monai_itself(sample, trained, tmp_path):
     options = {"bundle_root": tmp_path, "ckpt_dir": trained, "output_dir": tmp_path / "out", "device": "cpu"}
     files = f"['{find_config('inference')}','{trained / MODEL_CONFIG}']"
     command = ["-m", "monai.bundle", "run", "--config_file", files, "--dataset_dir", sample / "val"]
-    result = run_python(
-        command + [part for key, value in options.items() for part in (f"--{key}", value)], cwd=tmp_path
-    )
+    result = run_warm([*command, *(part for key, value in options.items() for part in (f"--{key}", value))], tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     page = run_report.write_report(tmp_path / "out", embeddings=False)
     assert page == tmp_path / "out" / "report.html" and page.read_text().count("<section data-panel") == 2
@@ -76,7 +73,7 @@ def test_report_of_a_zarr_result(trained, tmp_path, output):
     voxels = np.random.default_rng(0).integers(0, 255, (8, 40, 40), dtype=np.uint8)
     zarr.save_array(str(tmp_path / "a.zarr"), voxels)
     options = ["--model", trained, "--output", output, "--spacing", "[2,1,1]", "--axes", "zyx"]
-    result = run_python(["-m", "spoco_bundle.cli", "predict", "a.zarr", *options], cwd=tmp_path)
+    result = run_warm(["-m", "spoco_bundle.cli", "predict", "a.zarr", *options], cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     page = run_report.write_report(tmp_path / output)
     assert "<section data-panel" in page.read_text()

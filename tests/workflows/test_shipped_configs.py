@@ -64,7 +64,7 @@ def test_a_shipped_config_trains_with_its_own_crop(names, bundle_root, images, t
         output_dir=str(tmp_path),
         checkpoint_dir=str(tmp_path),
         device="cpu",
-        batch_size=4,
+        batch_size=1,
         **thin,
     )
     workflow.initialize()
