@@ -29,6 +29,7 @@ __all__ = [
     "crop_size",
     "is_dense",
     "kernel_sizes",
+    "min_fraction",
     "objectness_unlabeled_weight",
     "plan_lines",
     "strides",
@@ -196,6 +197,21 @@ def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.
     if 2 * profile.kinds.get("slices", 0) > profile.objects:
         return 0.5
     return 1.0 if dims == 2 else 0.3
+
+
+def min_fraction(profile: Profile, enough: int = 20) -> float:
+    """Size of the smallest object that is kept, as a share of a typical one: of what is smaller most are specks.
+
+    Where people annotate smaller objects than the usual share, these are kept too.
+
+    Args:
+        profile: of the training set.
+        enough: of fewer objects the small one (percentile 5) is a single object, and says nothing.
+    """
+    dims = len(profile.shape)
+    usual = 0.15 if dims == 2 else 0.1
+    small, typical, _ = profile.diameters
+    return usual if profile.objects < enough else min(usual, float(f"{(small / typical) ** dims:.2g}"))
 
 
 def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.inf) -> None:

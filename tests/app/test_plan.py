@@ -150,6 +150,14 @@ def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels(
     assert weight(replace(marked, kinds={"points": 100}), dense=False) == 0.3
 
 
+def test_objects_as_small_as_annotated_ones_are_kept():
+    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[15.0, 50.0, 90.0])) == 0.09
+    assert plan.min_fraction(replace(NUCLEI, objects=80, diameters=[6.0, 15.0, 19.0])) == 0.064
+    # specks are no objects, though all annotated ones are alike; of a few objects the smallest says nothing
+    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[40.0, 50.0, 60.0])) == 0.15
+    assert plan.min_fraction(replace(NUCLEI, objects=8, diameters=[6.0, 15.0, 19.0])) == 0.1
+
+
 def test_the_axes_of_a_volume_are_alike_where_the_network_steps_alike():
     assert plan.alike_axes([[2, 2, 2], [1, 2, 2]], 3) and plan.alike_axes([2, 2], 3)
     assert not plan.alike_axes([[1, 2, 2], [2, 2, 2]], 3) and not plan.alike_axes([2, 2], 2)
