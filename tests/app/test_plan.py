@@ -150,6 +150,15 @@ def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels(
     assert weight(replace(marked, kinds={"points": 100}), dense=False) == 0.3
 
 
+def test_clicks_in_volumes_are_read_at_a_higher_objectness():
+    threshold = plan.objectness_threshold
+    assert threshold(NUCLEI, dense=False) == threshold(CELLS, dense=False) == 0.4
+    assert threshold(NUCLEI, dense=True) == 0.8
+    assert threshold(replace(NUCLEI, kinds={"points": 60, "whole": 40}), dense=False) == 0.65
+    assert threshold(replace(NUCLEI, kinds={"points": 40, "whole": 60}), dense=False) == 0.4
+    assert threshold(replace(CELLS, kinds={"points": 100}), dense=False) == 0.4
+
+
 def test_objects_as_small_as_annotated_ones_are_kept():
     assert plan.min_fraction(replace(CELLS, objects=80, diameters=[15.0, 50.0, 90.0])) == 0.09
     assert plan.min_fraction(replace(NUCLEI, objects=80, diameters=[6.0, 15.0, 19.0])) == 0.064
