@@ -103,7 +103,7 @@ def table(rows: Path) -> str:
         last = contents[-1]
         lines += [
             "",
-            f"{last['minutes']:g} minutes, {last['threads']} threads, {last['processor']}, seed {last['seed']}.",
+            f"{last['minutes']:g} minutes, {last['threads']} thread{'s' * (last['threads'] > 1)}, {last['processor']}, seed {last['seed']}.",
         ]
     return "\n".join(lines)
 
