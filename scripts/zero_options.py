@@ -101,10 +101,8 @@ def table(rows: Path) -> str:
         )
     if contents:
         last = contents[-1]
-        lines += [
-            "",
-            f"{last['minutes']:g} minutes, {last['threads']} thread{'s' * (last['threads'] > 1)}, {last['processor']}, seed {last['seed']}.",
-        ]
+        threads = f"{last['threads']} thread{'s' * (last['threads'] > 1)}"
+        lines += ["", f"{last['minutes']:g} minutes, {threads}, {last['processor']}, seed {last['seed']}."]
     return "\n".join(lines)
 
 
