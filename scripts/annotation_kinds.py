@@ -40,6 +40,7 @@ from spoco_bundle.formats import read_image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
+from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "annotation_kinds"
@@ -256,13 +257,17 @@ def plot(rows: Path, path: Path) -> None:
     """AP50 against outlines, strokes or clicks, a panel for each data set."""
     found = read_rows(rows)
     names = list(dict.fromkeys(data for data, _ in found))
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for _, name in found))}
     figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False, sharey=True)
     for panel, data in zip(panels[0], names, strict=True):
         for (other, name), some in found.items():
             if other == data:
                 drawn_, scores = [row["drawn"] for row in some], [row["scores"]["teacher"]["ap_50"] for row in some]
-                panel.scatter(drawn_, scores, label=name.replace("_", " "))
+                panel.scatter(drawn_, scores, color=colours[name], label=name.replace("_", " "))
         panel.set(xscale="log", xlabel="outlines, strokes or clicks", title=data, ylim=(0, 1))
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.legend(fontsize=7)
     panels[0][0].set_ylabel("AP50 on val")
     figure.tight_layout()
