@@ -192,10 +192,10 @@ def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.
     dims = len(profile.shape)
     if dense:
         return 0.0
-    if 2 * profile.kinds.get("strokes", 0) > profile.objects:
+    if _mostly(profile, "strokes"):
         ellipsoids = profile.objects * math.pi / (2 * dims) * profile.diameters[1] ** dims
         return min(most, share * profile.images * math.prod(profile.shape) / ellipsoids)
-    if 2 * profile.kinds.get("slices", 0) > profile.objects:
+    if _mostly(profile, "slices"):
         return 0.5
     return 1.0 if dims == 2 else 0.3
 
@@ -212,8 +212,7 @@ def objectness_threshold(profile: Profile, dense: bool) -> float:
     """
     if dense:
         return 0.8
-    clicked = len(profile.shape) == 3 and 2 * profile.kinds.get("points", 0) > profile.objects
-    return 0.65 if clicked else 0.4
+    return 0.65 if len(profile.shape) == 3 and _mostly(profile, "points") else 0.4
 
 
 def min_fraction(profile: Profile, enough: int = 20) -> float:
@@ -324,6 +323,11 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         f"{ids['batch_size']} crops of {crop} voxels at a time: each holds several objects",
         f"tissue {tissue}",
     ]
+
+
+def _mostly(profile: Profile, kind: str) -> bool:
+    """Whether more than half of the objects are annotated in this way."""
+    return 2 * profile.kinds.get(kind, 0) > profile.objects
 
 
 def _at(profile: Profile, target_spacing: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from spoco_bundle.blockwise.sizing import BlockSizing
 from spoco_bundle.blockwise.work import WorkFolder, digest
 from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.core.atomic_files import atomic_write, disk_errors
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError, naming, unwrapped
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
@@ -189,13 +189,10 @@ class BlockwisePredictor:
         problems = []
         for item in self.images:
             try:
-                self.predict(Path(item["image"]))
-            except Exception as error:
-                mendable = user_error(error)
-                if mendable is None:
-                    raise
-                name, problem = str(item["image"]), str(mendable)
-                problems.append(problem if name in problem else f"{name}: {problem}")
+                with unwrapped():
+                    self.predict(Path(item["image"]))
+            except SpocoError as error:
+                problems.append(naming(str(item["image"]), str(error)))
         if problems:
             others = len(self.images) - len(problems)
             raise SpocoError("; ".join(problems) + (f"; the other {others} images are done" if others else ""))

@@ -75,6 +75,11 @@ def unwrapped() -> Iterator[None]:
         raise SpocoError(str(mendable)) from error
 
 
+def naming(name: str, problem: str) -> str:
+    """What is wrong with a file, its name in front unless it is said anyway."""
+    return problem if name in problem else f"{name}: {problem}"
+
+
 def one_line(error: SpocoError) -> str:
     """The line that both doors of the package end with."""
     return "spoco: " + " ".join(str(error).split())

@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spoco_bundle.core.errors import user_error
+from spoco_bundle.core.errors import SpocoError, unwrapped
 
 #: entry of a sample that stands for an image which could not be read: what is wrong with it
 PROBLEM = "problem"
@@ -24,9 +24,7 @@ class BatchDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         try:
-            return super()._transform(index)
-        except Exception as error:
-            mendable = user_error(error)
-            if mendable is None:
-                raise
-            return {"image": str(self.data[index]["image"]), PROBLEM: str(mendable)}
+            with unwrapped():
+                return super()._transform(index)
+        except SpocoError as error:
+            return {"image": str(self.data[index]["image"]), PROBLEM: str(error)}

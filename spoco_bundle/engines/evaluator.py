@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
 
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError, naming, unwrapped
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.dataset.batch_dataset import PROBLEM
 
@@ -54,15 +54,13 @@ class BatchEvaluator(SupervisedEvaluator):
             return self._pass_over(str(batchdata[Keys.IMAGE][0]), str(batchdata[PROBLEM][0]))
         name = str(batchdata[Keys.IMAGE].meta["filename_or_obj"][0])
         try:
-            return super()._iteration(engine, batchdata)
-        except Exception as error:
-            mendable = user_error(error)
-            if mendable is None:
-                raise
-            return self._pass_over(name, str(mendable))
+            with unwrapped():
+                return super()._iteration(engine, batchdata)
+        except SpocoError as error:
+            return self._pass_over(name, str(error))
 
     def _pass_over(self, name: str, problem: str) -> dict[str, Any]:
-        self.problems.append((name, problem if name in problem else f"{name}: {problem}"))
+        self.problems.append((name, naming(name, problem)))
         self._passed_over = True
         return {}
 

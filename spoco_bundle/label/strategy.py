@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import name_to_device
 from spoco_bundle.annotation.kept import told_apart
 from spoco_bundle.annotation.ledger import ledger_path, read_ledger
 from spoco_bundle.clustering.disagreement import disagreement_map, most_disputed
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.core.resampling import resize_nearest
 from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.itk_io import file_grid
@@ -75,13 +75,11 @@ class Disagreement(Strategy):
         found, skipped = {}, {}
         for image in images:
             try:
-                found[image] = self._places(image, request, datastore)
-            except Exception as error:
-                mendable = user_error(error)
-                if mendable is None:
-                    raise
-                skipped[image] = str(mendable)
-                logger.warning("%s is passed over: %s", image, mendable)
+                with unwrapped():
+                    found[image] = self._places(image, request, datastore)
+            except SpocoError as error:
+                skipped[image] = str(error)
+                logger.warning("%s is passed over: %s", image, error)
         return found, skipped
 
     def _places(self, image: str, request: dict[str, Any], datastore: Datastore) -> list:

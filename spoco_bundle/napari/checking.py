@@ -92,7 +92,8 @@ class Checking:
             return
         outlines = chosen_layer(self.instances, rows)
         if shown:  # napari collects garbage when a layer goes, which takes half a second
-            self._chosen.data, self._chosen.translate = outlines.data, outlines.translate
+            self._chosen.data = outlines.data
+            self._chosen.scale, self._chosen.translate = outlines.scale, outlines.translate
             return
         active = self.viewer.layers.selection.active
         self._chosen = self.viewer.add_layer(outlines)
