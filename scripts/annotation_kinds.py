@@ -6,9 +6,10 @@ python scripts/annotation_kinds.py DATA --table-only --page docs/measurements/an
 
 DATA is a folder of data sets, each with train/ and val/, completely labelled. The same objects are annotated in several
 ways, all derived from their true labels: whole, by one outline in the middle slice, by outlines in every few slices, by
-three strokes, by a point. One outline is one object in one slice. Each training begins from nothing, sees nothing but
-these annotations, is as long as the others, and is scored on the whole of val/. A row is one training, a JSON file in
-the folder of `--rows`; what is there is not done again, and a training that was cut off goes on.
+strokes, by a point. One outline is one object in one slice. A flat image is one slice, with one stroke in each object.
+Each training begins from nothing, sees nothing but these annotations, is as long as the others, and is scored on the
+whole of val/. A row is one training, a JSON file in the folder of `--rows`; what is there is not done again, and a
+training that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ CASES = (
     Case("epithelial_tube_3d", "points", "points"),
     Case("vnc_mito", "every_5", "every", step=5),
     Case("fib25_neuron", "every_10", "every", step=10),
+    Case("dsb2018", "whole", "whole", 488),
+    Case("dsb2018", "strokes", "strokes", 488),
+    Case("dsb2018", "points", "points", 488),
 )
 #: cases that are trained for several choices of objects
 SEVERAL = ("whole_25", "slices_for_25")
@@ -88,19 +92,28 @@ SEVERAL = ("whole_25", "slices_for_25")
 
 @dataclass
 class Volume:
-    """An image to learn from: its file, its ids, and its objects."""
+    """An image to learn from.
+
+    Attributes:
+        image: its file.
+        ids: (z, y, x); of a flat image z is 1.
+        found: its objects.
+        flat: whether it is a flat image.
+    """
 
     image: Path
     ids: np.ndarray
     found: list[MeasuredObject]
+    flat: bool
 
 
 def volumes_of(data: Path) -> list[Volume]:
     """The training part of a data set."""
     volumes = []
     for item in build_datalist(data, "train"):
-        ids = read_image(item["label"], "label").array[0].astype(np.int32)
-        volumes.append(Volume(Path(item["image"]), ids, measured_objects(ids)))
+        stored = read_image(item["label"], "label").array[0].astype(np.int32)
+        ids = stored.reshape((1,) * (3 - stored.ndim) + stored.shape)
+        volumes.append(Volume(Path(item["image"]), ids, measured_objects(ids), stored.ndim == 2))
     return volumes
 
 
@@ -142,9 +155,9 @@ def drawn(volume: Volume, item: MeasuredObject, case: Case, generator: np.random
         planes = []
         yield (middle, *(np.array([place - 1]) for place in deepest))
     elif case.kind == "strokes":
-        planes = [planes[int(share * (len(planes) - 1))] for share in (0.25, 0.5, 0.75)]
+        planes = sorted({planes[int(share * (len(planes) - 1))] for share in (0.25, 0.5, 0.75)})
         for plane in planes:
-            count = max(1, round(item.voxels.sum() / 30))
+            count = max(1, round(item.voxels.sum() / 10 / len(planes)))
             yield (plane, *stroke_voxels(volume.ids[plane] == item.id, count, generator).T)
         planes = []
     for plane in planes:
@@ -173,6 +186,7 @@ def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[s
             continue
         image, path = folder / "train" / volume.image.name, folder / "train" / f"{name}_label.tif"
         image.symlink_to(volume.image.resolve())
+        label = label[0] if volume.flat else label
         if kind == "points":
             write_points(points_path(path), np.argwhere(label))
             continue
@@ -232,7 +246,7 @@ def read_rows(rows: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 def table(rows: Path) -> str:
     """The rows as Markdown."""
     words = {
-        **{"whole": "whole", "middle": "one outline in the middle slice of each", "strokes": "three strokes in each"},
+        **{"whole": "whole", "middle": "one outline in the middle slice of each", "strokes": "strokes in each"},
         **{"every": "outlines in some slices", "points": "a click in each"},
     }
     lines = [

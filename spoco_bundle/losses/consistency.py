@@ -39,7 +39,7 @@ def draw_anchors(
     max_anchors: int = 20,
     uncovered_fraction: float = 0.05,
     sampling: str = "uniform",
-    candidates: int = 4096,
+    candidates: int = 1024,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw anchors in the unlabeled region, each outside the reach of those before it, until the region is covered.
