@@ -1,13 +1,14 @@
-"""Blocks against the whole: equality of the partitions, memory, speed with two workers, cost of the network.
+"""Blocks against the whole: equality of the partitions, memory, speed, cost of the network, and 10^9 voxels.
 
     python scripts/benchmark_blockwise.py equality                    # benchmark volumes, blocks of several sizes
     python scripts/benchmark_blockwise.py memory --folder SCRATCH     # 256^3 and 1024 x 1024 x 512 voxels
     python scripts/benchmark_blockwise.py scaling --folder SCRATCH    # one and two workers
     python scripts/benchmark_blockwise.py network                     # the shipped network, bare and in blocks
+    python scripts/benchmark_blockwise.py tiled IMAGE --folder SCRATCH --spacing 1.75 0.8 0.8   # 10^9 voxels
 
 ``memory`` and ``scaling`` use a stand-in for the network: embeddings of balls on a jittered lattice, computed block by
 block from the voxels' positions, while the image is read from OME-Zarr as ever. Clustering, stitching, writing, pyramid
-and table are those of ``spoco predict``.
+and table are those of ``spoco predict``. ``tiled`` repeats what the shipped network gives for one real volume.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ from spoco_bundle.blockwise.grid import Block, BlockGrid, choose_window, region_
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.formats import read_image
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.formats.ome_zarr import label_pyramid_shapes
-from spoco_bundle.inferers.halo_window import windows_along_axis
+from spoco_bundle.inferers.halo_window import HaloWindowInferer, windows_along_axis
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.partition import adapted_rand_error
 from spoco_bundle.networks import Decoder, load_weights
@@ -84,6 +86,26 @@ class BallEmbedder:
             output[channel] = ((lot >> channel) % 7).float() / 7
         output[8] = RADIUS - distance.sqrt_()
         return {"pred": output}
+
+
+@dataclass
+class TiledEmbedder:
+    """What the network gave for one real volume, repeated along all axes.
+
+    Attributes:
+        source: the image, read with a halo as a network would.
+        output: .npy of (C, *tile) raw output.
+    """
+
+    source: LazyVolume
+    output: Path
+
+    def __call__(self, block: Block) -> dict[str, torch.Tensor]:
+        """Raw output (C, *block.label)."""
+        self.source.read(block.read)
+        tile = np.load(self.output, mmap_mode="r")
+        places = [np.arange(part.start, part.stop) % size for part, size in zip(block.label, tile.shape[1:])]
+        return {"pred": torch.from_numpy(tile[:, *np.ix_(*places)])}
 
 
 def balls(folder: Path, shape: tuple[int, int, int]) -> LazyVolume:
@@ -312,6 +334,49 @@ def network(options: argparse.Namespace) -> None:
         print(f"{voxels:.2g} voxels: {voxels / math.prod(block) * block_seconds / 3600:.1f} hours on this thread")
 
 
+@torch.inference_mode()
+def tiled(options: argparse.Namespace) -> None:
+    """A volume of 10^9 voxels, tiled with what the shipped network gives for a real one."""
+    given = {"in_channels": 1, "spatial_dims": 3}
+    parser = read_configs([find_config("inference"), find_config("inference_blockwise")], given)
+    net = load_weights(parser.get_parsed_content("network_def"), shipped_weights(3) / "model.pt").eval()
+    clustering = parser.get_parsed_content("clustering")
+    image = read_image(options.image, "image").array
+    normalized = parser.get_parsed_content("normalize")({"image": torch.from_numpy(image.astype(np.float32))})
+    output, tile = options.folder / "tile.npy", image.shape[1:]
+    raw = HaloWindowInferer()(normalized["image"][None], net)[0].float().numpy()
+    np.save(output, raw)
+    times = [1] * 3
+    while math.prod(tile) * math.prod(times) < options.voxels:
+        times[np.argmin(np.multiply(times, tile))] += 1
+    shape = tuple(np.multiply(times, tile).tolist())
+    source = balls(options.folder, shape)
+    overlap = tuple(math.ceil(options.diameters * 4 * clustering.decoder.scale / step) for step in options.spacing)
+    grid = BlockGrid(
+        shape, tuple(parser.get_parsed_content("largest_block")), overlap, net.receptive_radius, net.total_stride
+    )
+    job = Job(
+        grid=grid,
+        embedder=TiledEmbedder(source, output),
+        clustering=clustering,
+        spacing=tuple(options.spacing),
+        work=WorkFolder(options.folder / "run"),
+        levels=label_pyramid_shapes(shape, options.spacing, 256),
+        least_share=0.5,
+        thin_voxels=clustering.smallest_object(options.spacing),
+        agreement_distance=1.0,
+        threads=1,
+    )
+    field = clustering.decoder.field(torch.from_numpy(raw), options.spacing)
+    one = int(clustering.cluster(field, None)[0].max())
+    objects, seconds = run_job(job, "processes", options.workers, progress=True)
+    print(
+        f"{' x '.join(map(str, shape))}, {math.prod(shape):.3g} voxels, {math.prod(times)} tiles, {len(grid)} blocks, "
+        f"{options.workers} workers: {seconds / 60:.1f} minutes, {math.prod(shape) / seconds / 1e6:.2f} million voxels "
+        f"per second; {objects} objects, {one} in one tile alone; load average {os.getloadavg()[0]:.1f}"
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Runs one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -337,6 +402,14 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--diameters", type=float, default=1.5, help="overlap over a typical object's diameter")
     command.add_argument("--repeats", type=int, default=3)
     command.set_defaults(run=network)
+    command = commands.add_parser("tiled")
+    command.add_argument("image", type=Path, help="a volume of nuclei")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--spacing", type=float, nargs=3, required=True, help="of the volume, micrometres")
+    command.add_argument("--voxels", type=float, default=1e9)
+    command.add_argument("--workers", type=int, default=2)
+    command.add_argument("--diameters", type=float, default=1.5, help="overlap over a typical object's diameter")
+    command.set_defaults(run=tiled)
     options = parser.parse_args(arguments)
     if getattr(options, "folder", None):
         options.folder.mkdir(parents=True, exist_ok=True)
