@@ -1,8 +1,9 @@
 """Pictures of the napari plugin at work on one volume of which the truth is known, as a person would use it.
 
-Some objects of the truth are painted into the layer of annotations, the network is trained on them, the volume is
-predicted, and the most confident objects are accepted. Writes ``napari_annotate.png``, ``napari_train.png``,
-``napari_embedding.png`` and ``napari_accept.png``. Needs the extra ``napari`` and a display; without one, Xvfb:
+Some objects of the truth are painted into the layer of annotations, each in one slice, the network is trained on them,
+the volume is predicted, and the most confident objects are accepted. Writes ``napari_annotate.png``,
+``napari_train.png``, ``napari_embedding.png`` and ``napari_accept.png``. Needs the extra ``napari`` and a display;
+without one, Xvfb:
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python scripts/napari_pictures.py emb_raw.tif emb_label.tif \
         --spacing 1.75 0.8 0.8 --output docs/pictures
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("label", type=Path, help="its truth, of which some objects are painted")
     parser.add_argument("--spacing", type=float, nargs="+", default=None, help="where the file states none")
-    parser.add_argument("--objects", type=int, default=5, help="painted")
+    parser.add_argument("--objects", type=int, default=10, help="painted, each in one slice")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--options", default="--crop_size [16,48,48]", help="further ones for the training")
     parser.add_argument("--confidence", type=float, default=0.8, help="objects above it are accepted")
@@ -60,9 +61,12 @@ def main() -> None:
     viewer.dims.set_current_step(0, plane)
     here = [int(number) for number in np.unique(truth[plane]) if number]
     others = [int(number) for number in np.unique(truth) if number and number not in here]
+    widget.default_box.setCurrentText("slices")
     for number in (here + others)[: arguments.objects]:
+        found = truth == number
+        found[np.arange(len(found)) != (plane if number in here else found.sum((1, 2)).argmax())] = False
         widget.new_button.click()
-        widget.annotations.data_setitem(np.nonzero(truth == number), widget.annotations.selected_label)
+        widget.annotations.data_setitem(np.nonzero(found), widget.annotations.selected_label)
     wait(lambda: f"<b>{arguments.objects}</b>" in widget.count_label.text())
     picture(viewer, arguments.output / "napari_annotate.png")
 

@@ -37,12 +37,14 @@ class TimeBudget:
         optimizer: whose learning rate is set.
         learning_rate: at the top of the cycle.
         evaluator: the validation.
-        validations: how many, at most; fewer where they would take more than half of the time.
+        validations: how many, at most; fewer where they would take more than ``share`` of the time.
+        share: of the time that validations may take, above 0 and up to 1; the one at the end may take what it needs.
+            Where not all can be had, the later ones are: their weights are the better ones.
         warm_up: share of the training in which the learning rate rises, above 0 and below 1.
         clock: seconds that never go back.
 
     Raises:
-        SpocoError: if ``minutes``, ``validations`` or ``warm_up`` is out of range.
+        SpocoError: if ``minutes``, ``validations``, ``share`` or ``warm_up`` is out of range.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TimeBudget:
         learning_rate: float,
         evaluator: Evaluator | None = None,
         validations: int = 6,
+        share: float = 0.15,
         warm_up: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -59,6 +62,8 @@ class TimeBudget:
             raise SpocoError(f"minutes: must be above 0, got {minutes}; leave it out to train for max_epochs")
         if validations < 1:
             raise SpocoError(f"validations: at least 1, the one at the end, got {validations}")
+        if not 0 < share <= 1:
+            raise SpocoError(f"share: must be above 0 and at most 1, got {share}")
         if not 0 < warm_up < 1:
             raise SpocoError(f"warm_up: must lie between 0 and 1, got {warm_up}")
         self.seconds = None if minutes is None else 60 * minutes
@@ -66,6 +71,7 @@ class TimeBudget:
         self.learning_rate = learning_rate
         self.evaluator = evaluator
         self.validations = validations
+        self.share = share
         self.warm_up = warm_up
         self.clock = clock
         self.spent = self.validating = self.longest = 0.0
@@ -112,8 +118,8 @@ class TimeBudget:
         return min(1.0, (self.elapsed - self.validating) / training) if training > 0 else 1.0
 
     def _to_come(self) -> int:
-        """Validations that are still to come, the last included: as many as leave half of the time for training."""
-        affordable = (self.seconds / 2 - self.validating) / self.longest if self.longest else self.validations
+        """Validations that are still to come, the last included: as many as may be had in their share of the time."""
+        affordable = (self.share * self.seconds - self.validating) / self.longest if self.longest else self.validations
         return max(1, min(self.validations - self.done, int(affordable)))
 
     @property
@@ -146,7 +152,7 @@ class TimeBudget:
             self._is_over = True
             engine.terminate_epoch()
         elif progress >= (self.done + 1) / self.validations and self.done + 1 < self.validations:
-            if self._to_come() < 2:
+            if self._to_come() < self.validations - self.done:
                 self.done += 1
             else:
                 self._validate(engine)

@@ -26,7 +26,7 @@ from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.label_checks import check_labels, check_same_grid
-from spoco_bundle.formats import Image, file_suffix, read_image
+from spoco_bundle.formats import Image, file_suffix, image_dimensions, read_image, result_suffix, write_instances
 from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.label.client_input import SUFFIXES, is_inside
 
@@ -208,11 +208,11 @@ def with_side_files(pairs: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def labels_beside(folder: Path) -> dict[Path, Path]:
-    """Images of a folder with their labels ``NAME_label.EXT`` beside them, as napari keeps them."""
+def labels_beside(folder: Path) -> dict[Path, Path | None]:
+    """Images of a folder with their labels ``NAME_label.EXT`` beside them, as napari keeps them; None without one."""
     files = {image_name(path): path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SUFFIXES)}
-    labels = {name: files.get(f"{annotated_name(path)}_label") for name, path in files.items()}
-    return {files[name]: label for name, label in labels.items() if label is not None and not is_result(name, files)}
+    images = {name: path for name, path in files.items() if not is_result(name, files)}
+    return {path: files.get(f"{annotated_name(path)}_label") for path in images.values()}
 
 
 def is_result(name: str, names: Collection[str]) -> bool:
@@ -223,6 +223,8 @@ def is_result(name: str, names: Collection[str]) -> bool:
 
 def adopt_labels(folder: Path) -> list[Path]:
     """Copies labels and the files beside them from beside their images to where the server keeps labels.
+
+    An image on which somebody only clicked, with points and no label, gets an empty label beside them.
 
     Args:
         folder: the studies folder; what the server keeps of an image already stays.
@@ -237,13 +239,18 @@ def adopt_labels(folder: Path) -> list[Path]:
     kept = {image_name(path) for path in final.glob("*")}
     beside = side_files(folder)
     for image, label in labels_beside(folder).items():
-        if image_name(image) in kept:
+        sides = beside.get(annotated_name(image), {})
+        if image_name(image) in kept or label is None and "points" not in sides:
             continue
         # the label last: until it is there nothing is learnt
-        copies = {path: final / path.name for path in beside.get(annotated_name(image), {}).values()}
-        copies[label] = final / f"{image_name(image)}{file_suffix(label)}"
+        copies = {path: final / path.name for path in sides.values()}
+        if label is not None:
+            copies[label] = final / f"{image_name(image)}{file_suffix(label)}"
         for source, target in copies.items():
             with atomic_write(target) as partial:
                 shutil.copy(source, partial)
+        if label is None:
+            shape = read_image(image, "image", image_dimensions(image)).spatial_shape
+            write_instances(final / f"{image_name(image)}{result_suffix(image)}", np.zeros(shape, np.uint16), image)
         adopted.append(image)
     return adopted

@@ -137,14 +137,14 @@ class _TakeRows(torch.autograd.Function):
         return rows.index_copy_(0, order, grad.to(ctx.dtype)).T, None
 
 
-def take_rows(embeddings: Tensor, crop: SortedCrop) -> Tensor:
-    """Embeddings of one crop in the sorted order.
+def take_rows(embeddings: Tensor, order: Tensor) -> Tensor:
+    """Embeddings of one crop in the order of its sorted rows.
 
     Args:
         embeddings: (E, *spatial).
-        crop: the sorted crop, V rows.
+        order: (V,) index of each row's voxel, none twice, see `SortedCrop`.
 
     Returns:
         (V, E) float32 (float64 for float64 input), differentiable.
     """
-    return _TakeRows.apply(embeddings.flatten(1), crop.order)
+    return _TakeRows.apply(embeddings.flatten(1), order)

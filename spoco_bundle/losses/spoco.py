@@ -79,6 +79,7 @@ class SpocoLoss(nn.Module):
         uncovered_fraction: anchors are drawn until less than this fraction of the crop is unlabeled and uncovered.
         anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
+        consistency_voxels: a crop of more voxels is sampled for the consistency term, at places evenly spread over it.
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
@@ -115,6 +116,7 @@ class SpocoLoss(nn.Module):
         uncovered_fraction: float = 0.05,
         anchor_sampling: str | None = None,
         consistency_reduction: str = "pooled",
+        consistency_voxels: int = 2**15,
         objectness: bool = False,
         objectness_weight: float = 1.0,
         objectness_target: str = "binary",
@@ -147,6 +149,7 @@ class SpocoLoss(nn.Module):
         self.uncovered_fraction = uncovered_fraction
         self.anchor_sampling = anchor_sampling
         self.consistency_reduction = consistency_reduction
+        self.consistency_voxels = consistency_voxels
         self.objectness = objectness
         self.objectness_target = objectness_target
         self.objectness_unlabeled_weight = objectness_unlabeled_weight
@@ -269,7 +272,7 @@ class SpocoLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels, scope."""
         crop = sort_crop(labels, self.supervision == "dense", self.background_label, self.ignore_label, scope)
-        rows = take_rows(embeddings, crop)
+        rows = take_rows(embeddings, crop.order)
         nothing = 0 * rows.sum()
         terms = dict.fromkeys(TERMS, nothing)
         wanted = {name for name in TERMS if self.weights[name] > 0}
@@ -350,9 +353,18 @@ class SpocoLoss(nn.Module):
     def _consistency_term(
         self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
     ) -> Tensor:
+        order, unlabeled = crop.order, crop.unlabeled
+        if len(rows) > self.consistency_voxels:
+            # one voxel of each of so many stretches of equal length, so that they stay in order
+            places = torch.arange(self.consistency_voxels, dtype=torch.float64)
+            places += torch.rand(len(places), dtype=torch.float64, generator=generator)
+            sample = (places * len(rows) / len(places)).long().clamp_max(len(rows) - 1)
+            unlabeled = int((sample < unlabeled).sum())
+            sample = sample.to(rows.device)
+            rows, order = rows.index_select(0, sample), order[sample]
         sampling = self.anchor_sampling or ("density" if self.coordinate_channels else "uniform")
         anchors = draw_anchors(
-            rows[: crop.unlabeled],
+            rows[:unlabeled],
             len(rows),
             self.delta_var,
             self.max_anchors,
@@ -360,7 +372,7 @@ class SpocoLoss(nn.Module):
             sampling,
             generator=generator,
         )
-        overlap, squares = consistency_sums(rows, take_rows(teacher, crop), anchors, self.scale)
+        overlap, squares = consistency_sums(rows, take_rows(teacher, order), anchors, self.scale)
         return dice(overlap, squares, self.consistency_reduction == "pooled")
 
     def _objectness_term(

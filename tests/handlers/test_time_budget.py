@@ -68,7 +68,7 @@ def test_the_learning_rate_is_that_of_one_cycle():
 
 
 def test_a_training_ends_on_time_with_its_last_validation():
-    _, validation, rates, seconds = train(1, 0.5, 2.0)
+    _, validation, rates, seconds = train(1, 0.5, 1.0)
     assert 59 <= seconds <= 61 and len(validation.at) == 6
     # at equal shares of the training, once it is known how long one takes
     steps = [b - a for a, b in zip(validation.at, validation.at[1:])]
@@ -82,25 +82,29 @@ def test_a_validation_before_the_training_takes_its_time_but_not_its_warm_up():
     assert rates[0] == pytest.approx(0.1 / 25) and max(rates) == pytest.approx(0.1, rel=0.01)
 
 
-def test_validations_take_no_more_than_half_of_the_time():
-    _, validation, _, seconds = train(1, 0.5, 20.0)
-    assert len(validation.at) == 2 and seconds < 75
+@pytest.mark.parametrize(("share", "each", "count"), [(0.15, 1.0, 6), (0.15, 2.0, 4), (0.15, 20.0, 2), (0.5, 4.0, 6)])
+def test_validations_take_no_more_than_their_share_and_the_later_ones_come(share, each, count):
+    _, validation, _, seconds = train(1, 0.5, each, share=share)
+    assert len(validation.at) == count and seconds < 61 + 0.5 * each
+    assert validation.at[0] < 15 and validation.at[-1] >= 60 - 1.5 * each
+    late = validation.at[1:]
+    assert late == [] or min(late) > 60 * (6 - count) / 6 - each * count
 
 
 def test_an_interrupted_training_goes_on_with_the_time_that_is_left():
-    first, *_ = train(1, 0.5, 2.0, stop_at=40)
+    first, *_ = train(1, 0.5, 1.0, stop_at=40)
     state = first.state_dict()
     assert 20 <= state["spent"] <= 26 and state["done"] >= 1
-    second, validation, rates, seconds = train(1, 0.5, 2.0, state=state)
+    second, validation, rates, seconds = train(1, 0.5, 1.0, state=state)
     assert 59 <= seconds + state["spent"] <= 61 and len(validation.at) == 6 - state["done"]
     assert rates[0] < 0.1 * one_cycle(0.3)
     assert second.progress == 1
 
 
 def test_a_finished_training_goes_on_when_it_is_given_more_minutes():
-    state = train(1, 0.5, 2.0)[0].state_dict()
+    state = train(1, 0.5, 1.0)[0].state_dict()
     assert state["done"] == 6
-    _, validation, rates, seconds = train(3, 0.5, 2.0, state=state)
+    _, validation, rates, seconds = train(3, 0.5, 1.0, state=state)
     assert 119 <= seconds <= 121 and len(validation.at) == 5 and rates[0] > 0.05
 
 

@@ -5,10 +5,12 @@ import tifffile
 
 from spoco_bundle.annotation.kept import told_apart, write_kept
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger
+from spoco_bundle.annotation.points import points_path, write_points
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import read_image
 from spoco_bundle.label.studies import Studies, adopt_labels, is_result, what_is_said, with_side_files
 from spoco_bundle.napari.annotations import label_file
+from spoco_bundle.transforms import LoadVolumed, ReadAnnotationd
 
 BACKGROUND = 65535
 
@@ -271,6 +273,17 @@ def test_labels_that_napari_keeps_beside_the_images_are_taken_over_once(image, p
     assert adopt_labels(tmp_path) == [] and not read_image(final, "label").array.any(), "what is kept there stays"
     (tmp_path / "datastore_v2.json").write_text("{}")
     assert label_file(image) == final, "napari goes on with what the server keeps"
+
+
+def test_clicks_without_a_label_are_taken_over(image, tmp_path):
+    write_points(points_path(image), np.array([[3, 4, 5], [1, 2, 3]]))
+    assert adopt_labels(tmp_path) == [image]
+    final = tmp_path / "labels" / "final" / image.name
+    assert not read_image(final, "label").array.any()
+    (pair,) = with_side_files([{"image": str(image), "label": str(final)}])
+    sample = ReadAnnotationd()(LoadVolumed(["image", "label"])(pair))
+    assert sorted(map(tuple, np.argwhere(sample["label"][0].numpy()))) == [(1, 2, 3), (3, 4, 5)]
+    assert set(sample["kinds"].values()) == {"points"}
 
 
 def test_labels_and_results_beside_images_are_no_images():

@@ -14,7 +14,7 @@ def test_means_of_large_clusters_far_from_the_origin_keep_their_digits():
     labels = torch.ones(60, 60, 60, dtype=torch.int64)
     embeddings = 300 + torch.randn(2, 60, 60, 60)
     crop = sort_crop(labels)
-    means = cluster_means(take_rows(embeddings, crop), crop)
+    means = cluster_means(take_rows(embeddings, crop.order), crop)
     assert torch.allclose(means.double(), embeddings.double().flatten(1).mean(1)[None], atol=5e-5, rtol=0)
 
 
