@@ -37,7 +37,7 @@ from measuring import processor
 from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
-from spoco_bundle.app.config import find_config, read_configs, shipped_weights
+from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.clustering import METHODS, cluster_field, default_parameters, object_confidence
 from spoco_bundle.core import embedding_field
@@ -56,6 +56,8 @@ def read_argument(text: str) -> tuple[str, ConfigParser]:
     overlays = [part for part in parts if "=" not in part]
     ids = {key: json.loads(value) for key, value in (part.split("=", 1) for part in parts if "=" in part)}
     ids |= {"dataset_dir": data, "partly_labelled": False, "device": "cpu"}
+    # as in training: the clustering is looked at here, not the size that a prediction takes objects to have
+    ids["validate#resolution"] = json_content(find_config("train"))["validate"]["resolution"]
     dims = stored_dimensions(build_datalist(data, "val"))
     ids["ckpt_dir"] = model or str(shipped_weights(dims))
     files = [find_config("train"), *model_overlay(model, dims), find_config("evaluate"), *map(find_config, overlays)]

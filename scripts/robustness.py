@@ -197,12 +197,13 @@ def _write(path: Path, array: np.ndarray, like: Image) -> None:
     tifffile.imwrite(path, np.ascontiguousarray(stored), ome=True, photometric="minisblack", metadata=metadata)
 
 
-def scores(data: Path, model: str, spacing: list[float] | None) -> dict[str, float]:
+def scores(data: Path, model: str, spacing: list[float] | None, diameter: float | None) -> dict[str, float]:
     """Pooled scores of `spoco evaluate` on completely annotated images."""
     handlers = json.loads(find_config("evaluate").read_text())["validate#handlers"]
     pictures = next(n for n, handler in enumerate(handlers) if handler["_target_"].endswith("PictureFilesHandler"))
     options = {"partly_labelled": False, f"validate#handlers#{pictures}#max_images": 0}
     options |= {"spacing": spacing} if spacing else {}
+    options |= {"diameter": diameter} if diameter else {}
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         Spoco().evaluate(str(data), output=folder, model=model, **options)
         return json.loads((Path(folder) / "scores.json").read_text())
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with val/, completely annotated")
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped model")
     parser.add_argument("--spacing", type=float, nargs="+", help="voxel size, where the files do not say it")
+    parser.add_argument("--diameter", type=float, help="pixels across an object; without it they are measured")
     parser.add_argument("--only", nargs="+", help="names of changes, or the beginnings of names")
     parser.add_argument("--card", type=Path, help="page in which the table of this folder's name is replaced")
     arguments = parser.parse_args()
@@ -239,7 +241,7 @@ def main() -> None:
         parser.error("--only with --card would leave a page with part of the table; give one of them")
     spatial_dims = stored_dimensions(build_datalist(arguments.data, "val"))
     weights = Path(arguments.model) if arguments.model else shipped_weights(spatial_dims)
-    settings = arguments.model, arguments.spacing
+    settings = arguments.model, arguments.spacing, arguments.diameter
     chosen = {
         name: change
         for name, change in changes(spatial_dims).items()

@@ -8,6 +8,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.resampling import resize_nearest
 from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.formats.geometry import voxel_spacing
 from spoco_bundle.report.pictures import overview_picture
@@ -36,14 +38,17 @@ class PictureFilesHandler:
         """Draws the images of one iteration."""
         for sample in engine.state.output[: self.max_images - self._drawn]:
             image = sample["image"]
-            prediction = np.asarray(sample["pred"].cpu())[0]
+            # as the network saw the image, whatever its own resolution
+            prediction, truth = (
+                np.asarray(resize_nearest(plain(sample[key]).cpu(), image.shape[1:])[0]) for key in ("pred", "label")
+            )
             source = str(image.meta["filename_or_obj"])
             with atomic_write(self.output_dir / f"{image_name(source)}_overview.png") as path:
                 overview_picture(
                     path,
                     np.asarray(image.cpu()),
                     prediction,
-                    np.asarray(sample["label"].cpu())[0],
+                    truth,
                     sample[self.field_key],
                     voxel_spacing(image, prediction.ndim),
                     Path(source).name,

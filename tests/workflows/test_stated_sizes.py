@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -62,3 +63,18 @@ def test_noise_holds_no_objects(tmp_path, caplog, blockwise):
     tifffile.imwrite(tmp_path / "noise.tif", noise, imagej=True, resolution=(1.25, 1.25), metadata=metadata)
     _, rows = predict(tmp_path / "noise.tif", tmp_path / "out", dims=3, blockwise=blockwise)
     assert rows == [] and "hardly any contrast" in caplog.text
+
+
+def test_an_evaluation_scores_what_a_prediction_finds(tmp_path):
+    """Discs larger than those that the model learnt, in a file that says nothing: both see them smaller."""
+    image = np.kron(discs(), np.ones((3, 3), np.uint8))
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    path = tmp_path / "data" / "val" / "discs_raw.tif"
+    tifffile.imwrite(path, image, photometric="minisblack")
+    labels, rows = predict(path, tmp_path / "out")
+    assert len(rows) == 16
+    tifffile.imwrite(path.with_name("discs_label.tif"), labels.astype(np.uint16))
+    Spoco().evaluate(str(tmp_path / "data"), output=str(tmp_path / "scores"), partly_labelled=False)
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["ap_95"] == scores["sbd"] == 1
+    assert (tmp_path / "scores" / "discs_raw_overview.png").is_file()
