@@ -93,7 +93,7 @@ def measure_one(args: argparse.Namespace) -> dict:
     # contiguous, as a network returns them
     embeddings = embeddings.contiguous().to(device, dtype).requires_grad_()
     labels, teacher = labels.to(device), teacher.contiguous().to(device, dtype)
-    criterion = SpocoLoss(max_anchors=args.anchors, regularizer_weight=0.0, consistency_voxels=2**62)
+    criterion = SpocoLoss(max_anchors=args.anchors, regularizer_weight=0.0, sampled_voxels=2**62)
 
     def ours() -> dict[str, float]:
         embeddings.grad = None

@@ -5,8 +5,9 @@ one in the teacher's (Wolny et al., CVPR 2022):
 
     consistency = 1 - 2 sum p_f p_g / (sum p_f^2 + sum p_g^2),   p(v) = exp(-|e_v - e_anchor|^2 / s)
 
-Sums run over all voxels that are not ignored, pooled over the anchors or averaged over them. In the published code the
-weight of this term never reaches the loss and its Dice sums over the wrong axis; this file follows the paper.
+Sums run over all voxels that are not ignored, in a large crop over a sample of them (`sampled_voxels` of the loss),
+pooled over the anchors or averaged over them. In the published code the weight of this term never reaches the loss and
+its Dice sums over the wrong axis; this file follows the paper.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses.known_region import KnownRegion, known_region
 
-__all__ = ["SortedCrop", "sort_crop", "take_rows"]
+__all__ = ["SortedCrop", "evenly_spread", "sort_crop", "take_rows"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class SortedCrop:
         unlabeled: number of rows without a label.
         outside: number of rows that belong to no cluster, unlabeled or known background.
         background_clusters: 1 if cluster 0 is the background, else 0.
+        outside_weight: for how many voxels each of these rows stands: more than 1 where they are a sample.
         region: where objects that are annotated in part are known; None if all are whole.
     """
 
@@ -38,6 +39,7 @@ class SortedCrop:
     unlabeled: int
     outside: int
     background_clusters: int
+    outside_weight: float = 1.0
     region: KnownRegion | None = None
 
     @property
@@ -52,6 +54,8 @@ def sort_crop(
     background_label: int | None = None,
     ignore_label: int | None = None,
     scope: Tensor | None = None,
+    most_outside: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> SortedCrop:
     """Sort the voxels of one crop by label.
 
@@ -61,6 +65,8 @@ def sort_crop(
         background_label: id of voxels known to belong to no object.
         ignore_label: id of voxels that count nowhere.
         scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole. Not if `dense`.
+        most_outside: of more voxels that belong to no cluster a sample of so many is taken; None takes all.
+        generator: source of randomness on the CPU for the sample; torch's global one by default.
 
     Returns:
         The sorted crop.
@@ -92,21 +98,41 @@ def sort_crop(
             raise SpocoError(f"labels hold the negative id {label}; use ids above 0, or name it as ignore_label")
         else:
             objects.append(rows)
-    parts = [*unlabeled, *background, *objects]
     counts = torch.tensor([len(rows) for rows in objects], dtype=torch.int64, device=labels.device)
-    order = torch.cat(parts) if parts else order[:0]
+    outside = torch.cat([order[:0], *unlabeled, *background])
+    without_label, outside_weight = sum(map(len, unlabeled)), 1.0
+    if most_outside is not None and len(outside) > most_outside:
+        sample = evenly_spread(len(outside), most_outside, generator)
+        without_label, outside_weight = int((sample < without_label).sum()), len(outside) / most_outside
+        outside = outside[sample.to(outside.device)]
+    order = torch.cat([outside, *objects])
     owner = torch.repeat_interleave(counts)
-    without_label = sum(map(len, unlabeled))
     region = None if scope is None else known_region(scope.flatten(1)[:, order], owner, len(counts), without_label)
     return SortedCrop(
         order=order,
         owner=owner,
         counts=counts,
         unlabeled=without_label,
-        outside=without_label + sum(map(len, background)),
+        outside=len(outside),
         background_clusters=background_clusters,
+        outside_weight=outside_weight,
         region=region,
     )
+
+
+def evenly_spread(total: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Places at equal steps between 0 and `total` - 1 from a random start (systematic sampling).
+
+    Args:
+        total: number of places.
+        count: number of places to take, at most `total`.
+        generator: source of randomness on the CPU; torch's global one by default.
+
+    Returns:
+        (count,) int64 on the CPU, ascending, none twice; every place is as likely as any other.
+    """
+    start = torch.rand(1, dtype=torch.float64, generator=generator)
+    return ((torch.arange(count, dtype=torch.float64) + start) * (total / max(count, 1))).long().clamp_max(total - 1)
 
 
 @lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from spoco_bundle.losses.consistency import SAMPLINGS, consistency_sums, draw_an
 from spoco_bundle.losses.discriminative import cluster_means, pull, push, regularizer, unlabeled_push
 from spoco_bundle.losses.instance import NO_OBJECT, NOWHERE, affinity_dice, binary_cross_entropy, dice, sample_members
 from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS, objectness_loss, objectness_target
-from spoco_bundle.losses.sorted_crop import SortedCrop, sort_crop, take_rows
+from spoco_bundle.losses.sorted_crop import SortedCrop, evenly_spread, sort_crop, take_rows
 from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
 
 __all__ = ["SpocoLoss"]
@@ -79,7 +80,8 @@ class SpocoLoss(nn.Module):
         uncovered_fraction: anchors are drawn until less than this fraction of the crop is unlabeled and uncovered.
         anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
-        consistency_voxels: a crop of more voxels is sampled for the consistency term, at places evenly spread over it.
+        sampled_voxels: of more voxels that belong to no object in a crop so many are taken at most, evenly spread over
+            it, and stand for all in every term but the objectness. The affinity Dice takes all.
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
@@ -116,7 +118,7 @@ class SpocoLoss(nn.Module):
         uncovered_fraction: float = 0.05,
         anchor_sampling: str | None = None,
         consistency_reduction: str = "pooled",
-        consistency_voxels: int = 2**15,
+        sampled_voxels: int = 2**15,
         objectness: bool = False,
         objectness_weight: float = 1.0,
         objectness_target: str = "binary",
@@ -149,7 +151,7 @@ class SpocoLoss(nn.Module):
         self.uncovered_fraction = uncovered_fraction
         self.anchor_sampling = anchor_sampling
         self.consistency_reduction = consistency_reduction
-        self.consistency_voxels = consistency_voxels
+        self.sampled_voxels = sampled_voxels
         self.objectness = objectness
         self.objectness_target = objectness_target
         self.objectness_unlabeled_weight = objectness_unlabeled_weight
@@ -271,7 +273,9 @@ class SpocoLoss(nn.Module):
         scope: Tensor | None,
     ) -> dict[str, Tensor]:
         """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels, scope."""
-        crop = sort_crop(labels, self.supervision == "dense", self.background_label, self.ignore_label, scope)
+        special = self.background_label, self.ignore_label
+        most = None if self.instance_loss == "affinity" else self.sampled_voxels
+        crop = sort_crop(labels, self.supervision == "dense", *special, scope, most, generator)
         rows = take_rows(embeddings, crop.order)
         nothing = 0 * rows.sum()
         terms = dict.fromkeys(TERMS, nothing)
@@ -301,6 +305,7 @@ class SpocoLoss(nn.Module):
             hinge="unlabeled_push" in wanted,
             dice=instance == "dice" and self.anchor == "mean",
             bce=instance == "bce" and self.anchor == "mean",
+            outside_weight=crop.outside_weight,
         )
         known = crop.region and crop.region.rows
         sums = anchor_sums(rows, means, crop.owner, crop.outside, at_means, known)
@@ -332,7 +337,8 @@ class SpocoLoss(nn.Module):
         if self.instance_loss == "dice":
             return dice(sums.overlap[objects], sums.squares[objects] + crop.counts[objects], pooled)
         if self.instance_loss == "bce":
-            return binary_cross_entropy(sums.entropy[objects], len(rows) - crop.outside + crop.known_outside)
+            known = crop.outside_weight * crop.known_outside
+            return binary_cross_entropy(sums.entropy[objects], len(rows) - crop.outside + known)
         shape = embeddings.shape[1:]
         owner = torch.full((shape.numel(),), NOWHERE, dtype=torch.int64, device=rows.device)
         owner[crop.order] = NO_OBJECT
@@ -353,18 +359,15 @@ class SpocoLoss(nn.Module):
     def _consistency_term(
         self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
     ) -> Tensor:
-        order, unlabeled = crop.order, crop.unlabeled
-        if len(rows) > self.consistency_voxels:
-            # one voxel of each of so many stretches of equal length, so that they stay in order
-            places = torch.arange(self.consistency_voxels, dtype=torch.float64)
-            places += torch.rand(len(places), dtype=torch.float64, generator=generator)
-            sample = (places * len(rows) / len(places)).long().clamp_max(len(rows) - 1)
-            unlabeled = int((sample < unlabeled).sum())
-            sample = sample.to(rows.device)
+        order, members = crop.order, len(rows) - crop.outside
+        if crop.outside_weight > 1 and members:
+            # voxels of objects count no more than those outside
+            sample = crop.outside + evenly_spread(members, math.ceil(members / crop.outside_weight), generator)
+            sample = torch.cat([torch.arange(crop.outside), sample]).to(rows.device)
             rows, order = rows.index_select(0, sample), order[sample]
         sampling = self.anchor_sampling or ("density" if self.coordinate_channels else "uniform")
         anchors = draw_anchors(
-            rows[:unlabeled],
+            rows[: crop.unlabeled],
             len(rows),
             self.delta_var,
             self.max_anchors,

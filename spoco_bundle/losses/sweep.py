@@ -74,6 +74,8 @@ class SweepParams:
         dice: fill `overlap` and `squares`.
         bce: fill `entropy`.
         hinge: fill `hinge`.
+        outside_weight: for how many voxels one outside all clusters stands in `squares` and `entropy`; in `hinge` it is
+            one.
     """
 
     delta_var: float
@@ -83,6 +85,7 @@ class SweepParams:
     dice: bool = True
     bce: bool = False
     hinge: bool = True
+    outside_weight: float = 1.0
 
     def reach(self, dtype: torch.dtype) -> float:
         """Distance beyond which a voxel of another object adds nothing: kernel values under the machine epsilon."""
@@ -230,6 +233,13 @@ def _others(
     return index, pairs, free
 
 
+def _weighted(values: Tensor, free: int, params: SweepParams) -> Tensor:
+    """Values (C, n) of pairs, in place, those of points outside all clusters times what one of these stands for."""
+    if params.outside_weight != 1:
+        values[:, :free] *= params.outside_weight
+    return values
+
+
 def in_full_precision(backward: Callable) -> Callable:
     """Run a backward pass in the precision of its forward pass, whatever surrounds the call of `backward()`."""
 
@@ -271,10 +281,10 @@ class _AnchorSums(torch.autograd.Function):
             index, pairs, free = found
             sq_dist = pairs.sq_dist
             if params.dice:
-                squares[index] += kernel(sq_dist, scale / 2).sum(1)
+                squares[index] += _weighted(kernel(sq_dist, scale / 2), free, params).sum(1)
             if params.bce:
                 power = sq_dist.clamp_min(scale * torch.finfo(rows.dtype).eps) / -scale
-                entropy[index] -= torch.log(-torch.expm1(power)).sum(1)
+                entropy[index] -= _weighted(torch.log(-torch.expm1(power)), free, params).sum(1)
             if params.hinge and free:
                 hinge[index] += (params.delta_dist - sq_dist[:, :free].sqrt()).clamp_min_(0).square_().sum(1)
         return AnchorSums(pull, overlap, squares, entropy, hinge)
@@ -316,6 +326,7 @@ class _AnchorSums(torch.autograd.Function):
                 floor = scale * torch.finfo(rows.dtype).eps
                 slope = torch.where(sq_dist > floor, 1 / torch.expm1(sq_dist / scale), 0)
                 weights -= slope * (entropy[index] / scale)[:, None]
+            weights = _weighted(weights, free, params)
             if params.hinge and free:
                 slope = (1 - params.delta_dist / sq_dist[:, :free].sqrt()).clamp_max_(0)
                 weights[:, :free] += slope.mul_(hinge[index][:, None])

@@ -103,22 +103,6 @@ def test_density_draws_what_has_collapsed_and_uniform_the_spread_background():
     assert hits["density"] >= 24 > 12 > hits["uniform"]
 
 
-def test_a_large_crop_is_sampled_and_the_term_is_that_of_all_voxels_but_for_chance():
-    torch.manual_seed(0)
-    shape = (20, 20, 20)
-    grid = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij")).float() / 20
-    embeddings, teacher = ((grid + 0.3 * torch.randn(3, *shape))[None] for _ in range(2))
-    labels = torch.zeros(1, *shape, dtype=torch.int64)
-
-    def terms(voxels: int) -> list[float]:
-        loss = SpocoLoss(coordinate_channels=3, consistency_voxels=voxels)
-        return [loss(embeddings, labels, teacher, seeds=[seed])["consistency"].item() for seed in range(20)]
-
-    whole, sampled = terms(8000), terms(2000)
-    assert whole != sampled and abs(sum(whole) - sum(sampled)) / 20 < 0.01
-    assert terms(8000) == whole, "the same seed draws the same"
-
-
 def test_agreement_costs_nothing_and_disagreement_does():
     torch.manual_seed(0)
     embeddings = torch.randn(1, 4, 6, 7, 8, dtype=torch.float64, requires_grad=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.losses.sorted_crop import sort_crop, take_rows
+from spoco_bundle.losses.sorted_crop import evenly_spread, sort_crop, take_rows
 
 LABELS = torch.tensor([[9, 0, 4, 4], [0, -1, 9, 7]])
 
@@ -16,6 +16,26 @@ def test_rows_come_unlabeled_background_clusters():
     assert LABELS.flatten()[crop.order].tolist() == [0, 0, 7, 4, 4, 9, 9]
     assert (crop.unlabeled, crop.outside, crop.background_clusters) == (2, 3, 0)
     assert crop.counts.tolist() == [2, 2] and crop.owner.tolist() == [0, 0, 1, 1]
+
+
+def test_of_many_voxels_outside_a_sample_stands_for_all():
+    labels = torch.zeros(1, 60, 50, dtype=torch.int64)
+    labels[0, :10], labels[0, 20:23] = 3, 7
+    labels[0, 30:40] = 8
+    crop = sort_crop(labels, background_label=8, most_outside=500, generator=torch.Generator().manual_seed(1))
+    found = labels.flatten()[crop.order]
+    assert len(crop.order.unique()) == len(crop.order) == 500 + 650 and crop.outside == 500
+    assert crop.outside_weight == 2350 / 500 and crop.counts.tolist() == [500, 150]
+    # of the unlabeled voxels and of the background alike, each in its share
+    assert (found[: crop.unlabeled] == 0).all() and (found[crop.unlabeled : 500] == 8).all()
+    assert abs(crop.unlabeled - 1850 / 4.7) <= 1
+    assert torch.equal(sort_crop(labels, most_outside=5000).order, sort_crop(labels).order)
+
+
+def test_every_place_is_as_likely_as_any_other():
+    drawn = torch.cat([evenly_spread(7, 3, torch.Generator().manual_seed(seed)) for seed in range(7000)])
+    assert (drawn.bincount(minlength=7) / 3000 - 1).abs().max() < 0.06
+    assert evenly_spread(5, 5).tolist() == [0, 1, 2, 3, 4] and len(evenly_spread(5, 0)) == 0
 
 
 def test_dense_background_is_the_first_cluster():

@@ -23,13 +23,15 @@ def make_rows(dtype=torch.float64, spread=1.0):
 @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("values", [1, 2**19])
 @pytest.mark.parametrize("kept", [0, 2**24])
-def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values, kept):
+@pytest.mark.parametrize("outside_weight", [1.0, 4.5])
+def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values, kept, outside_weight):
     monkeypatch.setitem(sweep.CHUNK_VALUES, "cpu", values)
     monkeypatch.setattr(sweep, "KEPT_VALUES", kept)
     rows, anchors, owner, outside = make_rows(spread=spread)
-    params = SweepParams(0.5, 2.0, SCALE, bce=True)
+    params = SweepParams(0.5, 2.0, SCALE, bce=True, outside_weight=outside_weight)
     leaves = [rows.requires_grad_(), anchors.requires_grad_()]
     found = anchor_sums(rows, anchors, owner, outside, params)
+    stands_for = torch.cat([torch.full((outside,), outside_weight), torch.ones(len(owner))])
     distance = (anchors[:, None] - rows[None]).square().sum(2).sqrt()
     own = torch.zeros(4, len(rows), dtype=torch.bool)
     own[owner, torch.arange(outside, len(rows))] = True
@@ -37,8 +39,8 @@ def test_sums_and_gradients_equal_those_of_all_pairs(monkeypatch, spread, values
     expected = {
         "pull": ((distance - 0.5).clamp_min(0).square() * own).sum(1),
         "overlap": (soft * own).sum(1),
-        "squares": soft.square().sum(1),
-        "entropy": torch.where(own, distance**2 / SCALE, -torch.log1p(-soft)).sum(1),
+        "squares": (stands_for * soft.square()).sum(1),
+        "entropy": (stands_for * torch.where(own, distance**2 / SCALE, -torch.log1p(-soft))).sum(1),
         "hinge": (2.0 - distance[:, :outside]).clamp_min(0).square().sum(1),
     }
     weight = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
