@@ -6,8 +6,9 @@
 The volume has 128x512x512 voxels, put together from the NAME_raw.tif of the first folder; the flat images are those of
 the second. Each program runs as a user starts it, in fresh processes and in turns, with as many threads as `--threads`.
 `--stardist` names the Python of StarDist's environment and the models of volumes and of images that
-`stardist_baseline.py` has trained there. "seconds" is the median from start to end by the clock, imports included;
-"working" leaves out what the same command takes for one tiny image.
+`stardist_baseline.py` has trained there. `--given="--precision auto"` adds rows with these options of `spoco predict`.
+"seconds" is the median from start to end by the clock, imports included; "working" leaves out what the same command
+takes for one tiny image.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import importlib
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -87,8 +89,10 @@ def make_images(volumes: Path, flat: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in made}
 
 
-def run(command: list[Any], threads: int) -> tuple[float, float]:
+def run(command: list[Any], threads: int, limit: float = math.inf) -> tuple[float, float]:
     """Seconds by the clock and the peak memory in GiB of a process with its children.
+
+    One that takes longer than `limit` seconds is stopped, and takes infinitely long.
 
     Raises:
         SpocoError: if it fails; with the end of what it said.
@@ -105,6 +109,11 @@ def run(command: list[Any], threads: int) -> tuple[float, float]:
                 peak = max(peak, sum(process.memory_info().rss for process in family))
             except psutil.NoSuchProcess:
                 continue
+            if time.perf_counter() - began > limit:
+                for process in family:
+                    process.kill()
+                running.wait()
+                return math.inf, peak / 2**30
             time.sleep(0.05)
         seconds = time.perf_counter() - began
         said.seek(0)
@@ -145,8 +154,10 @@ def main() -> None:
     parser.add_argument("volumes", type=Path, help="folder of 3D NAME_raw.tif")
     parser.add_argument("images", type=Path, help="folder of 2D NAME_raw.tif")
     parser.add_argument("--stardist", nargs=3, type=Path, metavar=("PYTHON", "MODEL_3D", "MODEL_2D"))
+    parser.add_argument("--given", nargs="+", default=[], metavar="OPTIONS", help="further options, a row for each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=1800, help="seconds after which a program is stopped")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- predict --> and <!-- end -->")
     options = parser.parse_args()
     here = Path(__file__).resolve()
@@ -156,15 +167,16 @@ def main() -> None:
         commands: dict[tuple[str, str], list[Any]] = {}
         for kind, folder in folders.items():
             flat = "image" in kind
-            spoco = ["predict", folder, "--output", work / "found"]
-            commands[kind, "SPOCO"] = [sys.executable, "-m", "spoco_bundle.cli", *spoco]
+            spoco = [sys.executable, "-m", "spoco_bundle.cli", "predict", folder, "--output", work / "found"]
+            for given in ("", *options.given):
+                commands[kind, f"SPOCO {given}".strip()] = [*spoco, *given.split()]
             if options.stardist:
                 python, *models = options.stardist
                 star = [here.parent / "stardist_predict.py", folder, "--model", models[flat]]
                 commands[kind, "StarDist"] = [python, *star, "--output", work / "star", "--threads", options.threads]
         found: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in commands}
         for _, (key, command) in itertools.product(range(options.repeats), commands.items()):
-            found[key].append(run(command, options.threads))
+            found[key].append(run(command, options.threads, options.limit))
         stages = {}
         for kind in ("volume", "images"):
             arguments = commands[kind, "SPOCO"][3:]
@@ -202,10 +214,10 @@ def tables(
         seconds = statistics.median(time for time, _ in times)
         tiny = "tiny volume" if kind == "volume" else "tiny image"
         working = seconds - statistics.median(time for time, _ in found[tiny, program])
-        lines.append(
-            f"| {titles[kind]} | {program} | {seconds:.1f} | {working:.1f} | {voxels[kind] / 1e6 / working:.2f} "
-            f"| {max(peak for _, peak in times):.2f} |"
-        )
+        cells = f"{seconds:.1f} | {working:.1f} | {voxels[kind] / 1e6 / working:.2f}"
+        if math.isinf(seconds):
+            cells = f"not done after {options.limit:.0f} | | below {voxels[kind] / 1e6 / options.limit:.2f}"
+        lines.append(f"| {titles[kind]} | {program} | {cells} | {max(peak for _, peak in times):.2f} |")
     lines += ["", "| stage | " + " | ".join(titles[kind] for kind in stages) + " |", "|---|---:|---:|"]
     for stage in [*STAGES, "all else"]:
         shares = [f"{taken[stage]:.1f} s, {taken[stage] / sum(taken.values()):.0%}" for taken in stages.values()]

@@ -335,7 +335,7 @@ class BlockwisePredictor:
             "weights": [digest(file) for file in self.weights],
             "network": str(self.networks["pred"]),
             "normalize": [self.normalize.lower, self.normalize.upper, self.normalize.invert, self.sample_voxels],
-            "window": [self.inferer.roi_size, list(job.grid.halo)],
+            "window": [self.inferer.roi_size, list(job.grid.halo), self.inferer.precision],
             "block_size": list(job.grid.block),
             "chunk_size": list(self.chunk_size),
             "overlap": list(job.grid.overlap),

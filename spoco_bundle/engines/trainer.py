@@ -14,10 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.core.precision import uses_bfloat16
 from spoco_bundle.formats.geometry import batch_spacing
 from spoco_bundle.networks import Decoder, MomentumTeacher
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class SpocoTrainer(SupervisedTrainer):
@@ -38,9 +37,8 @@ class SpocoTrainer(SupervisedTrainer):
     Args:
         teacher: momentum teacher of the student, on the same device.
         decoder: adds coordinates to embeddings; without one they get none.
-        precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively.
-            With bfloat16 the network runs under autocast, which needs no scaling of the loss as float16 would. The loss
-            is always computed in float32.
+        precision: see ``uses_bfloat16``. With bfloat16 the network runs under autocast, which needs no scaling of the
+            loss as float16 would. The loss is always computed in float32.
         max_grad_norm: the gradient is scaled down to this L2 norm where it is longer; None to leave it alone.
         seed: with the iteration it keys whatever a layer draws (dropout), so that a resumed run repeats an
             uninterrupted one.
@@ -60,15 +58,12 @@ class SpocoTrainer(SupervisedTrainer):
         seed: int = 0,
         **kwargs: Any,
     ):
-        if precision not in PRECISIONS:
-            raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         super().__init__(decollate=False, **kwargs)
         self.teacher = teacher
         self.decoder = Decoder() if decoder is None else decoder
         self.max_grad_norm = max_grad_norm
         self.seed = seed
-        half = precision == "bfloat16" or precision == "auto" and has_native_bfloat16(self.state.device)
-        self.dtype = torch.bfloat16 if half else torch.float32
+        self.dtype = torch.bfloat16 if uses_bfloat16(precision, self.state.device) else torch.float32
         self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._begin_epoch)
 
     @property
@@ -141,14 +136,6 @@ class SpocoTrainer(SupervisedTrainer):
         self.teacher.update_parameters(self.student)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return [output]
-
-
-def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself; False where this release of torch cannot tell."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _file_names(batchdata: dict[str, Any]) -> str:

@@ -172,3 +172,14 @@ def test_refusals():
         HaloWindowInferer(16, 1, padding_mode="constant")
     with pytest.raises(SpocoError, match="sw_batch_size"):
         HaloWindowInferer(16, 1, sw_batch_size=0)
+
+
+def test_bfloat16_gives_nearly_the_same_in_float32():
+    network, image = small_network(3), torch.randn(1, 1, 12, 16, 20)
+    with torch.inference_mode():
+        exact = HaloWindowInferer()(image, network)
+        rough = HaloWindowInferer(precision="bfloat16")(image, network)
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    assert (rough - exact).abs().max() < 0.03 * exact.abs().max()
+    with pytest.raises(SpocoError, match="precision: 'half' is unknown"):
+        HaloWindowInferer(precision="half")(image, network)

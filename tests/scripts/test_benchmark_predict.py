@@ -37,6 +37,7 @@ def test_a_process_is_timed_with_its_memory_and_its_failure_told():
     assert seconds > 0.5 and peak > 0.25
     with pytest.raises(SpocoError, match="exit code 3"):
         run([sys.executable, "-c", "import sys; sys.exit(3)"], threads=1)
+    assert run([sys.executable, "-c", "import time; time.sleep(60)"], threads=1, limit=0.5)[0] == float("inf")
 
 
 def test_throughput_leaves_out_what_a_tiny_image_takes():
