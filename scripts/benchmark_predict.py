@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("volumes", type=Path, help="folder of 3D NAME_raw.tif")
     parser.add_argument("images", type=Path, help="folder of 2D NAME_raw.tif")
     parser.add_argument("--stardist", nargs=3, type=Path, metavar=("PYTHON", "MODEL_3D", "MODEL_2D"))
-    parser.add_argument("--given", nargs="+", default=[], metavar="OPTIONS", help="further options, a row for each")
+    parser.add_argument("--given", action="append", default=[], metavar="OPTIONS", help="a row with these too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a program is stopped")
