@@ -124,15 +124,19 @@ def run(command: list[Any], threads: int, limit: float = math.inf) -> tuple[floa
 
 def time_stages(arguments: list[str], target: Path) -> None:
     """Runs `spoco` in this process with a clock around each stage, and writes the seconds of each as JSON."""
-    taken = dict.fromkeys(STAGES, 0.0)
+    taken, inner = dict.fromkeys(STAGES, 0.0), [0.0]
 
     def with_clock(stage: str, method: Any) -> Any:
         def timed(*given: Any, **named: Any) -> Any:
             began = time.perf_counter()
+            inner.append(0.0)
             try:
                 return method(*given, **named)
             finally:
-                taken[stage] += time.perf_counter() - began
+                # a stage inside another counts once, as itself
+                spent = time.perf_counter() - began
+                taken[stage] += spent - inner.pop()
+                inner[-1] += spent
 
         return timed
 
