@@ -35,7 +35,7 @@ from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
 from spoco_bundle.annotation.points import points_path, write_points
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.formats import read_image
 
@@ -109,11 +109,12 @@ class Volume:
 
 def volumes_of(data: Path) -> list[Volume]:
     """The training part of a data set."""
-    volumes = []
-    for item in build_datalist(data, "train"):
-        stored = read_image(item["label"], "label").array[0].astype(np.int32)
-        ids = stored.reshape((1,) * (3 - stored.ndim) + stored.shape)
-        volumes.append(Volume(Path(item["image"]), ids, measured_objects(ids), stored.ndim == 2))
+    volumes, items = [], build_datalist(data, "train")
+    dims = stored_dimensions(items)
+    for item in items:
+        stored = read_image(item["label"], "label", dims).array[0].astype(np.int32)
+        ids = stored.reshape((1,) * (3 - dims) + stored.shape)
+        volumes.append(Volume(Path(item["image"]), ids, measured_objects(ids), dims == 2))
     return volumes
 
 

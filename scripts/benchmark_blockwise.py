@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import psutil
 import torch
 import zarr
 from embedding_volumes import volume
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
@@ -292,16 +294,25 @@ def scaling(options: argparse.Namespace) -> None:
     print(f"median ratio {np.median(ratios):.2f}")
 
 
+def shipped_network() -> tuple[ConfigParser, torch.nn.Module]:
+    """The configs of a prediction by blocks, and their network with the shipped weights."""
+    parser = read_configs([find_config("inference"), find_config("inference_blockwise")], {})
+    return parser, load_weights(parser.get_parsed_content("network_def"), shipped_weights(3) / "model.pt").eval()
+
+
+def overlap_of(net: torch.nn.Module, spacing: Sequence[float], diameters: float) -> tuple[int, ...]:
+    """Voxels around a block: so many diameters of a typical object, which is four coordinate scales across."""
+    return tuple(math.ceil(diameters * 4 * float(net.coordinate_scale) / step) for step in spacing)
+
+
 @torch.inference_mode()
 def network(options: argparse.Namespace) -> None:
     """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
     torch.set_num_threads(1)
-    parser = read_configs([find_config("inference"), find_config("inference_blockwise")], {})
-    net = parser.get_parsed_content("network_def")
-    load_weights(net, shipped_weights(3) / "model.pt").eval().to(memory_format=torch.channels_last_3d)
+    parser, net = shipped_network()
+    net = net.to(memory_format=torch.channels_last_3d)
     block = tuple(parser.get_parsed_content("largest_block"))
-    scale, spacing = float(net.coordinate_scale), net.training_spacing.tolist()
-    overlap = tuple(math.ceil(options.diameters * 4 * scale / step) for step in spacing)
+    overlap = overlap_of(net, net.training_spacing.tolist(), options.diameters)
     halo = net.receptive_radius
     grid = BlockGrid(tuple(3 * size for size in block), block, overlap, halo, net.total_stride)
     middle = grid.at((1, 1, 1))
@@ -337,9 +348,7 @@ def network(options: argparse.Namespace) -> None:
 @torch.inference_mode()
 def tiled(options: argparse.Namespace) -> None:
     """A volume of 10^9 voxels, tiled with what the shipped network gives for a real one."""
-    given = {"in_channels": 1, "spatial_dims": 3}
-    parser = read_configs([find_config("inference"), find_config("inference_blockwise")], given)
-    net = load_weights(parser.get_parsed_content("network_def"), shipped_weights(3) / "model.pt").eval()
+    parser, net = shipped_network()
     clustering = parser.get_parsed_content("clustering")
     image = read_image(options.image, "image").array
     normalized = parser.get_parsed_content("normalize")({"image": torch.from_numpy(image.astype(np.float32))})
@@ -351,7 +360,7 @@ def tiled(options: argparse.Namespace) -> None:
         times[np.argmin(np.multiply(times, tile))] += 1
     shape = tuple(np.multiply(times, tile).tolist())
     source = balls(options.folder, shape)
-    overlap = tuple(math.ceil(options.diameters * 4 * clustering.decoder.scale / step) for step in options.spacing)
+    overlap = overlap_of(net, options.spacing, options.diameters)
     grid = BlockGrid(
         shape, tuple(parser.get_parsed_content("largest_block")), overlap, net.receptive_radius, net.total_stride
     )

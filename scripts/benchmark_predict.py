@@ -14,6 +14,7 @@ takes for one tiny image.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import itertools
 import json
@@ -111,7 +112,8 @@ def run(command: list[Any], threads: int, limit: float = math.inf) -> tuple[floa
                 continue
             if time.perf_counter() - began > limit:
                 for process in family:
-                    process.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
                 running.wait()
                 return math.inf, peak / 2**30
             time.sleep(0.05)

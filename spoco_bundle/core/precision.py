@@ -6,9 +6,9 @@ import torch
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["PRECISIONS", "uses_bfloat16"]
+__all__ = ["uses_bfloat16"]
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+_PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
@@ -21,8 +21,8 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
     Raises:
         SpocoError: if the precision is none of these.
     """
-    if precision not in PRECISIONS:
-        raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if precision not in _PRECISIONS:
+        raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}")
     return precision == "bfloat16" or precision == "auto" and _has_native_bfloat16(device)
 
 
