@@ -59,6 +59,7 @@ class Case:
         objects: how many are annotated, drawn at random by the seed; None for all.
         step: of the slices, for "every".
         outlines_of: in place of a number of objects: as many as that many whole ones cost in outlines.
+        complete: say of the outlined slices that every object in them is drawn; for "every".
     """
 
     data: str
@@ -67,6 +68,7 @@ class Case:
     objects: int | None = None
     step: int = 1
     outlines_of: int | None = None
+    complete: bool = False
 
 
 CASES = (
@@ -78,6 +80,7 @@ CASES = (
     Case("bbbc050", "slices_for_25", "middle", outlines_of=25),
     Case("epithelial_tube_3d", "whole", "whole"),
     Case("epithelial_tube_3d", "every_10", "every", step=10),
+    Case("epithelial_tube_3d", "complete_10", "every", step=10, complete=True),
     Case("epithelial_tube_3d", "strokes", "strokes"),
     Case("epithelial_tube_3d", "points", "points"),
     Case("vnc_mito", "every_5", "every", step=5),
@@ -192,6 +195,10 @@ def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[s
             write_points(points_path(path), np.argwhere(label))
             continue
         tifffile.imwrite(path, label, compression="zlib")
+        if case.complete:
+            outlined = np.zeros(label.shape, np.uint8)
+            outlined[case.step // 2 :: case.step] = 1
+            tifffile.imwrite(folder / "train" / f"{name}_complete.tif", outlined, compression="zlib")
         write_ledger(ledger_path(path), {number: Entry(kind) for number in np.unique(label[label > 0]).tolist()})
     return counted
 
@@ -254,11 +261,13 @@ def table(rows: Path) -> str:
         "| `val` of | annotated | objects | outlines, strokes or clicks | AP50 | SBD | choices |",
         "|---|---|---|---|---|---|---|",
     ]
-    steps = {(case.data, case.name): case.step for case in CASES}
+    cases = {(case.data, case.name): case for case in CASES}
     for (data, name), found in read_rows(rows).items():
         ap50, sbd = (np.mean([row["scores"]["teacher"][key] for row in found]) for key in ("ap_50", "sbd"))
         way = words[found[0]["kind"]]
-        way = f"outlines in every {steps[data, name]}th slice" if found[0]["kind"] == "every" else way
+        if found[0]["kind"] == "every":
+            case = cases[data, name]
+            way = f"outlines in every {case.step}th slice" + (", said to be complete" if case.complete else "")
         objects, count = (round(np.mean([row[key] for row in found])) for key in ("objects", "drawn"))
         lines.append(f"| {data} | {way} | {objects} | {count} | {ap50:.2f} | {sbd:.2f} | {len(found)} |")
     for found in read_rows(rows).values():

@@ -310,7 +310,6 @@ def network(options: argparse.Namespace) -> None:
     """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
     torch.set_num_threads(1)
     parser, net = shipped_network()
-    net = net.to(memory_format=torch.channels_last_3d)
     block = tuple(parser.get_parsed_content("largest_block"))
     overlap = overlap_of(net, net.training_spacing.tolist(), options.diameters)
     halo = net.receptive_radius

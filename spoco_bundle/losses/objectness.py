@@ -3,16 +3,17 @@
 The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
 else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
 over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
-thin shell around annotated objects and on known background. An unlabeled voxel is more likely background than not, and
-that is all that is known of it: such voxels count as a term of their own with target 0 and a small weight,
+thin shell around annotated objects. Everything else is background, or more likely background than not where it is
+unlabeled, and that is all that is known of it. Objects with their shells count as much as all of that:
 
-    objectness = mean over known voxels of BCE(logit, target)
-        + unlabeled_weight * mean over unlabeled voxels of BCE(logit, 0).
+    objectness = mean over objects and shells of BCE(logit, target)
+        + mean over all other voxels of w * BCE(logit, 0), w = 1 on known background, unlabeled_weight elsewhere.
 
-Without that term nothing speaks against objects far from any annotation. In a crop with slices objects only the
+In one mean for both, outlines would be lost in a wide background. Without the second nothing speaks against objects far
+from any annotation. In a crop with slices objects only the
 unlabeled voxels of outlined planes count in it: somebody looked there, and elsewhere lies most of the outlined objects
-themselves. With "interior" the mean over known voxels is one of means, of each annotated object and of all known voxels
-outside: otherwise the largest cell of a tissue, nearly all inside, would outvote the borders of all others.
+themselves. With "interior" the mean over objects and shells is one of means, of each annotated object and of all shells:
+otherwise the largest cell of a tissue, nearly all inside, would outvote the borders of all others.
 
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
 shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face
@@ -33,11 +34,12 @@ from torch.nn import functional
 from spoco_bundle.annotation.scope import WHOLE
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
+__all__ = ["BACKGROUND", "IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
 
 OBJECTNESS_TARGETS = ("binary", "interior", "distance")
 UNLABELED = -1.0
 IGNORED = -2.0
+BACKGROUND = -3.0
 
 
 def _shell_steps(shell: int, spacing: Sequence[float] | None, dims: int) -> list[int]:
@@ -131,13 +133,14 @@ def objectness_target(
             coarser axes it has as many voxels as make up that width, at least one. For "interior" also the width of the
             layer inside the objects.
         dense: whether 0 is known background.
-        background_label: id of voxels known to belong to no object; target 0.
+        background_label: id of voxels known to belong to no object.
         ignore_label: id of voxels that count nowhere.
         scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole.
 
     Returns:
-        (*spatial) float32 on the device of `labels`: in [0, 1], or `UNLABELED`, or `IGNORED`. Beside slices objects
-        the unlabeled voxels outside of outlined planes are `IGNORED`.
+        (*spatial) float32 on the device of `labels`: in [0, 1] in objects and shells, else `BACKGROUND` where that is
+        known, or `UNLABELED`, or `IGNORED`. Beside slices objects the unlabeled voxels outside of outlined planes are
+        `IGNORED`.
 
     Raises:
         SpocoError: when the target is the distance and an object is annotated in part.
@@ -151,15 +154,15 @@ def objectness_target(
             "objectness_target is 'distance', and objects annotated in slices, by strokes or by points have no border "
             "to measure it from; use 'binary' or 'interior'"
         )
-    target = torch.full(labels.shape, 0.0 if dense else UNLABELED, device=labels.device)
+    target = torch.full(labels.shape, BACKGROUND if dense else UNLABELED, device=labels.device)
     steps = _shell_steps(shell, spacing, labels.dim())
     if scope is not None and not dense:
         outlined = (scope > 0).any(0)
         if outlined[inside].any():
             target[~outlined] = IGNORED
-    target[_grown_where_known(inside, steps, scope)] = 0
     if background_label is not None:
-        target[labels == background_label] = 0
+        target[labels == background_label] = BACKGROUND
+    target[_grown_where_known(inside, steps, scope)] = 0
     if kind == "binary":
         target[inside] = 1
     elif kind == "interior":
@@ -184,8 +187,8 @@ def objectness_loss(
     Args:
         logits: (*spatial).
         target: (*spatial) as from `objectness_target`.
-        unlabeled_weight: weight of the unlabeled voxels' mean, at least 0.
-        labels: (*spatial) integers; where given, known voxels of each label count as much as those of any other.
+        unlabeled_weight: weight of unlabeled voxels, at least 0.
+        labels: (*spatial) integers; where given, each object counts as much as any other, and as all shells.
 
     Returns:
         Scalar, at least 0; 0 if no voxel counts.
@@ -193,19 +196,20 @@ def objectness_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
-    known, unlabeled = target >= 0, target == UNLABELED
-    weights = known if labels is None else _shares(labels, known)
-    return _mean(losses, weights) + unlabeled_weight * _mean(losses, unlabeled)
+    near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
+    weights = near if labels is None else _shares(labels, near)
+    beyond = background + unlabeled_weight * unlabeled
+    return _mean(losses * weights, near) + _mean(losses * beyond, background | unlabeled)
 
 
-def _shares(labels: Tensor, known: Tensor) -> Tensor:
-    """Weights (*spatial) float32 of the known voxels that sum to the same for each label, 0 elsewhere."""
-    _, owner, size = torch.unique(labels[known], return_inverse=True, return_counts=True)
+def _shares(labels: Tensor, near: Tensor) -> Tensor:
+    """Weights (*spatial) float32 of chosen voxels that sum to the same for each label and are 1 on average, else 0."""
+    _, owner, size = torch.unique(labels[near], return_inverse=True, return_counts=True)
     weights = torch.zeros(labels.shape, device=labels.device)
-    weights[known] = len(owner) / (size[owner] * len(size))
+    weights[near] = len(owner) / (size[owner] * len(size))
     return weights
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean with weights (or over chosen voxels), which sum to 1 or more unless all are 0; then it is 0."""
-    return (values * weights).sum() / weights.sum().clamp_min(1)
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over chosen voxels of values that are 0 elsewhere; 0 where none is."""
+    return values.sum() / chosen.sum().clamp_min(1)

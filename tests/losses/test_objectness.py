@@ -10,7 +10,14 @@ import torch
 from scipy import ndimage
 
 from spoco_bundle.losses import SpocoLoss
-from spoco_bundle.losses.objectness import IGNORED, OBJECTNESS_TARGETS, UNLABELED, objectness_loss, objectness_target
+from spoco_bundle.losses.objectness import (
+    BACKGROUND,
+    IGNORED,
+    OBJECTNESS_TARGETS,
+    UNLABELED,
+    objectness_loss,
+    objectness_target,
+)
 
 
 def ball(shape=(17, 21, 21), centre=(8, 10, 10), radius=6):
@@ -117,15 +124,18 @@ def test_one_voxel_and_whole_crop_objects():
 
 
 @pytest.mark.parametrize("kind", OBJECTNESS_TARGETS)
-def test_background_is_zero_ignored_counts_nowhere_and_neither_is_an_object(kind):
+def test_known_background_and_ignored_voxels_are_no_objects(kind):
     labels = torch.zeros(3, 12, dtype=torch.int64)
     labels[:, 4:7], labels[:, 7:9], labels[:, 11] = 3, 250, 200
     target = objectness_target(labels, kind, background_label=200, ignore_label=250)
-    assert (target[:, 11] == 0).all() and (target[:, 7:9] == IGNORED).all()
+    assert (target[:, 11] == BACKGROUND).all() and (target[:, 7:9] == IGNORED).all()
     assert (target[:, 3] == 0).all() and (target[:, :3] == UNLABELED).all() and (target[:, 5] == 1).all()
-    assert (objectness_target(labels, kind, dense=True)[:, :4] == 0).all()
+    dense = objectness_target(labels, kind, dense=True)
+    assert (dense[:, :3] == BACKGROUND).all() and (dense[:, 3] == 0).all()
     assert (objectness_target(labels, kind, shell=0)[:, 3] == UNLABELED).all()
     assert (objectness_target(labels, kind, shell=2)[:, 2:4] == 0).all()
+    labels[:, 3] = 200  # background beside an object is part of its shell
+    assert (objectness_target(labels, kind, background_label=200)[:, 3] == 0).all()
 
 
 def partly_annotated():
@@ -235,19 +245,36 @@ def test_each_object_counts_alike_where_labels_are_given():
     assert objectness_loss(logits, torch.full_like(target, IGNORED), 0.3, labels) == 0
 
 
-def test_loss_is_the_cross_entropy_of_known_voxels_and_a_share_of_the_unlabeled():
-    target = torch.tensor([0.25, 1.0, UNLABELED, UNLABELED, IGNORED, 0.0], dtype=torch.float64)
-    logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1], dtype=torch.float64, requires_grad=True)
+def test_objects_and_shells_count_as_much_as_all_that_is_background_or_unlabeled():
+    target = [0.25, 1.0, UNLABELED, UNLABELED, IGNORED, 0.0, BACKGROUND]
+    target = torch.tensor(target, dtype=torch.float64)
+    logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1, 0.7], dtype=torch.float64, requires_grad=True)
     p = logits.detach().sigmoid()
-    known = -(target * p.log() + (1 - target) * (1 - p).log())[[0, 1, 5]].mean()
-    unlabeled = -(1 - p).log()[[2, 3]].mean()
+    near = -(target * p.log() + (1 - target) * (1 - p).log())[[0, 1, 5]].mean()
+    beyond = -(1 - p).log()
     for weight in (0.0, 0.3, 1.0):
         value = objectness_loss(logits, target, weight)
-        assert value.item() == pytest.approx((known + weight * unlabeled).item())
+        expected = near + (weight * beyond[2] + weight * beyond[3] + beyond[6]) / 3
+        assert value.item() == pytest.approx(expected.item())
         (gradient,) = torch.autograd.grad(value, logits)
-        assert gradient[4] == 0 and gradient[[0, 1, 5]].all() and gradient[[2, 3]].all() == (weight > 0)
+        assert gradient[4] == 0 and gradient[[0, 1, 5, 6]].all() and gradient[[2, 3]].all() == (weight > 0)
     assert torch.autograd.gradcheck(lambda leaf: objectness_loss(leaf, target), logits)
     assert objectness_loss(logits, torch.full_like(target, IGNORED)) == 0
+    only = objectness_loss(logits, torch.full_like(target, UNLABELED), 0.3)
+    assert only.item() == pytest.approx(0.3 * beyond.mean().item())
+
+
+def test_a_wide_known_background_takes_nothing_from_the_outline_of_an_object():
+    labels = torch.zeros(4, 400, dtype=torch.int64)
+    labels[:, 4:10] = 3
+    logits = torch.zeros(4, 400, dtype=torch.float64, requires_grad=True)
+    steps = []
+    for width in (20, 400):
+        part = labels[:, :width]
+        value = objectness_loss(logits[:, :width], objectness_target(part, dense=True))
+        (gradient,) = torch.autograd.grad(value, logits)
+        steps.append(gradient[:, 3:11])
+    torch.testing.assert_close(*steps)
 
 
 def test_the_last_channel_is_the_logit_and_never_an_embedding():
