@@ -83,6 +83,7 @@ def test_without_overlap_and_links_objects_fall_apart(scenes, blocks, tmp_path):
     assert adapted_rand_error(contingency_table(scenes["separate"].whole, found)) > 0.05
 
 
+@pytest.mark.slow
 def test_the_order_of_blocks_does_not_matter(scenes, blocks, tmp_path):
     results = []
     for seed in range(2):

@@ -50,6 +50,7 @@ def test_wrong_folders_and_addresses_are_named_before_anything_is_built(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_bundle_but_the_app_needs_monai_label():
     # a room that imported it would not even load in the bundle's own environment
     code = "import spoco_bundle.cli, spoco_bundle.label.client, sys; assert 'monailabel' not in sys.modules"

@@ -48,6 +48,7 @@ def test_throughput_leaves_out_what_a_tiny_image_takes():
     assert "| network | 2.0 s, 20% | 2.0 s, 20% |" in text
 
 
+@pytest.mark.slow
 def test_the_clocks_stand_where_the_time_goes(tmp_path):
     """Every stage of a prediction of one image takes some of it."""
     image = np.random.default_rng(0).normal(100, 20, (64, 64)).clip(0)

@@ -66,6 +66,7 @@ def whole(nuclei, tmp_path_factory):
     return labels, (folder / "stack_objects.csv").read_text()
 
 
+@pytest.mark.slow
 def test_blocks_give_the_labels_and_the_table_of_the_whole(nuclei, whole, tmp_path):
     said = spoco("predict", nuclei / "nuclei.ome.zarr", "--output", "out.ome.zarr", *BLOCKS, cwd=tmp_path)
     assert "18 blocks of 16 x 32 x 32" in said and "GiB of memory" in said
@@ -89,6 +90,7 @@ def test_blocks_give_the_labels_and_the_table_of_the_whole(nuclei, whole, tmp_pa
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.ome.zarr", "out_objects.csv", "out_run.json"]
 
 
+@pytest.mark.slow
 def test_files_go_blockwise_where_memory_is_short_and_keep_their_format(nuclei, whole, tmp_path):
     small = ["--window_size", "[48,96,96]", "--largest_block", "[32,64,64]", "--chunk_size", "[16,32,32]"]
     said = spoco("predict", nuclei / "*.*i*", "--output", "out", "--max_memory", "1.3GiB", *small, cwd=tmp_path)

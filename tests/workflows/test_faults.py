@@ -166,6 +166,7 @@ def test_a_prediction_killed_at_random_moments_leaves_whole_results_and_goes_on(
     assert not [path for path in folder.iterdir() if path.name.startswith(".")], "partial files stay"
 
 
+@pytest.mark.slow
 def test_a_prediction_goes_on_with_what_is_not_finished(door, predict, tmp_path):
     folder = tmp_path / "out"
     assert door.run(*predict(folder)) == 0, door.said()
