@@ -76,11 +76,15 @@ def sort_crop(
     """
     curve = _space_filling(tuple(labels.shape)) if labels.device.type == "cpu" else None
     flat = labels.reshape(-1) if curve is None else labels.reshape(-1)[curve]
-    # int32 because its sort is several times faster than that of int64
-    values, order = torch.sort(flat.to(torch.int32), stable=True)
+    # unlabeled voxels, most of a crop, need no sort; int32 because its sort is several times faster than that of int64
+    flat = flat.to(torch.int32)
+    labeled = flat.nonzero()[:, 0]
+    values, order = torch.sort(flat[labeled], stable=True)
+    zeros = (flat == 0).nonzero()[:, 0]
+    order = torch.cat([zeros, labeled[order]])
     if curve is not None:
         order = curve[order]
-    ids, counts = torch.unique_consecutive(values, return_counts=True)
+    ids, counts = torch.unique_consecutive(torch.cat([flat[zeros], values]), return_counts=True)
     sizes = counts.tolist()
     unlabeled, background, objects = [], [], []
     background_clusters = 0

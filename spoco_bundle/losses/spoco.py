@@ -232,20 +232,21 @@ class SpocoLoss(nn.Module):
                 "use more channels"
             )
         batch = len(embeddings)
+        # taken apart once: a slice of each crop would cost its backward pass a zeroed copy of the batch
+        fields, logits = embeddings.split([channels, int(self.objectness)], dim=1)
+        crops = zip(fields.unbind(), logits.unbind(), labels, strict=True)
         sums: dict[str, Tensor] = dict.fromkeys(self.weights, 0)  # type: ignore[arg-type]
-        for item in range(batch):
+        for item, (field, logit, ids) in enumerate(crops):
             generator = None if seeds is None else torch.Generator().manual_seed(int(seeds[item]))
             teacher = None if teacher_embeddings is None else teacher_embeddings[item, :channels]
             item_scope = None if scope is None else scope[item]
             with full_precision(embeddings.device):
-                terms = self._embedding_terms(embeddings[item, :channels], labels[item], teacher, generator, item_scope)
+                terms = self._embedding_terms(field, ids, teacher, generator, item_scope)
                 if self.objectness and not self.weights["objectness"]:
-                    terms["objectness"] = 0 * embeddings[item, channels].float().sum()
+                    terms["objectness"] = 0 * logit.float().sum()
                 elif self.objectness:
                     steps = None if spacing is None else torch.as_tensor(spacing).expand(batch, -1)[item].tolist()
-                    terms["objectness"] = self._objectness_term(
-                        embeddings[item, channels], labels[item], steps, item_scope
-                    )
+                    terms["objectness"] = self._objectness_term(logit[0], ids, steps, item_scope)
             sums = {name: total + terms[name] for name, total in sums.items()}
         result = {name: total / batch for name, total in sums.items()}
         result["loss"] = torch.stack([self.weights[name] * term for name, term in result.items()]).sum()
