@@ -10,10 +10,10 @@ unlabeled, and that is all that is known of it. Objects with their shells count 
         + mean over all other voxels of w * BCE(logit, 0), w = 1 on known background, unlabeled_weight elsewhere.
 
 In one mean for both, outlines would be lost in a wide background. Without the second nothing speaks against objects far
-from any annotation. In a crop with slices objects only the
-unlabeled voxels of outlined planes count in it: somebody looked there, and elsewhere lies most of the outlined objects
-themselves. With "interior" the mean over objects and shells is one of means, of each annotated object and of all shells:
-otherwise the largest cell of a tissue, nearly all inside, would outvote the borders of all others.
+from any annotation. In a crop with slices objects only the unlabeled voxels of outlined planes count in it: somebody
+looked there, and elsewhere lies most of the outlined objects themselves. With "interior" the mean over objects and shells
+is one of means, of each annotated object and of all shells: otherwise the largest cell of a tissue, nearly all inside,
+would outvote the borders of all others.
 
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
 shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face
