@@ -92,7 +92,7 @@ def check(data: Path, options: argparse.Namespace) -> None:
 def table(rows: Path) -> str:
     """The rows as Markdown."""
     lines = [
-        "| `val` of | metric | trained on: score | expected of all | measured with all | within |",
+        "| `val` of | minutes of each | trained on: AP50 | expected of all | measured with all | within |",
         "|---|---|---|---|---|---|",
     ]
     contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
@@ -101,8 +101,7 @@ def table(rows: Path) -> str:
         last = contents[-1]
         lines += [
             "",
-            f"{last['minutes']:g} minutes for each training, {last['threads']} thread{'s' * (last['threads'] > 1)} of "
-            f"{last['processor']} with other work beside it.",
+            f"{last['threads']} thread{'s' * (last['threads'] > 1)} of {last['processor']}, other work on other threads.",
         ]
     return "\n".join(lines)
 
@@ -116,7 +115,7 @@ def _cells(row: dict[str, Any]) -> str:
     within = [found["low"] <= one["score"] <= found["high"] for one in row["measured"]]
     measured = ", ".join(f"{one['score']:.3f}" for one in row["measured"])
     return (
-        f"| {row['data']} | {row['trainings'][0]['metric']} | {trained} | {found['score']:.3f} ({found['low']:.3f} to "
+        f"| {row['data']} | {row['minutes']:g} | {trained} | {found['score']:.3f} ({found['low']:.3f} to "
         f"{found['high']:.3f}) | {row['measured'][0]['objects']}: {measured} | {sum(within)} of {len(within)} |"
     )
 

@@ -3,16 +3,18 @@
 The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
 else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
 over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
-thin shell around annotated objects. Everything else is background, or more likely background than not where it is
-unlabeled, and that is all that is known of it. Objects with their shells count as much as all of that:
+thin shell around annotated objects and on known background. An unlabeled voxel is more likely background than not, and
+that is all that is known of it, so it counts with a small weight:
 
     objectness = mean over objects and shells of BCE(logit, target)
-        + mean over all other voxels of w * BCE(logit, 0), w = 1 on known background, unlabeled_weight elsewhere.
+        + sum over known background of BCE(logit, 0) / max(voxels of it, voxels of objects and shells)
+        + unlabeled_weight * mean over unlabeled voxels of BCE(logit, 0).
 
-In one mean for both, outlines would be lost in a wide background. Without the second nothing speaks against objects far
-from any annotation. In a crop with slices objects only the unlabeled voxels of outlined planes count in it: somebody
-looked there, and elsewhere lies most of the outlined objects themselves. With "interior" the mean over objects and shells
-is one of means, of each annotated object and of all shells: otherwise the largest cell of a tissue, nearly all inside,
+A few strokes of known background count voxel by voxel as much as objects do, and a wide one no more than all of these:
+in one mean with it, their outlines would be lost. Without the last term nothing speaks against objects far from any
+annotation. In a crop with slices objects only the unlabeled voxels of outlined planes count in it: somebody looked
+there, and elsewhere lies most of the outlined objects themselves. With "interior" the mean over objects and shells is
+one of means, of each annotated object and of all shells: otherwise the largest cell of a tissue, nearly all inside,
 would outvote the borders of all others.
 
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
@@ -187,7 +189,7 @@ def objectness_loss(
     Args:
         logits: (*spatial).
         target: (*spatial) as from `objectness_target`.
-        unlabeled_weight: weight of unlabeled voxels, at least 0.
+        unlabeled_weight: weight of the unlabeled voxels' mean, at least 0.
         labels: (*spatial) integers; where given, each object counts as much as any other, and as all shells.
 
     Returns:
@@ -198,8 +200,8 @@ def objectness_loss(
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
     weights = near if labels is None else _shares(labels, near)
-    beyond = background + unlabeled_weight * unlabeled
-    return _mean(losses * weights, near) + _mean(losses * beyond, background | unlabeled)
+    known_background = (losses * background).sum() / torch.maximum(background.sum(), near.sum()).clamp_min(1)
+    return _mean(losses * weights, near) + known_background + unlabeled_weight * _mean(losses * unlabeled, unlabeled)
 
 
 def _shares(labels: Tensor, near: Tensor) -> Tensor:

@@ -245,23 +245,27 @@ def test_each_object_counts_alike_where_labels_are_given():
     assert objectness_loss(logits, torch.full_like(target, IGNORED), 0.3, labels) == 0
 
 
-def test_objects_and_shells_count_as_much_as_all_that_is_background_or_unlabeled():
-    target = [0.25, 1.0, UNLABELED, UNLABELED, IGNORED, 0.0, BACKGROUND]
+@pytest.mark.parametrize("strokes", [1, 5])
+def test_loss_is_the_cross_entropy_of_objects_of_known_background_and_a_share_of_the_unlabeled(strokes):
+    target = [0.25, 1.0, UNLABELED, UNLABELED, IGNORED, 0.0, *[BACKGROUND] * strokes]
     target = torch.tensor(target, dtype=torch.float64)
-    logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1, 0.7], dtype=torch.float64, requires_grad=True)
+    logits = torch.tensor([0.3, -2.0, 1.5, -0.5, 4.0, 0.1, 0.7, 0.2, -1.0, 2.0, 0.4], dtype=torch.float64)
+    logits = logits[: 6 + strokes].requires_grad_()
     p = logits.detach().sigmoid()
     near = -(target * p.log() + (1 - target) * (1 - p).log())[[0, 1, 5]].mean()
-    beyond = -(1 - p).log()
+    empty = -(1 - p).log()
+    background = empty[6:].sum() / max(strokes, 3)
     for weight in (0.0, 0.3, 1.0):
         value = objectness_loss(logits, target, weight)
-        expected = near + (weight * beyond[2] + weight * beyond[3] + beyond[6]) / 3
-        assert value.item() == pytest.approx(expected.item())
+        assert value.item() == pytest.approx((near + background + weight * empty[[2, 3]].mean()).item())
         (gradient,) = torch.autograd.grad(value, logits)
         assert gradient[4] == 0 and gradient[[0, 1, 5, 6]].all() and gradient[[2, 3]].all() == (weight > 0)
     assert torch.autograd.gradcheck(lambda leaf: objectness_loss(leaf, target), logits)
     assert objectness_loss(logits, torch.full_like(target, IGNORED)) == 0
-    only = objectness_loss(logits, torch.full_like(target, UNLABELED), 0.3)
-    assert only.item() == pytest.approx(0.3 * beyond.mean().item())
+    assert objectness_loss(logits, torch.full_like(target, BACKGROUND)).item() == pytest.approx(empty.mean().item())
+    assert objectness_loss(logits, torch.full_like(target, UNLABELED), 0.3).item() == pytest.approx(
+        0.3 * empty.mean().item()
+    )
 
 
 def test_a_wide_known_background_takes_nothing_from_the_outline_of_an_object():
