@@ -101,7 +101,7 @@ def table(rows: Path) -> str:
         last = contents[-1]
         lines += [
             "",
-            f"{last['threads']} thread{'s' * (last['threads'] > 1)} of {last['processor']}, other work on other threads.",
+            f"{last['threads']} thread{'s' * (last['threads'] > 1)} of {last['processor']}, with other work beside it.",
         ]
     return "\n".join(lines)
 
