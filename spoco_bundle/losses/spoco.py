@@ -81,7 +81,7 @@ class SpocoLoss(nn.Module):
         anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         sampled_voxels: of more voxels that belong to no object in a crop so many are taken at most, evenly spread over
-            it, and stand for all in every term but the objectness. The affinity Dice takes all.
+            it, and stand for all in every term but the objectness. The affinity Dice takes all, and with `scope` all are.
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
@@ -275,7 +275,8 @@ class SpocoLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """All terms but objectness of one crop: embeddings and teacher (E, *spatial), labels, scope."""
         special = self.background_label, self.ignore_label
-        most = None if self.instance_loss == "affinity" else self.sampled_voxels
+        # of what is known of an object annotated in part nothing is left out: it is little
+        most = None if self.instance_loss == "affinity" or scope is not None else self.sampled_voxels
         crop = sort_crop(labels, self.supervision == "dense", *special, scope, most, generator)
         rows = take_rows(embeddings, crop.order)
         nothing = 0 * rows.sum()

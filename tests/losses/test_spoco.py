@@ -536,3 +536,13 @@ def test_a_sample_of_a_large_crop_gives_the_terms_and_gradients_of_all_of_it_but
     got, want = (torch.nn.functional.avg_pool3d(each, 4, divisor_override=1) for each in (gradient, wanted))
     assert (got - want).norm() < 0.15 * want.norm()
     assert mean_of(1500, 1)[0] != mean_of(10**6, 1)[0]
+
+
+def test_nothing_is_left_out_where_objects_are_annotated_in_part():
+    torch.manual_seed(0)
+    embeddings, teacher = (torch.randn(1, 3, 8, 12, 12) for _ in range(2))
+    labels, scope = torch.zeros(1, 8, 12, 12, dtype=torch.int64), torch.zeros(1, 1, 8, 12, 12, dtype=torch.int16)
+    labels[0, 4, 2:6, 2:6], scope[0, 0, 4] = 1, 5
+    losses = (SpocoLoss(sampled_voxels=count) for count in (50, 10**6))
+    few, everything = (loss(embeddings, labels, teacher, [0], scope=scope) for loss in losses)
+    assert few == everything
