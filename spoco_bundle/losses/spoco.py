@@ -81,7 +81,8 @@ class SpocoLoss(nn.Module):
         anchor_sampling: "uniform" or "density"; None means density if there are coordinate channels, else uniform.
         consistency_reduction: Dice "pooled" over the anchors or averaged per "instance" (anchor).
         sampled_voxels: of more voxels that belong to no object in a crop so many are taken at most, evenly spread over
-            it, and stand for all in every term but the objectness. The affinity Dice takes all, and with `scope` all are.
+            it, and stand for all in every term but the objectness. The affinity Dice takes all, and so does a crop with
+            `scope`, of which little is known.
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
