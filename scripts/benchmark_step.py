@@ -27,6 +27,7 @@ from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs
+from spoco_bundle.core.precision import uses_bfloat16
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.engines import SpocoTrainer
 
@@ -126,7 +127,8 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, float], s
     workflow.initialize()
     clock = StepClock(workflow.trainer)
     workflow.run()
-    return clock.seconds(args.warm_up), str(workflow.trainer.dtype).removeprefix("torch.")
+    half = uses_bfloat16(workflow.trainer.precision, workflow.trainer.state.device)
+    return clock.seconds(args.warm_up), "bfloat16" if half else "float32"
 
 
 def table(seconds: dict[str, float]) -> str:

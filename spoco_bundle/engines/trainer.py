@@ -45,7 +45,8 @@ class SpocoTrainer(SupervisedTrainer):
         **kwargs: arguments of MONAI's ``SupervisedTrainer``; ``loss_function`` is a ``SpocoLoss``.
 
     Raises:
-        SpocoError: if precision is unknown, or a loss value is not finite (the message names the images).
+        SpocoError: if precision is unknown or not safe with the crops, or a loss value is not finite (the message names
+            the images).
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class SpocoTrainer(SupervisedTrainer):
         self.decoder = Decoder() if decoder is None else decoder
         self.max_grad_norm = max_grad_norm
         self.seed = seed
-        self.dtype = torch.bfloat16 if uses_bfloat16(precision, self.state.device) else torch.float32
+        self.precision = precision
+        uses_bfloat16(precision, self.state.device)  # a precision that there is not is refused before anything runs
         self.add_event_handler(Events.EPOCH_STARTED, SpocoTrainer._begin_epoch)
 
     @property
@@ -104,7 +106,8 @@ class SpocoTrainer(SupervisedTrainer):
 
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        half = uses_bfloat16(self.precision, device, image.shape[2:])
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             student_raw = self.inferer(image, self.network)
             with torch.no_grad():
                 teacher_raw = self.teacher(teacher_view) if self.loss_function.weights["consistency"] > 0 else None
