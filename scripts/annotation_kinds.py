@@ -33,6 +33,7 @@ from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
 from spoco_bundle.annotation.points import points_path, write_points
+from spoco_bundle.annotation.side_files import COMPLETE_ENDING
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
@@ -145,13 +146,18 @@ def stroke_voxels(section: np.ndarray, count: int, generator: np.random.Generato
     return places[np.lexsort((np.abs(along[:, 0]), np.abs(along[:, 1]).round()))[:count]]
 
 
+def is_outlined(plane: int, case: Case) -> bool:
+    """Whether objects are outlined in a slice, for "every"."""
+    return plane % case.step == case.step // 2
+
+
 def drawn(volume: Volume, item: MeasuredObject, case: Case, generator: np.random.Generator) -> Iterator[tuple]:
     """What is drawn of an object: places that index the label, one for each outline or stroke."""
     planes = slices_of(volume, item)
     if case.kind == "middle":
         planes = [planes[len(planes) // 2]]
     elif case.kind == "every":
-        planes = [plane for plane in planes if plane % case.step == case.step // 2]
+        planes = [plane for plane in planes if is_outlined(plane, case)]
     elif case.kind == "points":
         middle = planes[len(planes) // 2]
         inside = volume.ids[middle] == item.id
@@ -197,8 +203,8 @@ def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[s
         tifffile.imwrite(path, label, compression="zlib")
         if case.complete:
             outlined = np.zeros(label.shape, np.uint8)
-            outlined[case.step // 2 :: case.step] = 1
-            tifffile.imwrite(folder / "train" / f"{name}_complete.tif", outlined, compression="zlib")
+            outlined[[is_outlined(plane, case) for plane in range(len(label))]] = 1
+            tifffile.imwrite(folder / "train" / f"{name}{COMPLETE_ENDING}.tif", outlined, compression="zlib")
         write_ledger(ledger_path(path), {number: Entry(kind) for number in np.unique(label[label > 0]).tolist()})
     return counted
 

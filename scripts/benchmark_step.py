@@ -127,7 +127,8 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, float], s
     workflow.initialize()
     clock = StepClock(workflow.trainer)
     workflow.run()
-    half = uses_bfloat16(workflow.trainer.precision, workflow.trainer.state.device)
+    trainer, crop = workflow.trainer, workflow.parser.get_parsed_content("crop_size")
+    half = uses_bfloat16(trainer.precision, trainer.state.device, crop)
     return clock.seconds(args.warm_up), "bfloat16" if half else "float32"
 
 

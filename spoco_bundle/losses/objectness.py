@@ -201,7 +201,7 @@ def objectness_loss(
     near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
     weights = near if labels is None else _shares(labels, near)
     known_background = (losses * background).sum() / torch.maximum(background.sum(), near.sum()).clamp_min(1)
-    return _mean(losses * weights, near) + known_background + unlabeled_weight * _mean(losses * unlabeled, unlabeled)
+    return _mean(losses, weights) + known_background + unlabeled_weight * _mean(losses, unlabeled)
 
 
 def _shares(labels: Tensor, near: Tensor) -> Tensor:
@@ -212,6 +212,6 @@ def _shares(labels: Tensor, near: Tensor) -> Tensor:
     return weights
 
 
-def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean over chosen voxels of values that are 0 elsewhere; 0 where none is."""
-    return values.sum() / chosen.sum().clamp_min(1)
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean with weights (or over chosen voxels), which sum to 1 or more unless all are 0; then it is 0."""
+    return (values * weights).sum() / weights.sum().clamp_min(1)

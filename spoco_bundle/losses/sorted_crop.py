@@ -84,7 +84,7 @@ def sort_crop(
     order = torch.cat([zeros, labeled[order]])
     if curve is not None:
         order = curve[order]
-    ids, counts = torch.unique_consecutive(torch.cat([flat[zeros], values]), return_counts=True)
+    ids, counts = torch.unique_consecutive(torch.cat([values.new_zeros(len(zeros)), values]), return_counts=True)
     sizes = counts.tolist()
     unlabeled, background, objects = [], [], []
     background_clusters = 0
