@@ -28,6 +28,8 @@ class TimeBudget:
     take, one before the first iteration included, is kept free for them as far as it is known. What an interrupted
     training had spent counts when it goes on.
 
+    Where the epochs are done before the time is, that is the end, with its validation.
+
     The epoch in which the time is up ends early, but completely: ``EPOCH_COMPLETED`` comes, so that a checkpoint holds
     the end. Where several processes train together, all go by the clock of rank 0: rates or validations of their own
     would let their weights part, and would make them wait for each other for ever.
@@ -147,7 +149,8 @@ class TimeBudget:
 
     def _look_at_the_clock(self, engine: Engine) -> None:
         progress = idist.broadcast(self.progress)
-        if progress >= 1:
+        # of a training with both a time and a number of epochs the first that is reached is the end
+        if progress >= 1 or engine.state.iteration == engine.state.max_epochs * engine.state.epoch_length:
             self._validate(engine)
             self._is_over = True
             engine.terminate_epoch()

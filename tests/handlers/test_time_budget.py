@@ -30,7 +30,14 @@ class Validation(Engine):
 
 
 def train(
-    minutes, seconds_per_step, seconds_per_validation=0.0, state=None, stop_at=None, score_before=False, **options
+    minutes,
+    seconds_per_step,
+    seconds_per_validation=0.0,
+    state=None,
+    stop_at=None,
+    score_before=False,
+    max_epochs=1000,
+    **options,
 ):
     """Steps of a training that takes so many seconds each; the handler, its validation and the rates."""
     clock = Clock()
@@ -51,7 +58,7 @@ def train(
         engine.add_event_handler(Events.STARTED, lambda engine: validation.run(1))
     if state is not None:
         budget.load_state_dict(state)
-    engine.run(range(10), max_epochs=1000)
+    engine.run(range(10), max_epochs=max_epochs)
     return budget, validation, rates, clock.now - 100
 
 
@@ -65,6 +72,12 @@ def test_the_learning_rate_is_that_of_one_cycle():
         optimizer.step()
         schedule.step()
     assert [one_cycle(share) for share in (0, 0.05, 1)] == pytest.approx([1 / 25, 1, 4e-6])
+
+
+@pytest.mark.parametrize("validations", [1, 6])
+def test_a_training_whose_epochs_are_done_before_its_time_ends_with_a_validation(validations):
+    _, validation, rates, seconds = train(10, 0.5, max_epochs=2, validations=validations)
+    assert len(rates) == 20 and seconds == validation.at[-1] == 10 and len(validation.at) == 1
 
 
 def test_a_training_ends_on_time_with_its_last_validation():
