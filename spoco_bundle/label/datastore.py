@@ -15,7 +15,8 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from spoco_bundle.annotation.kept import write_kept
-from spoco_bundle.annotation.ledger import ledger_path
+from spoco_bundle.annotation.rectangles import check_place_for_rectangles, keep_rectangles
+from spoco_bundle.annotation.side_files import annotated_name, side_files
 from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.formats import read_image, result_suffix
 from spoco_bundle.label.client_input import SUFFIXES, check_name, is_inside
@@ -115,13 +116,14 @@ class SpocoDatastore(LocalDatastore):
         super().remove_image(image_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Removes a label, one for training with its ledger."""
+        """Removes a label, one for training with the files beside it."""
         if not self.get_label_uri(label_id, label_tag):
             raise HTTPException(status_code=404, detail=f"label {label_id!r}: there is none with the tag {label_tag!r}")
         file = self._label_file(label_id, label_tag)
         self._check_no_link(file)
         if label_tag == FINAL:
-            ledger_path(file).unlink(missing_ok=True)
+            for beside in self._files_beside(file):
+                beside.unlink()
         super().remove_label(label_id, label_tag)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -139,11 +141,16 @@ class SpocoDatastore(LocalDatastore):
                 return super().save_label(image_id, label_filename, label_tag, label_info)
             previous = self.get_label_uri(image_id, FINAL)
             kept = self.kept.take_back(image_id, image, label_filename, label_info or {}, previous)
-            super().save_label(image_id, label_filename, "returned", dict(label_info or {}))
             suffix = result_suffix(image)
             final = Path(self._datastore.label_path(FINAL)) / self._filename(image_id, suffix)
+            if kept.rectangles:
+                self._files_beside(final)
+                check_place_for_rectangles(final)
+            super().save_label(image_id, label_filename, "returned", dict(label_info or {}))
             # in place of the stock copying, which a server that is killed would leave by half
-            write_kept(final, *kept, image)
+            write_kept(final, kept.labels, kept.ledger, image)
+            if kept.rectangles is not None:
+                keep_rectangles(final, kept.rectangles)
         info = {**(label_info or {}), "ts": int(time.time()), "name": final.name}
         self._datastore.objects[image_id].labels[FINAL] = DataModel(info=info, ext=suffix)
         self._update_datastore_file()
@@ -168,6 +175,13 @@ class SpocoDatastore(LocalDatastore):
     def _label_file(self, image_id: str, tag: str) -> Path:
         name = self._filename(image_id, self._datastore.label(image_id, tag).ext)
         return Path(self._datastore.label_path(tag)) / name
+
+    def _files_beside(self, label: Path) -> list[Path]:
+        """The files beside a label that belong to it, none of which is a link."""
+        found = side_files(label.parent).get(annotated_name(label), {}) if label.parent.is_dir() else {}
+        for path in found.values():
+            self._check_no_link(path)
+        return list(found.values())
 
     def _suffix(self, kind: str, name: str) -> str:
         suffix = self._to_id(Path(name).name)[1]

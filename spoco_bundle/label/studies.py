@@ -21,6 +21,7 @@ from spoco_bundle.annotation.kept import told_apart
 from spoco_bundle.annotation.kinds import KINDS
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger
 from spoco_bundle.annotation.prediction_log import PredictionLog
+from spoco_bundle.annotation.rectangles import rectangles_around
 from spoco_bundle.annotation.side_files import annotated_name, side_files
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
@@ -30,8 +31,9 @@ from spoco_bundle.formats import Image, file_suffix, image_dimensions, read_imag
 from spoco_bundle.formats.itk_io import file_grid
 from spoco_bundle.label.client_input import SUFFIXES, is_inside
 
-#: how the name of a segment begins that the person has checked, or painted where no object is, or that was predicted
-CONFIRMED, BACKGROUND, PREDICTED = "confirmed", "no object", "object"
+#: how the name of a segment begins that the person has checked, or painted where no object is, or around what is
+#: drawn completely, or that was predicted
+CONFIRMED, BACKGROUND, COMPLETE, PREDICTED = "confirmed", "no object", "complete", "object"
 
 
 class Studies:
@@ -74,7 +76,7 @@ class Studies:
 
     def take_back(
         self, study: str, image: str | Path, returned: str | Path, info: Mapping[str, Any], previous: str | Path
-    ) -> tuple[np.ndarray, dict[int, Entry]]:
+    ) -> TakenBack:
         """Checks a label that a client sends, and tells what a person vouches for from what nobody has checked.
 
         Args:
@@ -84,9 +86,6 @@ class Studies:
             info: parameters sent with it, see ``what_is_said``.
             previous: label file kept for the image so far, "" where there is none.
 
-        Returns:
-            (*spatial) int32 ids, and the ledger: only checked objects teach.
-
         Raises:
             SpocoError: if the file cannot be read, lies on another grid, its ids are no objects, or there is nothing to
                 learn from.
@@ -94,6 +93,8 @@ class Studies:
         volume, label = self._read(image, "image"), self._read(returned, "label")
         labels = label.array[0]
         said = what_is_said(info, labels, self.annotation)
+        around = np.isin(labels, said.complete)
+        labels = np.where(around, 0, labels)
         own, unchecked, entries = self._kept(previous) if previous else (None, None, {})
         if own is not None and own.shape != labels.shape:
             own = unchecked = None  # of an earlier image of that name
@@ -115,7 +116,8 @@ class Studies:
             )
         kept, left = beside_confirmed(labels, confirmed, self.background_label)
         ledger = {number: Entry(kinds.get(number, said.default)) for number in sorted(checked)}
-        return kept, ledger | dict.fromkeys(sorted(left), Entry("whole", checked=False))
+        ledger |= dict.fromkeys(sorted(left), Entry("whole", checked=False))
+        return TakenBack(kept, ledger, rectangles_around(around) if said.complete else None)
 
     def _word(self, kind: str, entry: Entry | None) -> str:
         """How the name of a segment begins."""
@@ -132,11 +134,34 @@ class Studies:
         return read_image(path, kind, self.spatial_dims)
 
 
+class TakenBack(NamedTuple):
+    """What is kept of a label that a client sent.
+
+    Attributes:
+        labels: (*spatial) int32 ids.
+        ledger: of its objects, of which only checked ones teach.
+        rectangles: in which every object is drawn, (4, D) corners in voxels each; None where nothing was said.
+    """
+
+    labels: np.ndarray
+    ledger: dict[int, Entry]
+    rectangles: list[np.ndarray] | None
+
+
 class Said(NamedTuple):
-    """What a client says of a label: ids that are right, ids of background, and how objects are annotated."""
+    """What a client says of a label.
+
+    Attributes:
+        confirmed: ids that are right.
+        background: ids of background.
+        complete: ids painted around what is drawn completely.
+        kinds: how objects are annotated, by id.
+        default: the same of all others.
+    """
 
     confirmed: list[int]
     background: list[int]
+    complete: list[int]
     kinds: dict[int, str]
     default: str
 
@@ -148,9 +173,9 @@ def what_is_said(info: Mapping[str, Any], labels: np.ndarray, default: str) -> S
     out, so the order decides where the ids fit it.
 
     Args:
-        info: ``confirmed`` and ``background``, lists of ids; ``annotation``, kinds by id, and under ``default`` that of
-            all others; ``label_info``, the names of the segments as 3D Slicer sends them, which begin with "confirmed",
-            "no object" or a kind. Whose kind is said is confirmed by that.
+        info: ``confirmed``, ``background`` and ``complete``, lists of ids; ``annotation``, kinds by id, and under
+            ``default`` that of all others; ``label_info``, the names of the segments as 3D Slicer sends them, which
+            begin with "confirmed", "no object", "complete" or a kind. Whose kind is said is confirmed by that.
         labels: (*spatial) ids.
         default: kind of objects that nothing is said of.
 
@@ -158,31 +183,32 @@ def what_is_said(info: Mapping[str, Any], labels: np.ndarray, default: str) -> S
         SpocoError: if one of these has another form, or there is no such kind.
     """
     try:
-        chosen = {key: [int(i) for i in info.get(key, ())] for key in ("confirmed", "background")}
+        chosen = {key: [int(i) for i in info.get(key, ())] for key in (CONFIRMED, "background", COMPLETE)}
         said = {str(number): str(kind) for number, kind in (info.get("annotation") or {}).items()}
         default = said.pop("default", default)
         kinds = {int(number): kind for number, kind in said.items()}
-        chosen["confirmed"] += list(kinds)
+        chosen[CONFIRMED] += list(kinds)
         segments: Sequence[Mapping[str, Any]] = info.get("label_info") or ()
         in_order = labels.max(initial=0) <= len(segments)
         for place, segment in enumerate(segments, start=1):
             name = str(segment["name"]).strip().lower()
             number = place if in_order else int(segment["idx"])
             word = re.match("[a-z]*", name)[0]
-            chosen["confirmed"] += [number] if name.startswith(CONFIRMED) or word in KINDS else []
+            chosen[CONFIRMED] += [number] if name.startswith(CONFIRMED) or word in KINDS else []
             chosen["background"] += [number] if name.startswith(BACKGROUND) else []
+            chosen[COMPLETE] += [number] if word == COMPLETE else []
             kind = {PREDICTED: "whole"}.get(word, word)
             if kind in KINDS:
                 kinds.setdefault(number, kind)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SpocoError(
-            f"params {dict(info)}: give 'confirmed' and 'background' as lists of ids, 'annotation' as {{id: kind}}, "
-            "'label_info' as a list of {'name': ..., 'idx': ...}"
+            f"params {dict(info)}: give 'confirmed', 'background' and 'complete' as lists of ids, "
+            "'annotation' as {id: kind}, 'label_info' as a list of {'name': ..., 'idx': ...}"
         ) from error
     wrong = {default, *kinds.values()} - set(KINDS)
     if wrong:
         raise SpocoError(f"annotation {min(wrong)!r}: give one of {', '.join(KINDS)}")
-    return Said(chosen["confirmed"], chosen["background"], kinds, default)
+    return Said(chosen[CONFIRMED], chosen["background"], chosen[COMPLETE], kinds, default)
 
 
 def _check_place(image: Image, label: Image) -> None:

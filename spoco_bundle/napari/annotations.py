@@ -10,13 +10,12 @@ from pathlib import Path
 import fastremap
 import numpy as np
 
-from spoco_bundle.annotation.complete import complete_path
 from spoco_bundle.annotation.kept import told_apart, write_kept
 from spoco_bundle.annotation.kinds import KINDS
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger
-from spoco_bundle.annotation.points import axis_columns, points_path, read_points, write_points
-from spoco_bundle.annotation.side_files import COMPLETE_ENDING, annotated_name, beside
-from spoco_bundle.annotation.tables import read_table, write_table
+from spoco_bundle.annotation.points import points_path, read_points, write_points
+from spoco_bundle.annotation.rectangles import keep_rectangles, read_rectangles
+from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
 from spoco_bundle.formats.files import file_suffix, read_image, result_suffix
@@ -138,7 +137,7 @@ def read_annotations(label: Path, shape: Sequence[int]) -> Annotations:
         {number: kind for number, kind in kinds.items() if kind != default},
         default,
         read_points(points, len(shape), shape) if points.exists() else None,
-        _read_rectangles(complete_path(label) if label.parent.is_dir() else None, len(shape)),
+        read_rectangles(label, len(shape)),
     )
 
 
@@ -191,57 +190,4 @@ def write_annotations(label: Path, contents: Contents, like: Path) -> list[Path]
         written.append(write_points(points, contents.points))
     else:
         points.unlink(missing_ok=True)
-    return written + _write_rectangles(label, contents.rectangles)
-
-
-def write_rectangles(path: Path, rectangles: Sequence[np.ndarray]) -> Path:
-    """Writes rectangles as napari saves a shapes layer.
-
-    Args:
-        path: the CSV file.
-        rectangles: (4, D) corners in voxels, at least one rectangle.
-
-    Raises:
-        SpocoError: if it cannot be written.
-    """
-    columns = ["index", "shape-type", "vertex-index", *(f"axis-{axis}" for axis in range(rectangles[0].shape[1]))]
-    rows = [
-        (index, "rectangle", vertex, *corner)
-        for index, corners in enumerate(rectangles)
-        for vertex, corner in enumerate(corners.tolist())
-    ]
-    return write_table(path, columns, rows)
-
-
-def complete_elsewhere(label: Path) -> Path | None:
-    """The mask, or the table of boxes, that says where annotations are complete in place of rectangles drawn here."""
-    path = complete_path(label) if label.parent.is_dir() else None
-    return None if path is None or _is_shapes_layer(path) else path
-
-
-def _read_rectangles(path: Path | None, dims: int) -> list[np.ndarray]:
-    if path is None or not _is_shapes_layer(path):
-        return []
-    columns, rows = read_table(path)
-    axes = axis_columns(path, columns, dims)
-    corners: dict[str, list[list[float]]] = {}
-    for row in rows:
-        corners.setdefault(row.values.get("index", ""), []).append([row.number(axis) for axis in axes])
-    return [np.array(found) for found in corners.values()]
-
-
-def _write_rectangles(label: Path, rectangles: Sequence[np.ndarray]) -> list[Path]:
-    elsewhere, path = complete_elsewhere(label), beside(label, COMPLETE_ENDING)
-    if elsewhere is not None and len(rectangles):
-        raise SpocoError(
-            f"{elsewhere}: says already where every object is drawn: change it there, or take it away to draw regions"
-        )
-    if len(rectangles):
-        return [write_rectangles(path, rectangles)]
-    if elsewhere is None:
-        path.unlink(missing_ok=True)
-    return [] if elsewhere is None else [elsewhere]
-
-
-def _is_shapes_layer(path: Path) -> bool:
-    return path.suffix.lower() == ".csv" and "shape-type" in read_table(path)[0]
+    return written + keep_rectangles(label, contents.rectangles)

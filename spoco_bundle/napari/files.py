@@ -11,11 +11,12 @@ import numpy as np
 import tifffile
 
 from spoco_bundle.annotation.complete import read_complete
+from spoco_bundle.annotation.rectangles import complete_elsewhere, write_rectangles
 from spoco_bundle.annotation.side_files import annotated_name, side_files
 from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
 from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
 from spoco_bundle.formats.lazy import open_volume
-from spoco_bundle.napari.annotations import Contents, complete_elsewhere, write_annotations, write_rectangles
+from spoco_bundle.napari.annotations import Contents, write_annotations
 from spoco_bundle.napari.reader import OpenedImage
 
 #: voxels along z, y, x around what is annotated of a large image that are cut out with it to train on

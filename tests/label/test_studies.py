@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.kept import told_apart, write_kept
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger
 from spoco_bundle.annotation.points import points_path, write_points
+from spoco_bundle.annotation.rectangles import keep_rectangles
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import read_image
 from spoco_bundle.label.studies import Studies, adopt_labels, is_result, what_is_said, with_side_files
@@ -50,10 +52,10 @@ def taken(studies, image, labels, tmp_path, previous="", **info):
     affine = np.eye(4) if image.suffix == ".tif" else None
     kept = studies.take_back("emb", image, written(labels, tmp_path, affine), info, previous)
     file = tmp_path / "final" / image.name
-    write_kept(file, *kept, image)
+    write_kept(file, kept.labels, kept.ledger, image)
     read, entries = read_image(file, "label").array[0], read_ledger(ledger_path(file))
-    np.testing.assert_array_equal(read, kept[0])
-    assert entries == kept[1] and set(entries) == set(np.unique(read)) - {0, BACKGROUND}
+    np.testing.assert_array_equal(read, kept.labels)
+    assert entries == kept.ledger and set(entries) == set(np.unique(read)) - {0, BACKGROUND}
     return file, told_apart(read, entries)[0], entries
 
 
@@ -176,9 +178,26 @@ def test_the_files_beside_a_label_are_trained_on_too(studies, image, prediction,
 def test_slicers_order_decides_where_its_numbers_count_segments_left_out():
     labels = np.array([0, 1, 2])
     info = {"label_info": [{"name": "object", "idx": 1}, {"name": "confirmed", "idx": 3}]}
-    assert what_is_said(info, labels, "whole") == ([2], [], {1: "whole"}, "whole")
-    assert what_is_said(info, np.array([0, 1, 3]), "whole") == ([3], [], {1: "whole"}, "whole")
-    assert what_is_said({}, labels, "strokes") == ([], [], {}, "strokes")
+    assert what_is_said(info, labels, "whole") == ([2], [], [], {1: "whole"}, "whole")
+    assert what_is_said(info, np.array([0, 1, 3]), "whole") == ([3], [], [], {1: "whole"}, "whole")
+    assert what_is_said({}, labels, "strokes") == ([], [], [], {}, "strokes")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_painted_around_finished_slices_is_no_object(studies, image, prediction, tmp_path, named):
+    returned = prediction.copy()
+    returned[1, 0, 0], returned[1, 5, 6], returned[4, 2:4, 3] = 3, 3, 3
+    names = ["confirmed", "completely new", "Complete: three corners"]
+    said = {"label_info": [{"name": name, "idx": number} for number, name in enumerate(names, start=1)]}
+    said = said if named else {"confirmed": [1, 2], "complete": [3]}
+    affine = np.eye(4) if image.suffix == ".tif" else None
+    kept = studies.take_back("emb", image, written(returned, tmp_path, affine), said, "")
+    np.testing.assert_array_equal(kept.labels, prediction)
+    keep_rectangles(tmp_path / "emb_label.tif", kept.rectangles)
+    wanted = np.zeros(prediction.shape, bool)
+    wanted[1], wanted[4, 2:4, 3] = True, True
+    np.testing.assert_array_equal(read_complete(tmp_path / "emb_complete.csv", prediction.shape), wanted)
+    assert studies.take_back("emb", image, written(prediction, tmp_path, affine), {}, "").rectangles is None
 
 
 @pytest.mark.parametrize(
@@ -250,7 +269,7 @@ def test_planes_of_either_form_come_and_go(shape, prediction, tmp_path):
     for form in (returned.T, returned.T[..., None]):
         nibabel.save(nibabel.Nifti1Image(form.astype(np.uint16), affine), tmp_path / "label.nii.gz")
         kept = studies.take_back("emb", tmp_path / "emb.nii.gz", tmp_path / "label.nii.gz", {}, "")
-        file, _ = write_kept(tmp_path / "final" / "emb.nii.gz", *kept, tmp_path / "emb.nii.gz")
+        file, _ = write_kept(tmp_path / "final" / "emb.nii.gz", kept.labels, kept.ledger, tmp_path / "emb.nii.gz")
         assert nibabel.load(file).shape == shape
         read = read_image(file, "label", 2).array[0]
         np.testing.assert_array_equal(told_apart(read, kept[1])[0], np.where(returned == 3, 3, 0))

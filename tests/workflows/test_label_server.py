@@ -501,7 +501,10 @@ def test_objects_in_slices_train_and_napari_shows_the_same_state(python, truth, 
         outlines[(outlines == number) & (np.arange(len(sizes)) != sizes.argmax())[:, None, None]] = 0
     with serve(python, tmp_path) as client:
         names = [{"name": f"slices {number}", "idx": int(number)} for number in ids[:-1]]
-        submit(client, tmp_path, outlines, label_info=names, annotation={"default": "strokes"})
+        corners, around = outlines.copy(), int(labels.max()) + 1
+        corners[0, [0, 2], [0, 3]] = around
+        names.append({"name": "complete", "idx": around})
+        submit(client, tmp_path, corners, label_info=names, annotation={"default": "strokes"})
         ledger = read_ledger(tmp_path / "studies" / "labels" / "final" / "cells_annotation.csv")
         assert ledger == {**dict.fromkeys(ids[:-1], Entry("slices")), ids[-1]: Entry("strokes")}
         status, lines = trained(client)
@@ -512,9 +515,12 @@ def test_objects_in_slices_train_and_napari_shows_the_same_state(python, truth, 
         assert sum(name.startswith("slices") for name in names) == len(ids) - 1
         shown = read_image(image_in(client.infer("cells"), ".nii.gz", tmp_path), "label").array[0]
         submit(client, tmp_path, shown, label_info=[{"name": name, "idx": number} for name, number in names.items()])
+        read = read_annotations(label_file(image), labels.shape)
+        client._call("DELETE", "/datastore/label?id=cells&tag=final")
+        assert not list(label_file(image).parent.iterdir()), "the files beside the label belong to it"
     predicted = [number for name, number in names.items() if name.startswith("object")]
-    read = read_annotations(label_file(image), labels.shape)
     np.testing.assert_array_equal(read.checked > 0, outlines > 0)
+    np.testing.assert_array_equal(read.rectangles, [[[0, 0, 0], [0, 0, 3], [0, 2, 3], [0, 2, 0]]])
     kinds = sorted(read.kinds.get(number, read.default) for number in np.unique(read.checked)[1:])
     assert kinds == ["slices"] * (len(ids) - 1) + ["strokes"]
     unchecked = np.zeros_like(shown) if read.unchecked is None else read.unchecked
