@@ -251,8 +251,8 @@ def test_viewers_write_millimetres_and_others_the_numbers_of_the_image(studies, 
     nibabel.save(image, tmp_path / "emb.nii.gz")
     for affine in (np.diag([-0.8, -0.8, 1.75, 1]), np.diag([-0.0008, -0.0008, 0.00175, 1])):
         file = written(prediction, tmp_path, affine)
-        kept, _ = studies.take_back("emb", tmp_path / "emb.nii.gz", file, {}, "")
-        np.testing.assert_array_equal(kept, prediction)
+        kept = studies.take_back("emb", tmp_path / "emb.nii.gz", file, {}, "")
+        np.testing.assert_array_equal(kept.labels, prediction)
     with pytest.raises(SpocoError, match="affine"):
         file = written(prediction, tmp_path, np.diag([-0.08, -0.08, 0.175, 1]))
         studies.take_back("emb", tmp_path / "emb.nii.gz", file, {}, "")
