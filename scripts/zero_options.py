@@ -86,23 +86,24 @@ def otsu_scores(data: Path) -> dict[str, float]:
 def table(rows: Path) -> str:
     """The rows as Markdown."""
     lines = [
-        "| `val` of | annotated | AP50 | SBD | Otsu AP50 | objects across | working resolution | levels | crop |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| `val` of | annotated | minutes, threads | AP50 | SBD | Otsu AP50 | objects across | working resolution | "
+        "levels | crop |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
     contents = [row for row in contents if row["epochs"] is None and not row["setting"]]
+    contents.sort(key=lambda row: (row["data"], row["fraction"], row["minutes"] * row["threads"]))
     for row in contents:
         plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
         spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
         lines.append(
-            f"| {row['data']} | {row['fraction']:.0%} | {scores['ap_50']:.2f} | {scores['sbd']:.2f} | "
-            f"{row['otsu']['ap_50']:.2f} | {profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
+            f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} | "
+            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | {row['otsu']['ap_50']:.2f} | "
+            f"{profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
             f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')} |"
         )
     if contents:
-        last = contents[-1]
-        threads = f"{last['threads']} thread{'s' * (last['threads'] > 1)}"
-        lines += ["", f"{last['minutes']:g} minutes, {threads}, {last['processor']}, seed {last['seed']}."]
+        lines += ["", f"{contents[-1]['processor']}, seed {contents[-1]['seed']}."]
     return "\n".join(lines)
 
 
