@@ -21,7 +21,7 @@ _NEEDS = {
     **dict.fromkeys(
         (
             *("objectness_target", "objectness_shell", "objectness_weight", "objectness_unlabeled_weight"),
-            "objectness_threshold",
+            *("objectness_unlabeled_relative", "objectness_threshold"),
         ),
         "objectness",
     ),

@@ -29,8 +29,8 @@ PLANNED = (
     *("spatial_dims", "in_channels", "object_diameter", "target_spacing", "dense"),
     *("strides", "kernel_sizes", "convolutions", "channels", "crop_size", "batch_size"),
     *("embedding_channels", "coordinate_channels"),
-    *("objectness_target", "objectness_weight", "objectness_unlabeled_weight", "objectness_shell"),
-    *("objectness_threshold", "extent_threshold", "merge_distance", "min_fraction"),
+    *("objectness_target", "objectness_weight", "objectness_unlabeled_weight", "objectness_unlabeled_relative"),
+    *("objectness_shell", "objectness_threshold", "extent_threshold", "merge_distance", "min_fraction"),
 )
 
 #: ids that no model decides; the voxel size and the time point are of the images, and the weights carry the training's

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "alike_axes",
     "batch_size",
+    "by_strokes",
     "channels",
     "check_plan",
     "convolutions",
@@ -172,39 +173,38 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
     return profile.surroundings is not None and profile.surroundings < alike and profile.fill < winding
 
 
-def objectness_unlabeled_weight(profile: Profile, dense: bool, share: float = 0.25, most: float = 4.0) -> float:
+def objectness_unlabeled_weight(profile: Profile, dense: bool) -> float:
     """Weight of unlabeled voxels, which the objectness takes for background.
 
     Outlines say where objects end, and a small weight keeps objects that nobody annotated; where they are drawn in
     slices, only unlabeled voxels of these slices count, and more of them lie in objects that are drawn. Of strokes
-    nothing says where an object ends but this weight w: among voxels that look alike, of which a share q lies in
-    objects, the objectness becomes q / (q + w f) where objects fill a share f of the image. With w = ``share`` / f it
-    passes 0.4 where q is above 2 / 3 of ``share``. The annotated objects fill no more than f, so where they are few w
-    would be too large. Points keep the small weight: with a large one the objectness learns to keep to the middle of
-    objects.
+    nothing else says where an object ends, so the weight is relative (``objectness_unlabeled_relative``). Points keep
+    the small weight: with a large one the objectness learns to keep to the middle of objects.
 
     Args:
         profile: of the training set.
         dense: see ``is_dense``; the space around such objects is no background.
-        share: w f, where most objects are annotated by strokes.
-        most: w is no larger.
     """
-    dims = len(profile.shape)
     if dense:
         return 0.0
-    if _mostly(profile, "strokes"):
-        ellipsoids = profile.objects * math.pi / (2 * dims) * profile.diameters[1] ** dims
-        return min(most, share * profile.images * math.prod(profile.shape) / ellipsoids)
+    if by_strokes(profile):
+        return 0.25
     if _mostly(profile, "slices"):
         return 0.5
-    return 1.0 if dims == 2 else 0.3
+    return 1.0 if len(profile.shape) == 2 else 0.3
+
+
+def by_strokes(profile: Profile) -> bool:
+    """Whether most objects are annotated by strokes."""
+    return _mostly(profile, "strokes")
 
 
 def objectness_threshold(profile: Profile, dense: bool) -> float:
     """Objectness from which on a voxel belongs to an object.
 
-    Around a click nothing says where its object ends, so that the objectness falls off slowly, and outlines at the
-    usual threshold are too wide. Measured in volumes: 0.65 is best both for nuclei and for packed cells.
+    Around a click or a stroke nothing says where its object ends, so that the objectness falls off slowly, and outlines
+    at the usual threshold are too wide. Measured in volumes: 0.65 for clicks and 0.6 for strokes are best both for
+    nuclei and for packed cells.
 
     Args:
         profile: of the training set.
@@ -212,6 +212,8 @@ def objectness_threshold(profile: Profile, dense: bool) -> float:
     """
     if dense:
         return 0.8
+    if by_strokes(profile):
+        return 0.6
     return 0.65 if len(profile.shape) == 3 and _mostly(profile, "points") else 0.4
 
 

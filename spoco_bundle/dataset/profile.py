@@ -113,7 +113,9 @@ def measure_profile(
     """Measures the annotated images of a training; each is read once, and kept for the training.
 
     An object that is outlined in slices or marked by strokes is taken for the ellipsoid (ellipse) in the box around
-    what is drawn of it; along an axis on which that is two voxels or less, it is as large as along the others.
+    what is drawn of it. Where some objects of an image are outlined in several slices, each ends half a gap between two
+    slices beyond its first and its last one. Along an axis on which that is still two voxels or less, it is as large as
+    along the others, or as the image.
 
     Args:
         volumes: samples with ``image`` (C, *spatial) and ``label`` (1, *spatial), MetaTensors, and, where objects are
@@ -143,12 +145,14 @@ def measure_profile(
         annotated += np.count_nonzero(ids) / ids.size / len(volumes)
         kinds = sample.get("kinds", {})
         objects = []
-        for item in measured_objects(ids):
+        items = measured_objects(ids)
+        gaps = _gaps([item for item in items if kinds.get(item.id, annotation) == "slices"], labels.ndim)
+        for item in items:
             kind = kinds.get(item.id, annotation)
             if kind != "whole" or item.voxels.sum() >= min_voxels:
                 counted[kind] += 1
                 objects.append(item)
-            size = _size(item, kind, spacing, min_voxels, diameter)
+            size = _size(item, kind, spacing, min_voxels, diameter, gaps, labels.shape)
             if size is not None:
                 volume, edges = size
                 found.append([2 * ball_radius(volume, ids.ndim), *edges])
@@ -198,8 +202,30 @@ def measure_profile(
     )
 
 
+def _is_thin(item: MeasuredObject) -> np.ndarray:
+    """Whether all pieces of an object are two voxels or less, per axis."""
+    return (item.stop - item.first <= 2).all(0)
+
+
+def _gaps(items: Sequence[MeasuredObject], dims: int) -> np.ndarray:
+    """Voxels from one outlined slice of an object to its next one, the median, per axis; 1 where there are not two."""
+    gaps = np.ones(dims)
+    for axis in range(dims):
+        steps = [np.diff(np.sort(item.first[:, axis])) for item in items if _is_thin(item)[axis]]
+        steps = np.concatenate([[], *steps])
+        if (steps > 1).any():
+            gaps[axis] = np.median(steps[steps > 1])
+    return gaps
+
+
 def _size(
-    item: MeasuredObject, kind: str, spacing: np.ndarray, min_voxels: int, diameter: float | None
+    item: MeasuredObject,
+    kind: str,
+    spacing: np.ndarray,
+    min_voxels: int,
+    diameter: float | None,
+    gaps: np.ndarray,
+    shape: Sequence[int],
 ) -> tuple[float, np.ndarray] | None:
     """Volume of an object and the edges of its box, both in units of length; None where nothing says them."""
     dims = len(spacing)
@@ -209,10 +235,11 @@ def _size(
         return ellipsoid * edges.prod(), edges
     if kind == "whole":
         return (item.voxels.sum() * spacing.prod(), item.extent * spacing) if item.voxels.sum() >= min_voxels else None
-    edges, thin = item.extent * spacing, item.extent <= 2
+    extent = item.extent + np.where(_is_thin(item), gaps - 1, 0) * (kind == "slices")
+    edges, thin = extent * spacing, extent <= 2
     if thin.all():
         return None
-    edges[thin] = np.exp(np.log(edges[~thin]).mean())
+    edges[thin] = np.minimum(np.exp(np.log(edges[~thin]).mean()), shape * spacing)[thin]
     return ellipsoid * edges.prod(), edges
 
 

@@ -17,6 +17,14 @@ there, and elsewhere lies most of the outlined objects themselves. With "interio
 one of means, of each annotated object and of all shells: otherwise the largest cell of a tissue, nearly all inside,
 would outvote the borders of all others.
 
+Strokes say nothing of where their object ends, so all depends on that weight w. Of voxels that look alike, of which a
+share q lies in objects, the objectness becomes q / (q + w f) where objects fill a share f of the unlabeled voxels. With
+`relative` the weight given stands for w f, whatever f may be: f is taken to be the mean over unlabeled voxels of
+min(1, p / c), where p is the objectness now and c its mean over annotated voxels (after Elkan and Noto, KDD 2008: c is
+the share of the positives that are labeled). No gradient passes through f. The loss works with the large weight W all
+the same, since with a small one the background is learnt slowly, and moves the logit by log(w / W), which leads to the
+same objectness.
+
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
 shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face
 neighbour of another label lies in the same plane or is annotated itself. An object of strokes or points has no known
@@ -25,6 +33,7 @@ border, so no shell, and its voxels are 1. See `known_region.py` for scope.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -182,7 +191,12 @@ def objectness_target(
 
 
 def objectness_loss(
-    logits: Tensor, target: Tensor, unlabeled_weight: float = 0.3, labels: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    unlabeled_weight: float = 0.3,
+    labels: Tensor | None = None,
+    relative: bool = False,
+    strong: float = 4.0,
 ) -> Tensor:
     """The objectness term of one crop, see the module's text.
 
@@ -191,17 +205,31 @@ def objectness_loss(
         target: (*spatial) as from `objectness_target`.
         unlabeled_weight: weight of the unlabeled voxels' mean, at least 0.
         labels: (*spatial) integers; where given, each object counts as much as any other, and as all shells.
+        relative: whether the weight is relative to the share of the unlabeled voxels that look like annotated ones.
+        strong: W, with which a relative weight works.
 
     Returns:
         Scalar, at least 0; 0 if no voxel counts.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
-    losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
+    if relative and unlabeled_weight > 0:
+        weight = unlabeled_weight / _share_alike(logits, target == 1, unlabeled)
+        logits, unlabeled_weight = logits + math.log(weight / strong), strong
+    losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     weights = near if labels is None else _shares(labels, near)
     known_background = (losses * background).sum() / torch.maximum(background.sum(), near.sum()).clamp_min(1)
     return _mean(losses, weights) + known_background + unlabeled_weight * _mean(losses, unlabeled)
+
+
+def _share_alike(logits: Tensor, annotated: Tensor, unlabeled: Tensor) -> float:
+    """Share of the unlabeled voxels that look like annotated ones, above 0; 1 where either is missing."""
+    if not annotated.any() or not unlabeled.any():
+        return 1.0
+    p = logits.detach().sigmoid()
+    alike = (p[unlabeled] / p[annotated].mean().clamp_min(1e-6)).clamp_max(1)
+    return max(alike.mean().item(), 1e-6)
 
 
 def _shares(labels: Tensor, near: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ class SpocoLoss(nn.Module):
         objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
             off from centre to border).
         objectness_unlabeled_weight: weight of unlabeled voxels, which count as background there, see `objectness.py`.
+        objectness_unlabeled_relative: whether it is relative to the share of them that look like annotated ones.
         objectness_shell: width of the shell of target 0 around annotated objects ("interior": inside too), in voxels of
             the finest axis.
 
@@ -124,6 +125,7 @@ class SpocoLoss(nn.Module):
         objectness_weight: float = 1.0,
         objectness_target: str = "binary",
         objectness_unlabeled_weight: float = 0.3,
+        objectness_unlabeled_relative: bool = False,
         objectness_shell: int = 1,
     ) -> None:
         super().__init__()
@@ -156,6 +158,7 @@ class SpocoLoss(nn.Module):
         self.objectness = objectness
         self.objectness_target = objectness_target
         self.objectness_unlabeled_weight = objectness_unlabeled_weight
+        self.objectness_unlabeled_relative = objectness_unlabeled_relative
         self.objectness_shell = objectness_shell
         self._check()
 
@@ -395,4 +398,6 @@ class SpocoLoss(nn.Module):
             scope,
         )
         each = labels if self.objectness_target == "interior" else None
-        return objectness_loss(logits, target, self.objectness_unlabeled_weight, each)
+        return objectness_loss(
+            logits, target, self.objectness_unlabeled_weight, each, self.objectness_unlabeled_relative
+        )

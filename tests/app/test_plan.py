@@ -142,21 +142,20 @@ def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels(
     assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.5
     assert weight(replace(NUCLEI, kinds={"slices": 40, "whole": 60}), dense=False) == 0.3
     assert weight(replace(NUCLEI, kinds={"strokes": 100}), dense=True) == 0
-    marked = replace(NUCLEI, kinds={"strokes": 60, "points": 40}, diameters=[20.0, 24.0, 30.0])
-    filled = 100 * np.pi / 6 * 24**3 / (4 * 50 * 128 * 128)
-    assert weight(marked, dense=False) == pytest.approx(0.25 / filled)
-    # a few in a large image say little of how much is filled
-    assert weight(replace(marked, objects=5, kinds={"strokes": 5}), dense=False) == 4
-    assert weight(replace(marked, kinds={"points": 100}), dense=False) == 0.3
+    marked = replace(NUCLEI, kinds={"strokes": 60, "points": 40})
+    assert weight(marked, dense=False) == 0.25 and plan.by_strokes(marked)
+    clicked = replace(NUCLEI, kinds={"points": 100})
+    assert weight(clicked, dense=False) == 0.3 and not plan.by_strokes(clicked)
 
 
-def test_clicks_in_volumes_are_read_at_a_higher_objectness():
+def test_clicks_in_volumes_and_strokes_are_read_at_a_higher_objectness():
     threshold = plan.objectness_threshold
     assert threshold(NUCLEI, dense=False) == threshold(CELLS, dense=False) == 0.4
     assert threshold(NUCLEI, dense=True) == 0.8
     assert threshold(replace(NUCLEI, kinds={"points": 60, "whole": 40}), dense=False) == 0.65
     assert threshold(replace(NUCLEI, kinds={"points": 40, "whole": 60}), dense=False) == 0.4
     assert threshold(replace(CELLS, kinds={"points": 100}), dense=False) == 0.4
+    assert threshold(replace(CELLS, kinds={"strokes": 100}), dense=False) == 0.6
 
 
 def test_objects_as_small_as_annotated_ones_are_kept():

@@ -103,10 +103,29 @@ def test_an_object_outlined_in_its_middle_is_as_high_as_it_is_wide():
     assert found.length == pytest.approx(14)
 
 
-def test_the_size_of_what_is_outlined_in_several_slices_is_that_of_all_of_them():
+@pytest.mark.parametrize("axis", [0, 2])
+def test_outlines_in_every_few_slices_tell_how_large_objects_are_however_few_cut_each(axis):
+    labels, height, step = np.zeros((60, 200, 60), int), 7, 5
+    starts = range(1, 180, 11)
+    for number, start in enumerate(starts, 1):
+        labels[number % 5 + 20 : number % 5 + 20 + height, start : start + 8, 10:18] = number
+    drawn = np.zeros_like(labels)
+    drawn[::step] = labels[::step]
+    found = profile(sample(np.moveaxis(drawn, 0, axis).copy()), annotation="slices")
+    # some are cut by one slice, some by two: the typical one is as high as one gap or two, and seven is between
+    assert found.extents[0][axis] == step and found.extents[2][axis] == 2 * step
+
+
+def test_an_object_outlined_in_its_middle_is_no_higher_than_the_volume():
+    labels = np.zeros((6, 40, 40), int)
+    labels[4, 4:20, 4:20] = 1
+    assert profile(sample(labels), annotation="slices").extents[1] == [6, 16, 16]
+
+
+def test_the_size_of_what_is_outlined_in_several_slices_goes_half_a_gap_beyond_them():
     labels = np.zeros((20, 40, 40), int)
     labels[4:15:5, 4:12, 4:12] = 1
-    assert profile(sample(labels), annotation="slices").extents[1] == [11, 8, 8]
+    assert profile(sample(labels), annotation="slices").extents[1] == [15, 8, 8]
 
 
 def test_kinds_of_single_objects_win_over_the_usual_one():

@@ -268,6 +268,34 @@ def test_loss_is_the_cross_entropy_of_objects_of_known_background_and_a_share_of
     )
 
 
+@pytest.mark.parametrize("annotated", [0.05, 0.5])
+@pytest.mark.parametrize("filled", [0.1, 0.6])
+def test_a_relative_weight_leads_to_the_same_objectness_however_much_is_filled_or_annotated(filled, annotated):
+    kinds = torch.arange(1000) < 1000 * filled  # two kinds of voxels, each of which looks alike
+    target = torch.full((1000,), UNLABELED)
+    target[: int(1000 * filled * annotated)] = 1
+    logits = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        objectness_loss(logits[kinds.long()], target, 0.25, relative=True).backward()
+        optimizer.step()
+    background, objects = logits.detach().sigmoid().tolist()
+    # the annotated voxels are not among the unlabeled ones, hence the rest of the share
+    filled = (1 - annotated) * filled / (1 - annotated * filled)
+    weight = min(4.0, 0.25 / filled)
+    assert objects == pytest.approx(1 / (1 + weight * filled), abs=0.03) and background < 0.03
+
+
+@pytest.mark.parametrize("target", [[UNLABELED, UNLABELED], [1.0, IGNORED]])
+def test_where_nothing_is_annotated_or_unlabeled_a_relative_weight_is_a_plain_one(target):
+    logits = torch.tensor([0.3, -1.0], dtype=torch.float64, requires_grad=True)
+    values = [objectness_loss(logits, torch.tensor(target), 0.25, relative=relative) for relative in (False, True)]
+    assert values[0] == values[1] and torch.autograd.gradcheck(
+        lambda leaf: objectness_loss(leaf, torch.tensor(target), 0.25, relative=True), logits
+    )
+
+
 def test_a_wide_known_background_takes_nothing_from_the_outline_of_an_object():
     labels = torch.zeros(4, 400, dtype=torch.int64)
     labels[:, 4:10] = 3
