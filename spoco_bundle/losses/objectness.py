@@ -214,8 +214,9 @@ def objectness_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
     near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
-    if relative and unlabeled_weight > 0:
-        weight = unlabeled_weight / _share_alike(logits, target == 1, unlabeled)
+    annotated = target == 1
+    if relative and unlabeled_weight > 0 and annotated.any() and unlabeled.any():
+        weight = unlabeled_weight / _share_alike(logits, annotated, unlabeled)
         logits, unlabeled_weight = logits + math.log(weight / strong), strong
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     weights = near if labels is None else _shares(labels, near)
@@ -224,9 +225,7 @@ def objectness_loss(
 
 
 def _share_alike(logits: Tensor, annotated: Tensor, unlabeled: Tensor) -> float:
-    """Share of the unlabeled voxels that look like annotated ones, above 0; 1 where either is missing."""
-    if not annotated.any() or not unlabeled.any():
-        return 1.0
+    """Share of the unlabeled voxels that look like annotated ones, above 0."""
     p = logits.detach().sigmoid()
     alike = (p[unlabeled] / p[annotated].mean().clamp_min(1e-6)).clamp_max(1)
     return max(alike.mean().item(), 1e-6)

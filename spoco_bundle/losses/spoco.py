@@ -387,15 +387,9 @@ class SpocoLoss(nn.Module):
     def _objectness_term(
         self, logits: Tensor, labels: Tensor, spacing: Sequence[float] | None, scope: Tensor | None
     ) -> Tensor:
+        dense, special = self.supervision == "dense", (self.background_label, self.ignore_label)
         target = objectness_target(
-            labels,
-            self.objectness_target,
-            spacing,
-            self.objectness_shell,
-            self.supervision == "dense",
-            self.background_label,
-            self.ignore_label,
-            scope,
+            labels, self.objectness_target, spacing, self.objectness_shell, dense, *special, scope
         )
         each = labels if self.objectness_target == "interior" else None
         return objectness_loss(
