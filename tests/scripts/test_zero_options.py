@@ -25,8 +25,8 @@ def test_a_row_shows_scores_and_plan(tmp_path):
     write_row(tmp_path, "cells", 0.71)
     write_row(tmp_path, "cells", 0.3, "tissue=dense", 6)
     lines = zero_options.table(tmp_path).splitlines()
-    assert lines[2] == "| cells | 25% | 0.71 | 0.80 | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
-    assert lines[-1] == "30 minutes, 2 threads, a processor, seed 0." and len(lines) == 5
+    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
+    assert lines[-1] == "a processor, seed 0." and len(lines) == 5
 
 
 def test_settings_are_compared_where_all_are_there(tmp_path):
