@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from spoco_bundle.annotation.points import axis_columns
-from spoco_bundle.annotation.side_files import annotated_name, side_files
+from spoco_bundle.annotation.side_files import files_beside
 from spoco_bundle.annotation.tables import Row, read_table
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import read_image
 
-__all__ = ["complete_path", "read_complete"]
+__all__ = ["complete_path", "read_complete", "shapes_of"]
 
 
 def complete_path(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> Path | None:
@@ -27,7 +27,7 @@ def complete_path(path: str | Path, image_ending: str = "_raw", label_ending: st
     Raises:
         SpocoError: if there are two.
     """
-    return side_files(Path(path).parent).get(annotated_name(path, image_ending, label_ending), {}).get("complete")
+    return files_beside(path, image_ending, label_ending).get("complete")
 
 
 def read_complete(
@@ -73,19 +73,25 @@ def read_complete(
     return mask
 
 
+def shapes_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of a shapes layer, a row for each vertex, shape by shape."""
+    shapes: dict[str, list[Row]] = {}
+    for row in rows:
+        shapes.setdefault(row.values.get("index", ""), []).append(row)
+    return list(shapes.values())
+
+
 _Box = tuple[Row, np.ndarray, np.ndarray]
 
 
 def _rectangles(path: Path, columns: Sequence[str], rows: Sequence[Row], dims: int) -> list[_Box]:
     """Bounding boxes of napari's rectangles, each with its first row: first voxel and last + 1."""
     names = axis_columns(path, columns, dims)
-    shapes: dict[str, list[Row]] = {}
     for row in rows:
         if row.values["shape-type"].lower() != "rectangle":
             raise row.error(f"shape-type is {row.values['shape-type']!r}: draw rectangles only")
-        shapes.setdefault(row.values.get("index", ""), []).append(row)
     boxes = []
-    for vertices in shapes.values():
+    for vertices in shapes_of(rows):
         voxels = np.floor(np.array([[row.number(name) for name in names] for row in vertices]) + 0.5).astype(np.int64)
         boxes.append((vertices[0], voxels.min(0), voxels.max(0) + 1))
     return boxes

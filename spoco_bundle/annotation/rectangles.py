@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spoco_bundle.annotation.complete import complete_path
+from spoco_bundle.annotation.complete import complete_path, shapes_of
 from spoco_bundle.annotation.points import axis_columns
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING, beside
 from spoco_bundle.annotation.tables import read_table, write_table
@@ -49,15 +49,12 @@ def read_rectangles(label: Path, dims: int) -> list[np.ndarray]:
     Raises:
         SpocoError: if they cannot be read.
     """
-    path = _beside(label)
+    path = complete_path(label)
     if path is None or not _is_shapes_layer(path):
         return []
     columns, rows = read_table(path)
     axes = axis_columns(path, columns, dims)
-    corners: dict[str, list[list[float]]] = {}
-    for row in rows:
-        corners.setdefault(row.values.get("index", ""), []).append([row.number(axis) for axis in axes])
-    return [np.array(found) for found in corners.values()]
+    return [np.array([[vertex.number(axis) for axis in axes] for vertex in shape]) for shape in shapes_of(rows)]
 
 
 def keep_rectangles(label: Path, rectangles: Sequence[np.ndarray]) -> list[Path]:
@@ -114,12 +111,8 @@ def write_rectangles(path: Path, rectangles: Sequence[np.ndarray]) -> Path:
 
 def complete_elsewhere(label: Path) -> Path | None:
     """The mask, or the table of boxes, that says where annotations are complete in place of rectangles drawn here."""
-    path = _beside(label)
+    path = complete_path(label)
     return None if path is None or _is_shapes_layer(path) else path
-
-
-def _beside(label: Path) -> Path | None:
-    return complete_path(label) if label.parent.is_dir() else None
 
 
 def _is_shapes_layer(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_zarr
 
-__all__ = ["COMPLETE_ENDING", "SIDE_FILES", "annotated_name", "beside", "side_files", "without_ending"]
+__all__ = ["COMPLETE_ENDING", "SIDE_FILES", "annotated_name", "beside", "files_beside", "side_files", "without_ending"]
 
 LEDGER_ENDING = "_annotation"
 POINTS_ENDING = "_points"
@@ -69,3 +69,18 @@ def side_files(folder: str | Path) -> dict[str, dict[str, Path]]:
                     f"{before}: {path.name} beside it says too where annotations are complete: take one away"
                 )
     return found
+
+
+def files_beside(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> dict[str, Path]:
+    """The side files of one label or image, by what they are; none where its folder is not there.
+
+    Args:
+        path: the label, or the image where there is no label file.
+        image_ending: how image names end before the suffix.
+        label_ending: how label names end before the suffix.
+
+    Raises:
+        SpocoError: if two files say where its annotations are complete.
+    """
+    folder = Path(path).parent
+    return side_files(folder).get(annotated_name(path, image_ending, label_ending), {}) if folder.is_dir() else {}

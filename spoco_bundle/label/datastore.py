@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from spoco_bundle.annotation.kept import write_kept
 from spoco_bundle.annotation.rectangles import check_place_for_rectangles, keep_rectangles
-from spoco_bundle.annotation.side_files import annotated_name, side_files
+from spoco_bundle.annotation.side_files import COMPLETE_ENDING, beside, files_beside
 from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.formats import read_image, result_suffix
 from spoco_bundle.label.client_input import SUFFIXES, check_name, is_inside
@@ -122,8 +122,11 @@ class SpocoDatastore(LocalDatastore):
         file = self._label_file(label_id, label_tag)
         self._check_no_link(file)
         if label_tag == FINAL:
-            for beside in self._files_beside(file):
-                beside.unlink()
+            others = files_beside(file).values()
+            for other in others:
+                self._check_no_link(other)
+            for other in others:
+                other.unlink()
         super().remove_label(label_id, label_tag)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -144,7 +147,7 @@ class SpocoDatastore(LocalDatastore):
             suffix = result_suffix(image)
             final = Path(self._datastore.label_path(FINAL)) / self._filename(image_id, suffix)
             if kept.rectangles:
-                self._files_beside(final)
+                self._check_no_link(beside(final, COMPLETE_ENDING))
                 check_place_for_rectangles(final)
             super().save_label(image_id, label_filename, "returned", dict(label_info or {}))
             # in place of the stock copying, which a server that is killed would leave by half
@@ -175,13 +178,6 @@ class SpocoDatastore(LocalDatastore):
     def _label_file(self, image_id: str, tag: str) -> Path:
         name = self._filename(image_id, self._datastore.label(image_id, tag).ext)
         return Path(self._datastore.label_path(tag)) / name
-
-    def _files_beside(self, label: Path) -> list[Path]:
-        """The files beside a label that belong to it, none of which is a link."""
-        found = side_files(label.parent).get(annotated_name(label), {}) if label.parent.is_dir() else {}
-        for path in found.values():
-            self._check_no_link(path)
-        return list(found.values())
 
     def _suffix(self, kind: str, name: str) -> str:
         suffix = self._to_id(Path(name).name)[1]

@@ -22,7 +22,7 @@ from spoco_bundle.annotation.kinds import KINDS
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger
 from spoco_bundle.annotation.prediction_log import PredictionLog
 from spoco_bundle.annotation.rectangles import rectangles_around
-from spoco_bundle.annotation.side_files import annotated_name, side_files
+from spoco_bundle.annotation.side_files import annotated_name, files_beside, side_files
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
@@ -229,7 +229,7 @@ def with_side_files(pairs: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     found = []
     for pair in pairs:
         folder = Path(pair["label"]).parent
-        beside = side_files(folder).get(annotated_name(pair["label"]), {})
+        beside = files_beside(pair["label"])
         found.append({**pair, **{key: str(path) for key, path in beside.items() if is_inside(folder, path)}})
     return found
 

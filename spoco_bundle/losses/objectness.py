@@ -214,10 +214,11 @@ def objectness_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.to(logits.dtype)
     near, background, unlabeled = target >= 0, target == BACKGROUND, target == UNLABELED
-    annotated = target == 1
-    if relative and unlabeled_weight > 0 and annotated.any() and unlabeled.any():
-        weight = unlabeled_weight / _share_alike(logits, annotated, unlabeled)
-        logits, unlabeled_weight = logits + math.log(weight / strong), strong
+    if relative and unlabeled_weight > 0:
+        annotated = target == 1
+        if annotated.any() and unlabeled.any():
+            weight = unlabeled_weight / _share_alike(logits, annotated, unlabeled)
+            logits, unlabeled_weight = logits + math.log(weight / strong), strong
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     weights = near if labels is None else _shares(labels, near)
     known_background = (losses * background).sum() / torch.maximum(background.sum(), near.sum()).clamp_min(1)

@@ -12,7 +12,7 @@ import tifffile
 
 from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.rectangles import complete_elsewhere, write_rectangles
-from spoco_bundle.annotation.side_files import annotated_name, side_files
+from spoco_bundle.annotation.side_files import files_beside
 from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
 from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
 from spoco_bundle.formats.lazy import open_volume
@@ -75,7 +75,7 @@ def write_datalist(path: Path, image: Path, label: Path) -> Path:
         image: the image.
         label: its label, which may be missing; the files beside it are listed too.
     """
-    files = {"image": image, "label": label, **side_files(label.parent).get(annotated_name(label), {})}
+    files = {"image": image, "label": label, **files_beside(label)}
     pair = {key: str(file) for key, file in files.items() if file.exists()}
     with atomic_write(path) as partial:
         partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
