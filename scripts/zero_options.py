@@ -56,7 +56,7 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
         if options.epochs is not None:
             ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
         given = [f"--{setting}"] if setting else []
-        train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed), "--precision", "auto"]
+        train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed)]
         run_spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
         (work / "trained").touch()
     seconds = time.monotonic() - start
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="for each training")
     parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting to compare")
-    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--only", nargs="+", help="names of data sets, or with their share: NAME:0.1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
@@ -145,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, failed = options.set or [""], []
     for name, fraction in () if options.table_only else CASES:
-        if options.only is None or name in options.only:
+        if options.only is None or {name, f"{name}:{fraction:g}"} & set(options.only):
             for setting in settings:
                 try:
                     train_row(options.data / name, fraction, setting, options)

@@ -151,7 +151,7 @@ def cluster_field(
     def clusters() -> np.ndarray:
         with torch.no_grad():
             labels = METHODS[method](field, inside, **params)
-        if inside.numel() > LARGE:
+        if labels.numel() > LARGE:
             release_freed()
         return (drop_largest(labels) if rule == "largest" else labels).cpu().numpy()
 
