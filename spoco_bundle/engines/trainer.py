@@ -22,9 +22,9 @@ from spoco_bundle.networks import Decoder, MomentumTeacher
 class SpocoTrainer(SupervisedTrainer):
     """Supervised trainer with a momentum teacher (Wolny et al. 2022, section 3).
 
-    An iteration reads from the batch ``image`` (B, C, *spatial), ``teacher_view`` (the same crop under another
-    intensity augmentation), ``label`` (B, 1, *spatial), ``sample_seed`` (B,) and, where objects are not annotated as a
-    whole, ``scope`` (B, A, *spatial); voxel spacings come from the affines of ``image``. It leaves in
+    An iteration reads from the batch ``image`` (B, C, *spatial), ``label`` (B, 1, *spatial), ``sample_seed`` (B,),
+    where the consistency term counts ``teacher_view`` (the same crop under another intensity augmentation), and, where
+    objects are not annotated as a whole, ``scope`` (B, A, *spatial); voxel spacings come from the affines of ``image``. It leaves in
     ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the whole batch: ``image``,
     ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name to float). Before the
     iteration is completed it is the dictionary itself.
@@ -97,10 +97,14 @@ class SpocoTrainer(SupervisedTrainer):
         device = self.state.device
         torch.manual_seed((self.seed << 32) + self.state.iteration)
         spacing = batch_spacing(batchdata[Keys.IMAGE], self.student.spatial_dims)  # stays on the CPU, where it is read
-        image, label, teacher_view = (
-            plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
-            for key in (Keys.IMAGE, Keys.LABEL, "teacher_view")
-        )
+        compared = self.loss_function.weights["consistency"] > 0
+
+        def on_device(key: str) -> torch.Tensor:
+            return plain(batchdata[key]).to(device, non_blocking=self.non_blocking)
+
+        image, label = on_device(Keys.IMAGE), on_device(Keys.LABEL)
+        scope = on_device("scope") if "scope" in batchdata else None
+        teacher_view = on_device("teacher_view") if compared else None
         seeds = batchdata["sample_seed"]
         output = self.state.output = {Keys.IMAGE: image, Keys.LABEL: label}
 
@@ -110,14 +114,12 @@ class SpocoTrainer(SupervisedTrainer):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             student_raw = self.inferer(image, self.network)
             with torch.no_grad():
-                teacher_raw = self.teacher(teacher_view) if self.loss_function.weights["consistency"] > 0 else None
+                teacher_raw = self.teacher(teacher_view) if compared else None
         output[Keys.PRED] = student_raw.detach()
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
         student = self._placing.place(student_raw, spacing)
         teacher = None if teacher_raw is None else self._placing.place(teacher_raw, spacing)
-        scope = batchdata.get("scope")
-        scope = None if scope is None else plain(scope).to(device, non_blocking=self.non_blocking)
         terms = self.loss_function(student, label, teacher, seeds=seeds, spacing=spacing, scope=scope)
         loss = output[Keys.LOSS] = terms["loss"]
         # all terms at once: each value read back makes the host wait for the device

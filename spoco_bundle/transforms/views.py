@@ -22,7 +22,7 @@ class TwoViewsd(Transform, Randomizable):
 
     Args:
         key: the image, (C, *spatial).
-        teacher_key: where the teacher's view goes.
+        teacher_key: where the teacher's view goes; None makes none, where no term compares the two.
         student: array transforms of the intensity, such as MONAI's ``RandGaussianNoise`` (not the dictionary ones).
         teacher: the same for the teacher's view; None takes a copy of the student's.
 
@@ -33,7 +33,7 @@ class TwoViewsd(Transform, Randomizable):
     def __init__(
         self,
         key: str = "image",
-        teacher_key: str = "teacher_view",
+        teacher_key: str | None = "teacher_view",
         student: Sequence[Callable] = (),
         teacher: Sequence[Callable] | None = None,
     ):
@@ -56,11 +56,10 @@ class TwoViewsd(Transform, Randomizable):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with the two views, float32, of the image's shape and affine."""
         image = data[self.key].float()
-        return {
-            **data,
-            self.key: self._view(self.student, image.clone()),
-            self.teacher_key: self._view(self.teacher, image.clone()),
-        }
+        sample = {**data, self.key: self._view(self.student, image.clone())}
+        if self.teacher_key is not None:
+            sample[self.teacher_key] = self._view(self.teacher, image.clone())
+        return sample
 
     def _view(self, augment: Compose, image: torch.Tensor) -> torch.Tensor:
         view = augment(image)
@@ -71,7 +70,7 @@ class TwoViewsd(Transform, Randomizable):
         )
         if view.shape != image.shape or moved:
             raise SpocoError(
-                f"{self.teacher_key}: a view changed the geometry of {self.key!r}; put spatial transforms before the "
+                f"a view changed the geometry of {self.key!r}; put spatial transforms before the "
                 "two views, which share them"
             )
         return view

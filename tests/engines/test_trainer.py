@@ -53,7 +53,8 @@ def test_same_seed_same_weights_and_another_seed_others(bundle_root, sample, tmp
     assert not same(states[0], states[2])
 
 
-RESUMABLE = {"max_epochs": 2, "dropout": 0.1, **NO_VALIDATION}
+COMPARED = {"loss#consistency_weight": 1.0}  # the teacher's view and network take part
+RESUMABLE = {"max_epochs": 2, "dropout": 0.1, **COMPARED, **NO_VALIDATION}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 
 
 def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, sample, tmp_path):
-    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, coordinate_scale=2.5, **NO_VALIDATION)
+    settings = {"max_epochs": 1, "coordinate_scale": 2.5, **COMPARED, **NO_VALIDATION}
+    workflow = training(bundle_root, sample, tmp_path, **settings)
     trainer = workflow.trainer
     seen = []
     loss = trainer.loss_function
@@ -106,6 +108,20 @@ def test_coordinates_are_added_to_both_views_in_physical_units(bundle_root, samp
             torch.testing.assert_close(student[item, :3], expected, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(teacher[item, :3], expected, rtol=1e-4, atol=1e-4)
             assert not student[item, 3:].any() and not teacher[item, 3:].any()
+
+
+def test_the_teacher_looks_at_crops_only_where_its_masks_are_compared(bundle_root, sample, tmp_path):
+    workflow = training(bundle_root, sample, tmp_path, max_epochs=1, iterations_per_epoch=1, **NO_VALIDATION)
+    looked, terms = [], []
+    workflow.trainer.teacher.module.register_forward_hook(lambda *call: looked.append(call))
+
+    def record(engine):
+        terms.append(engine.state.output[0]["loss_terms"])
+        assert not looked  # the validation afterwards is the teacher's
+
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED, record)
+    workflow.trainer.run()
+    assert terms[0]["consistency"] == 0 < terms[0]["instance"]
 
 
 class CountReads(TorchDispatchMode):

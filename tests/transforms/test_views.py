@@ -82,6 +82,12 @@ def test_input_is_left_alone_and_no_augmentation_means_two_copies():
     assert torch.equal(out["image"], before) and torch.equal(data["image"], before)
 
 
+def test_where_nothing_compares_views_there_is_one_and_it_is_the_same():
+    seeded = [Compose([TwoViewsd(teacher_key=key, student=augmentations())]) for key in ("teacher_view", None)]
+    both, one = (pipeline.set_random_state(3)({"image": image()}) for pipeline in seeded)
+    assert sorted(one) == ["image"] and torch.equal(one["image"], both["image"])
+
+
 @pytest.mark.parametrize("spatial", [Flip(0), Zoom(0.5, keep_size=False)])
 def test_spatial_transforms_are_refused(spatial):
     with pytest.raises(SpocoError, match="geometry"):
