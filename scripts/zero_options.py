@@ -7,7 +7,7 @@ python scripts/zero_options.py DATA --epochs 6 --only fib25_neuron vectra_2ch --
 DATA is a folder of data sets, each with train/ and val/. A row is one training: a JSON file in the folder of `--rows`.
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
 Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
-for each setting, and the table compares the settings; `--set ""` is the plan as it is.
+for each setting, and the table compares the settings; `--set ""` is the plan as it is, `--set "a=1 b=2"` sets two ids.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
         ends = ["--minutes", str(options.minutes)]
         if options.epochs is not None:
             ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
-        given = [f"--{setting}"] if setting else []
+        given = [f"--{one}" for one in setting.split()]
         train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed)]
         run_spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
         (work / "trained").touch()
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--minutes", type=float, default=30, help="for each training")
     parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
-    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting to compare")
+    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="settings to compare, separated by blanks")
     parser.add_argument("--only", nargs="+", help="names of data sets, or with their share: NAME:0.1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
