@@ -127,14 +127,22 @@ def _numbers(values: list[Any], form: str) -> str:
     return " x ".join(form.format(value) for value in values)
 
 
+def cases(only: list[str] | None) -> list[tuple[str, float]]:
+    """Folders and shares of the annotated objects: all cases, those of a NAME, or NAME:SHARE as it is given."""
+    chosen = []
+    for name, _, share in (one.partition(":") for one in only or dict(CASES)):
+        chosen += [(name, float(share))] if share else [case for case in CASES if case[0] == name] or [(name, 1.0)]
+    return chosen
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--minutes", type=float, default=30, help="for each training")
     parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
-    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="settings to compare, separated by blanks")
-    parser.add_argument("--only", nargs="+", help="names of data sets, or with their share: NAME:0.1")
+    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="to compare; several by blanks")
+    parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
@@ -144,14 +152,13 @@ def main() -> None:
     parser.add_argument("--mark", default="zero_options", help="of the page")
     options = parser.parse_args()
     settings, failed = options.set or [""], []
-    for name, fraction in () if options.table_only else CASES:
-        if options.only is None or {name, f"{name}:{fraction:g}"} & set(options.only):
-            for setting in settings:
-                try:
-                    train_row(options.data / name, fraction, setting, options)
-                except SpocoError as error:
-                    failed.append(str(error))
-                    print(error, file=sys.stderr, flush=True)
+    for name, fraction in () if options.table_only else cases(options.only):
+        for setting in settings:
+            try:
+                train_row(options.data / name, fraction, setting, options)
+            except SpocoError as error:
+                failed.append(str(error))
+                print(error, file=sys.stderr, flush=True)
     found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
     print(found)
     if options.page:

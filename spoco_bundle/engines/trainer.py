@@ -24,10 +24,10 @@ class SpocoTrainer(SupervisedTrainer):
 
     An iteration reads from the batch ``image`` (B, C, *spatial), ``label`` (B, 1, *spatial), ``sample_seed`` (B,),
     where the consistency term counts ``teacher_view`` (the same crop under another intensity augmentation), and, where
-    objects are not annotated as a whole, ``scope`` (B, A, *spatial); voxel spacings come from the affines of ``image``. It leaves in
-    ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the whole batch: ``image``,
-    ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name to float). Before the
-    iteration is completed it is the dictionary itself.
+    objects are not annotated as a whole, ``scope`` (B, A, *spatial); voxel spacings come from the affines of
+    ``image``. It leaves in ``engine.state.output`` a list, as MONAI's handlers expect it, of one dictionary for the
+    whole batch: ``image``, ``label``, ``pred`` (raw student output), ``loss`` (scalar tensor) and ``loss_terms`` (name
+    to float). Before the iteration is completed it is the dictionary itself.
 
     The data loader wraps a ``SparseCropDataset`` with an ``EpochSampler``; both are told the epoch here.
 

@@ -58,6 +58,14 @@ def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monk
     assert asked == ["train"] and "spoco train ended with 2" in capsys.readouterr().err
 
 
+def test_data_sets_are_chosen_by_name_or_with_any_share():
+    assert zero_options.cases(None) == list(zero_options.CASES)
+    assert zero_options.cases(["vnc_mito", "bbbc050:0.05", "others"]) == [
+        *(("vnc_mito", 0.25), ("vnc_mito", 1.0)),
+        *(("bbbc050", 0.05), ("others", 1.0)),
+    ]
+
+
 def test_otsu_takes_the_mean_of_several_channels(tmp_path):
     (tmp_path / "val").mkdir()
     label = np.zeros((64, 64), np.uint8)
