@@ -28,6 +28,11 @@ _NEEDS = {
     **dict.fromkeys(("coordinate_scale", "coordinate_radii"), "coordinate_channels"),
 }
 
+#: ids of the consistency term alone, whose weight the config computes
+_CONSISTENCY = frozenset(
+    f"loss#{name}" for name in ("max_anchors", "uncovered_fraction", "anchor_sampling", "consistency_reduction")
+)
+
 
 def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str) -> None:
     """Refuses ids that nothing which runs refers to, or that another id makes meaningless.
@@ -54,8 +59,19 @@ def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str
             raise SpocoError(
                 f"{where}{name}: compares two networks, which prediction and evaluation have: leave it out"
             )
+        if "#".join(place) in _CONSISTENCY and not _is_consistent(config):
+            raise SpocoError(
+                f"{where}{name}: has no effect without the consistency term, which embeddings with coordinates do not "
+                f"need: leave it out, or give {where}loss#consistency_weight 1 too"
+            )
         if name == "coordinate_radii" and config.get("coordinate_scale") is not None:
             raise SpocoError(f"{where}{name}: has no effect where coordinate_scale is given: leave one of them out")
+
+
+def _is_consistent(config: Mapping[str, Any]) -> bool:
+    """Whether student and teacher are surely compared: by a weight that is given, or without coordinates."""
+    weight = config["loss"].get("consistency_weight")
+    return config.get("coordinate_channels") == 0 if isinstance(weight, str) else weight != 0
 
 
 def _follow(config: Mapping[str, Any], path: tuple[str, ...], used: set[tuple[str, ...]]) -> None:

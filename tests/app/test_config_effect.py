@@ -36,11 +36,18 @@ def test_what_only_training_uses_is_refused_in_an_evaluation(name, value):
         ({"objectness": False, "objectness_shell": 2}, "--objectness_shell: has no effect"),
         ({"coordinate_channels": 0, "coordinate_scale": 4.0}, "where coordinate_channels is 0"),
         ({"coordinate_radii": 0.7, "coordinate_scale": 4.0}, "where coordinate_scale is given"),
+        ({"loss#max_anchors": 8}, "--loss#max_anchors: .* give --loss#consistency_weight 1 too"),
+        ({"loss#max_anchors": 8, "loss#consistency_weight": 0}, "without the consistency term"),
     ],
 )
 def test_what_another_id_makes_meaningless_is_refused(overrides, said):
     with pytest.raises(SpocoError, match=said):
         read("train", **overrides)
+
+
+@pytest.mark.parametrize("other", [{"loss#consistency_weight": 1}, {"coordinate_channels": 0}])
+def test_ids_of_the_consistency_term_are_taken_where_it_counts(other):
+    read("train", **{"loss#max_anchors": 8}, **other)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
