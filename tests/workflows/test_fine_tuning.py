@@ -12,7 +12,7 @@ import torch
 from door import run_warm
 
 #: the shipped weights, which find some of the artificial nuclei, trained on for seconds
-SHORT = {"crop_size": [8, 32, 32], "iterations_per_epoch": 10, "max_epochs": 2, "val_interval": 1}
+SHORT = {"crop_size": [8, 32, 32], "iterations_per_epoch": 30, "max_epochs": 2, "val_interval": 1}
 #: a learning rate that spoils any weights
 RUINOUS = {"learning_rate": 0.1, "iterations_per_epoch": 4, "max_epochs": 1}
 
@@ -103,7 +103,7 @@ def test_a_resumed_training_compares_with_the_weights_that_the_first_part_starte
     model = shutil.copytree(folder, tmp_path / "model")
     best, old = scores(REPLACED, said)
     before = (model / "model.pt").read_bytes()
-    said = tuned(sample, model, "--resume", **RUINOUS | {"iterations_per_epoch": 10, "max_epochs": 3})
+    said = tuned(sample, model, "--resume", **RUINOUS | {"iterations_per_epoch": 30, "max_epochs": 3})
     assert "before this training" not in said
     assert scores(REPLACED, said) == [best, old] and (model / "model.pt").read_bytes() == before
 
