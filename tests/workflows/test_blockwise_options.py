@@ -110,7 +110,7 @@ def test_a_mask_as_foreground(stack, tmp_path):
         ["--diameter", "14"],
         ["--target_spacing", "[2.0,1.2,1.2]"],
         ["--spacing", "[1.0,0.8,0.8]"],
-        ["--diameter", "30", "--clustering#background", "otsu"],
+        ["--diameter", "30", "--clustering#background", "otsu", "--precision", "float32"],
         ["--diameter", "30", "--agreement", "True"],
     ],
     ids=" ".join,
