@@ -225,7 +225,7 @@ def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) ->
     if not (work / "trained").is_file():
         ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
         given = [f"--{setting}" for setting in options.set]
-        train = [str(work / "data"), "--output", str(model), *ends, "--seed", str(seed), "--precision", "auto"]
+        train = [str(work / "data"), "--output", str(model), *ends, "--seed", str(seed)]
         run_spoco("train", *train, *shared, *points, *given, *again, log=log, threads=options.threads)
         (work / "trained").touch()
     seconds = time.monotonic() - start

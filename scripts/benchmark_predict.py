@@ -6,7 +6,7 @@
 The volume has 128x512x512 voxels, put together from the NAME_raw.tif of the first folder; the flat images are those of
 the second. Each program runs as a user starts it, in fresh processes and in turns, with as many threads as `--threads`.
 `--stardist` names the Python of StarDist's environment and the models of volumes and of images that
-`stardist_baseline.py` has trained there. `--given="--precision auto"` adds rows with these options of `spoco predict`.
+`stardist_baseline.py` has trained there. `--given="--precision float32"` adds rows with these options of `predict`.
 "seconds" is the median from start to end by the clock, imports included; "working" leaves out what the same command
 takes for one tiny image.
 """

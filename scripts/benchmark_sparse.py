@@ -113,7 +113,7 @@ def settings(variant: str, fraction: float, seed: int) -> tuple[str, dict[str, A
     """
     overrides = {"loss#consistency_weight": 1.0, **VARIANTS[variant]}
     config = overrides.pop("config", "")
-    overrides |= {"keep_fraction": fraction, "keep_seed": seed, "seed": seed, "precision": "auto"}
+    overrides |= {"keep_fraction": fraction, "keep_seed": seed, "seed": seed}
     return config, overrides | {"partly_labelled": False}
 
 

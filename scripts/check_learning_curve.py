@@ -61,7 +61,7 @@ def check(data: Path, options: argparse.Namespace) -> None:
     if row.is_file():
         return
     work.mkdir(parents=True, exist_ok=True)
-    shared = ["--partly_labelled", "False", "--precision", "auto", *(f"--{setting}" for setting in options.set)]
+    shared = ["--partly_labelled", "False", *(f"--{setting}" for setting in options.set)]
     run = {"log": work / "log.txt", "threads": options.threads}
     minutes = CHOICES * len(PARTS) * options.minutes
     half = half_of_labels(data, work)

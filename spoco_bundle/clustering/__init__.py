@@ -38,7 +38,7 @@ __all__ = [
 
 #: voxels from which what a method held is given back to the system before the next stage: in a flat image that is
 #: little, and asking the system for it again takes as long as a fifth of the work
-LARGE = 2**21
+_LARGE = 2**21
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "density_peaks": density_peaks,
@@ -151,7 +151,7 @@ def cluster_field(
     def clusters() -> np.ndarray:
         with torch.no_grad():
             labels = METHODS[method](field, inside, **params)
-        if labels.numel() > LARGE:
+        if labels.numel() > _LARGE:
             release_freed()
         return (drop_largest(labels) if rule == "largest" else labels).cpu().numpy()
 

@@ -103,7 +103,7 @@ def test_a_resumed_training_compares_with_the_weights_that_the_first_part_starte
     model = shutil.copytree(folder, tmp_path / "model")
     best, old = scores(REPLACED, said)
     before = (model / "model.pt").read_bytes()
-    said = tuned(sample, model, "--resume", **RUINOUS | {"iterations_per_epoch": 30, "max_epochs": 3})
+    said = tuned(sample, model, "--resume", learning_rate=RUINOUS["learning_rate"], max_epochs=3)
     assert "before this training" not in said
     assert scores(REPLACED, said) == [best, old] and (model / "model.pt").read_bytes() == before
 
