@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,29 +12,71 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["Blocks", "block_size", "pool_blocks", "unpool"]
+__all__ = ["Blocks", "block_size", "pool_blocks"]
+
+
+#: blocks that are looked at together: their distances to all neighbours would be many times as large as the blocks
+PART = 1 << 17
 
 
 @dataclass
 class Blocks:
-    """Averages over the foreground voxels of blocks.
+    """The n blocks of a volume that hold foreground, averages over their foreground voxels, and who is beside whom.
+
+    The row after the last stands for "no block": infinitely far from all others, without weight.
 
     Attributes:
         size: voxels per block and axis, 1 or 2.
-        mean: (E, z, y, x) mean embedding, 0 without a foreground voxel.
-        weight: (z, y, x) number of foreground voxels, each counted by its objectness where there is one.
-        inside: (z, y, x) bool, blocks with a foreground voxel.
+        inside: (z, y, x) bool, which blocks of the volume these are; rows follow them in raster order.
+        mean: (n + 1, E) mean embedding.
+        weight: (n + 1,) number of foreground voxels, each counted by its objectness where there is one.
     """
 
     size: tuple[int, int, int]
+    inside: Tensor
     mean: Tensor
     weight: Tensor
-    inside: Tensor
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Blocks per axis."""
-        return tuple(self.weight.shape)
+    def __post_init__(self) -> None:
+        around = tuple(slice(1, n + 1) for n in self.inside.shape)
+        device, none = self.inside.device, len(self)
+        self._row = torch.full([n + 2 for n in self.inside.shape], none, dtype=torch.int32, device=device)
+        self._row[around][self.inside] = torch.arange(none, dtype=torch.int32, device=device)
+        self._place = torch.nonzero(self._row.view(-1) < none).squeeze(1)
+
+    def __len__(self) -> int:
+        return len(self.weight) - 1
+
+    def parts(self) -> Iterator[slice]:
+        """All rows, part by part."""
+        for start in range(0, len(self), PART):
+            yield slice(start, min(start + PART, len(self)))
+
+    def beside(self, rows: slice | Tensor, ahead: bool = True, faces: bool = False) -> Iterator[Tensor]:
+        """Rows (m,) int32 of the blocks beside some, for one direction after the other; n where there is none.
+
+        Args:
+            rows: m blocks.
+            ahead: whether to look in the directions later in raster order only, so that each pair is met once.
+            faces: whether neighbours share a face; else an edge or a corner is enough.
+        """
+        place = self._place[rows]
+        for step in itertools.product((-1, 0, 1), repeat=3):
+            axes = sum(map(abs, step))
+            thin = any(one and extent == 1 for one, extent in zip(step, self.inside.shape, strict=True))
+            if thin or axes == 0 or faces and axes > 1 or ahead and step < (0, 0, 0):
+                continue
+            away = sum(one * stride for one, stride in zip(step, self._row.stride(), strict=True))
+            yield self._row.view(-1).index_select(0, place + away)
+
+    def spread(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Values (n,) of the blocks for each of their voxels (*shape), 0 elsewhere."""
+        grid = torch.zeros(self.inside.shape, dtype=values.dtype, device=values.device)
+        grid[self.inside] = values
+        for axis, (step, extent) in enumerate(zip(self.size, shape, strict=True)):
+            if step == 2:
+                grid = grid.repeat_interleave(2, axis).narrow(axis, 0, extent)
+        return grid
 
 
 def block_size(shape: tuple[int, int, int], max_blocks: int) -> tuple[int, int, int]:
@@ -51,24 +95,27 @@ def pool_blocks(field: EmbeddingField, size: tuple[int, int, int], foreground: T
     Raises:
         SpocoError: if embeddings are not finite.
     """
-    shape = [-(-n // s) for n, s in zip(field.shape, size, strict=True)]
-    mean = torch.empty(field.channels, *shape, device=field.device)
-    weight = torch.empty(shape, device=field.device)
-    inside = torch.empty(shape, dtype=torch.bool, device=field.device)
+    voxels = torch.ones(field.shape, device=field.device) if foreground is None else foreground.float()
+    voxels = add_up(voxels[None], size)[0]
+    inside = voxels > 0
+    voxels = voxels[inside]
+    mean = torch.full((len(voxels) + 1, field.channels), torch.inf, device=field.device)
+    weight = torch.zeros(len(voxels) + 1, device=field.device)
+    last = 0
     for start, stop in field.slabs(multiple=size[0]):
-        rows = slice(start // size[0], -(-stop // size[0]))
         vectors = field.slab(start, stop)
+        if not torch.isfinite(vectors.sum()):  # of background, too: where nothing is finite, all is background
+            raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
+        here = inside[start // size[0] : -(-stop // size[0])]
+        first, last = last, last + int(here.sum())
         mask = torch.ones_like(vectors[:1]) if foreground is None else foreground[None, start:stop].float()
-        voxels = add_up(mask, size)[0]
-        mean[:, rows] = add_up(vectors * mask, size).div_(voxels.clamp(min=1))
-        if field.objectness is None:
-            weight[rows] = voxels
-        else:
-            weight[rows] = add_up(mask * field.objectness[start:stop], size)[0]
-        inside[rows] = voxels > 0
-    if not all(torch.isfinite(channel).all() for channel in mean):  # one by one: isfinite copies what it looks at
-        raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
-    return Blocks(size, mean, weight, inside)
+        mean[first:last] = add_up(vectors * mask, size)[:, here].T
+        if field.objectness is not None:
+            weight[first:last] = add_up(mask * field.objectness[start:stop], size)[0][here]
+    if field.objectness is None:
+        weight[:-1] = voxels
+    mean[:-1] /= voxels[:, None]
+    return Blocks(size, inside, mean, weight)
 
 
 def add_up(values: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -79,12 +126,4 @@ def add_up(values: Tensor, size: tuple[int, int, int]) -> Tensor:
             first, second = values.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).unbind(axis + 1)
             total = first + second
             values = torch.cat([total, values.narrow(axis, 2 * pairs, 1)], axis) if cut else total
-    return values
-
-
-def unpool(values: Tensor, size: tuple[int, int, int], shape: tuple[int, int, int]) -> Tensor:
-    """Values (z, y, x) of blocks for each of their voxels (*shape)."""
-    for axis, (step, extent) in enumerate(zip(size, shape, strict=True)):
-        if step == 2:
-            values = values.repeat_interleave(2, axis).narrow(axis, 0, extent)
     return values

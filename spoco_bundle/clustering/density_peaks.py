@@ -13,15 +13,13 @@ the image instead of neighbours in the embedding space, because an object is a c
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spoco_bundle.clustering.blocks import Blocks, block_size, pool_blocks, unpool
-from spoco_bundle.clustering.neighbourhood import neighbour_pairs, roots, touching, unique_pairs
+from spoco_bundle.clustering.blocks import PART, Blocks, block_size, pool_blocks
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
@@ -71,7 +69,7 @@ def density_peaks(
     region, means = merge_basins(blocks, density, peak, merge_distance)
     debris = core_sizes(blocks, region, means, scale) < min_size
     region = fill_blocks(blocks, region * ~debris[region], means, fill_rounds)
-    labels = unpool(region.to(torch.int32), size, field.shape)
+    labels = blocks.spread(region[:-1].to(torch.int32), field.shape)
     return labels if foreground is None else labels.mul_(foreground)
 
 
@@ -79,39 +77,45 @@ def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:
     """Local density of every block, and the peak that it reaches by following denser ones.
 
     `density_i = sum_j w_j exp(-|e_i - e_j|^2 / scale)` over the block and its 26 neighbours (8 in 2D). The parent of a
-    block is its most similar denser neighbour closer than `reach`; blocks without foreground take no part.
+    block is its most similar denser neighbour closer than `reach`.
 
     Returns:
-        density (z, y, x); peak (z, y, x), the flat index of the peak's block.
+        density (n,); peak (n,), the row of the peak's block.
     """
-    pairs = list(neighbour_pairs(blocks.shape))
     density = blocks.weight.clone()
-    for a, b in pairs:
-        similar = neighbour_distances(blocks.mean, a, b).div_(-scale).exp_()
-        density[a] += blocks.weight[b] * similar
-        density[b] += blocks.weight[a] * similar
-    order = torch.arange(density.numel(), device=density.device, dtype=torch.int32).reshape(density.shape)
-    parent = order.clone()
+    for rows in blocks.parts():
+        for near in blocks.beside(rows):
+            similar = squared_distances(blocks.mean[rows], blocks.mean, near).div_(-scale).exp_()
+            density[rows].addcmul_(blocks.weight.index_select(0, near), similar)
+            density.index_add_(0, near, similar.mul_(blocks.weight[rows]))
+    parent = torch.arange(len(density), device=density.device)
     best = torch.full_like(density, reach**2)
-    for a, b in pairs:
-        squared = neighbour_distances(blocks.mean, a, b)  # anew: those of all pairs are as large as the blocks
-        squared.masked_fill_(~(blocks.inside[a] & blocks.inside[b]), torch.inf)
-        ahead = density[b] > density[a]  # of two equal blocks the first in raster order counts as denser
-        for low, high, chosen in ((a, b, ahead), (b, a, ~ahead)):
-            closer = chosen & (squared < best[low])
-            best[low] = torch.where(closer, squared, best[low])
-            parent[low] = torch.where(closer, order[high], parent[low])
-    return density, roots(parent.flatten()).reshape(density.shape)
+    for rows in blocks.parts():
+        own = torch.arange(rows.start, rows.stop, device=density.device)
+        for near in blocks.beside(rows):
+            squared = squared_distances(blocks.mean[rows], blocks.mean, near)
+            # of two equally dense blocks the first in raster order counts as denser
+            ahead = density.index_select(0, near) > density[rows]
+            for block, denser, chosen in ((own, near, ahead), (near, own, ~ahead)):
+                closer = torch.nonzero(chosen & (squared < best.index_select(0, block))).squeeze(1)
+                block = block[closer].long()
+                best[block] = squared[closer]
+                parent[block] = denser[closer].long()
+    return density[:-1], roots(parent)[:-1]
 
 
-def neighbour_distances(mean: Tensor, a: tuple, b: tuple) -> Tensor:
-    """Squared embedding distances between the cells of two slices (`neighbour_pairs`) of (E, z, y, x)."""
-    total = torch.zeros_like(mean[0][a])
-    difference = torch.empty_like(total)
-    for channel in mean:  # one by one: their differences stay in the cache
-        torch.sub(channel[a], channel[b], out=difference)
-        total.addcmul_(difference, difference)
-    return total
+def roots(parent: Tensor) -> Tensor:
+    """Root (n,) of each node of a forest, whose nodes have these parents (n,) and roots themselves."""
+    while True:
+        further = parent[parent]
+        if torch.equal(further, parent):
+            return parent
+        parent = further
+
+
+def squared_distances(vectors: Tensor, others: Tensor, columns: Tensor) -> Tensor:
+    """Squared distances (m,) between vectors (m, E) and `others[columns]`."""
+    return others.index_select(0, columns).sub_(vectors).square_().sum(1)
 
 
 def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: float) -> tuple[Tensor, Tensor]:
@@ -121,21 +125,21 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
     is one of the two; then the density-weighted means are taken anew.
 
     Returns:
-        region (z, y, x), 0 without foreground, otherwise 1..K; means (K + 1, E), row 0 unused.
+        region (n + 1,), 1..K, 0 for "no block"; means (K + 1, E), row 0 unused.
     """
-    is_peak = torch.zeros(peak.numel(), dtype=torch.bool, device=peak.device)
-    is_peak[peak[blocks.inside]] = True
-    label = torch.cumsum(is_peak, 0)[peak] * blocks.inside
-    count = int(label.max()) + 1
-    flat = label.flatten()
-    weight = torch.bincount(flat, density.flatten().double(), minlength=count)
-    total = torch.stack(
-        [torch.bincount(flat, (c * density).flatten().double(), minlength=count) for c in blocks.mean], 1
-    )
-    edges = touching(label)
+    is_peak = torch.zeros(len(peak), dtype=torch.bool, device=peak.device)
+    is_peak[peak] = True
+    label = torch.cumsum(is_peak, 0)[peak]
+    count = int(is_peak.sum()) + 1
+    weight = torch.bincount(label, density.double(), minlength=count)
+    channels = blocks.mean[:-1].T
+    total = torch.stack([torch.bincount(label, (c * density).double(), minlength=count) for c in channels], 1)
+    label = functional.pad(label, (0, 1))
+    edges = touching(blocks, label)
     target = torch.arange(count, device=label.device)
     while len(edges):
-        squared = pair_distances(total, weight, edges)
+        mean = total / weight[:, None].clamp(min=1e-12)
+        squared = torch.cat([squared_distances(mean[part[:, 0]], mean, part[:, 1]) for part in edges.split(PART)])
         order = torch.argsort(squared, stable=True)
         edges, squared = edges[order], squared[order]
         rank = torch.arange(len(edges), device=label.device)
@@ -163,49 +167,44 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
     return region[label], (total[survivors] / weight[survivors, None].clamp(min=1e-12)).float()
 
 
-def pair_distances(total: Tensor, weight: Tensor, pairs: Tensor) -> Tensor:
-    """Squared distances (n,) between the means total / weight of pairs (n, 2)."""
-    mean = total / weight[:, None].clamp(min=1e-12)
-    parts = [(mean[part[:, 0]] - mean[part[:, 1]]).square_().sum(1) for part in pairs.split(1 << 15)]
-    return torch.cat(parts)
+def touching(blocks: Blocks, label: Tensor) -> Tensor:
+    """Pairs (m, 2) of different labels above 0 (n + 1,) of blocks that share a face, once, the smaller first."""
+    found = [label.new_zeros(0, 2)]
+    for rows in blocks.parts():
+        for near in blocks.beside(rows, faces=True):
+            one, other = label[rows], label.index_select(0, near)
+            border = torch.nonzero((one != other) & (other > 0)).squeeze(1)
+            found.append(torch.stack([one[border], other[border]], 1))
+    return unique_pairs(torch.cat(found), int(label.max()) + 1)
+
+
+def unique_pairs(pairs: Tensor, count: int) -> Tensor:
+    """Sorted pairs (n, 2) of different ids below `count`, each once, the smaller id first."""
+    low, high = pairs.min(1).values, pairs.max(1).values
+    key = torch.unique((low * count + high)[low != high])
+    return torch.stack([key // count, key % count], 1)
 
 
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
     """Weight (K + 1,) of every region near its mean embedding: a block counts by its kernel value around the mean."""
-    owner = region.flatten()
-    squared = torch.zeros(len(owner), device=owner.device)
-    for channel, mean in zip(blocks.mean, means.T, strict=True):  # one by one: no copy of all
-        squared += (channel.flatten() - mean[owner]).square_()
-    return torch.bincount(owner, blocks.weight.flatten() * squared.div_(-scale).exp_(), minlength=len(means))
+    squared = [squared_distances(blocks.mean[rows], means, region[rows]) for rows in blocks.parts()]
+    near = torch.cat([*squared, means.new_zeros(1)]).div_(-scale).exp_()
+    return torch.bincount(region, blocks.weight * near, minlength=len(means))
 
 
 def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, rounds: int) -> Tensor:
-    """Give blocks of the foreground without a label the most similar one among their neighbours', growing inwards."""
-    padded = functional.pad(label, (1, 1, 1, 1, 1, 1))
-    flat = padded.view(-1)
-    strides = padded.stride()
-    offsets = [
-        sum(o * s for o, s in zip(step, strides, strict=True)) for step in itertools.product((-1, 0, 1), repeat=3)
-    ]
-    place = torch.arange(padded.numel(), device=label.device).view(padded.shape)[1:-1, 1:-1, 1:-1]
-    label = padded[1:-1, 1:-1, 1:-1]
+    """Give blocks without a label (n + 1,) the most similar one among their neighbours', growing inwards."""
     for _ in range(rounds):
-        missing = (label == 0) & blocks.inside
-        cells = place[missing]
-        if len(cells) == 0:
+        filled = label.clone()
+        for rows in torch.nonzero(label[:-1] == 0).squeeze(1).split(PART):
+            vectors = blocks.mean[rows]
+            best = torch.full((len(rows),), torch.inf, device=label.device)
+            for near in blocks.beside(rows, ahead=False):
+                squared = squared_distances(vectors, means, label[near])
+                closer = (label[near] > 0) & (squared < best)
+                best = torch.where(closer, squared, best)
+                filled[rows] = torch.where(closer, label[near], filled[rows])
+        if torch.equal(filled, label):
             break
-        vectors = blocks.mean[:, missing].T.contiguous()
-        best = torch.full((len(cells),), torch.inf, device=label.device)
-        chosen = torch.zeros_like(cells)
-        for offset in offsets:
-            near = flat[cells + offset]
-            rows = torch.nonzero((near > 0) & (near != chosen)).squeeze(1)
-            squared = (means[near[rows]] - vectors[rows]).square_().sum(1)
-            closer = squared < best[rows]
-            rows = rows[closer]
-            best[rows] = squared[closer]
-            chosen[rows] = near[rows]
-        if not (chosen > 0).any():
-            break
-        flat[cells] = chosen
+        label = filled
     return label
