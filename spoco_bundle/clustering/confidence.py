@@ -18,6 +18,7 @@ The root changes no ranking; it brings well outlined nuclei, whose mean objectne
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from scipy import ndimage
@@ -28,6 +29,10 @@ from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
 __all__ = ["border_contrast", "object_confidence", "object_means"]
 
+#: a region of a volume, along z, y, x
+Box = tuple[slice, slice, slice]
+
+TOGETHER = 1 << 17  # voxels of a region whose objects are looked at at once
 SLAB = 1 << 20  # voxels whose faces are looked at at once
 
 
@@ -51,35 +56,87 @@ def object_confidence(
         max_box: of a box of more voxels every second (third, ...) one per axis is looked at.
     """
     kernel_scale(delta_var, kernel_threshold)  # refuses bad values even where there is no object
-    scores = []
-    for number, box in enumerate(ndimage.find_objects(labels.cpu().numpy()), start=1):
-        wide = tuple(
+    boxes = [
+        tuple(
             slice(max(0, part.start - around), min(extent, part.stop + around))
             for part, extent in zip(box, labels.shape, strict=True)
         )
-        near = labels[wide]
-        step = math.ceil((near.numel() / max_box) ** (1 / 3))
-        thin = (slice(None, None, step),) * 3
-        inside = near[thin] == number
-        if not inside.any():  # finer than the steps
-            thin, inside = (slice(None),) * 3, near == number
-        soft = []
-        for source in (field,) if field.second is None else (field, field.second):
-            vectors = source.box(wide)[(slice(None), *thin)]
-            mean = vectors[:, inside].mean(1)
-            squared = torch.zeros(inside.shape, device=inside.device)
-            for channel, middle in zip(vectors, mean, strict=True):
-                squared += (channel - middle).square_()
-            soft.append(soft_mask(squared, delta_var, kernel_threshold))
-        selected = soft[0] if field.objectness is None else soft[0] * field.objectness[wide][thin]
-        coherence = soft_overlap(selected, inside.float())
-        scores.append(coherence if field.second is None else coherence * soft_overlap(*soft))
-    if not scores:
+        for box in ndimage.find_objects(labels.cpu().numpy())
+    ]
+    if not boxes:
         return torch.zeros(0, device=labels.device)
-    confidence = torch.stack(scores)
+    scores = [
+        _coherence(field, labels, numbers, boxes, hull, max_box, delta_var, kernel_threshold)
+        for numbers, hull in _groups(boxes)
+    ]
+    confidence = torch.cat(scores)
     if field.objectness is not None:
-        confidence = (confidence + border_contrast(labels, field.objectness, len(scores))) / 2
+        confidence = (confidence + border_contrast(labels, field.objectness, len(boxes))) / 2
     return confidence.sqrt().float()
+
+
+def _groups(boxes: list[Box]) -> Iterator[tuple[range, Box]]:
+    """Objects, counted from 0, that are looked at together, and the box around theirs: of `TOGETHER` voxels at most."""
+    first, hull = 0, boxes[0]
+    for number, box in enumerate(boxes):
+        wider = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(hull, box, strict=True))
+        if number > first and math.prod(part.stop - part.start for part in wider) > TOGETHER:
+            yield range(first, number), hull
+            first, wider = number, box
+        hull = wider
+    yield range(first, len(boxes)), hull
+
+
+def _coherence(
+    field: EmbeddingField,
+    labels: Tensor,
+    numbers: range,
+    boxes: list[Box],
+    hull: Box,
+    max_box: int,
+    delta_var: float,
+    kernel_threshold: float,
+) -> Tensor:
+    """Coherence times agreement (objects,) float64 of some objects, whose boxes lie in a hull."""
+    near = labels[hull]
+    places, insides = [], []
+    for number in numbers:
+        within = [(part.start - h.start, part.stop - h.start) for part, h in zip(boxes[number], hull, strict=True)]
+        step = math.ceil((math.prod(stop - start for start, stop in within) / max_box) ** (1 / 3))
+        for stride in {step: None, 1: None}:  # 1 for what is finer than the steps
+            place = tuple(slice(start, stop, stride) for start, stop in within)
+            inside = near[place] == number + 1
+            if stride == 1 or inside.any():
+                break
+        places.append(place)
+        insides.append(inside.flatten())
+    inside = torch.cat(insides)
+    sizes = torch.tensor([len(one) for one in insides], device=labels.device)
+    owner = torch.repeat_interleave(torch.arange(len(numbers), device=labels.device, dtype=torch.int32), sizes)
+
+    def around(values: Tensor) -> Tensor:
+        return torch.cat([values[(slice(None), *place)].flatten(1) for place in places], 1)
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(len(numbers), dtype=torch.float64, device=values.device).index_add_(
+            0, owner, values.double()
+        )
+
+    def overlap(one: Tensor, other: Tensor) -> Tensor:
+        """Soft intersection over union `sum min / sum max` of every object's masks, 0 of two empty ones."""
+        return total(torch.minimum(one, other)) / total(torch.maximum(one, other)).clamp(min=1e-12)
+
+    soft = []
+    for source in (field,) if field.second is None else (field, field.second):
+        vectors = around(source.box(hull))
+        means = object_means(vectors[:, inside].T, owner[inside], len(numbers))
+        squared = torch.zeros(len(owner), device=labels.device)
+        for channel, mean in zip(vectors, means.T, strict=True):
+            squared += mean.index_select(0, owner).sub_(channel).square_()
+        soft.append(soft_mask(squared, delta_var, kernel_threshold))
+    selected = soft[0] if field.objectness is None else soft[0] * around(field.objectness[None, *hull])[0]
+    coherence = overlap(selected, inside.float())
+    return coherence if field.second is None else coherence * overlap(*soft)
 
 
 def border_contrast(labels: Tensor, objectness: Tensor, count: int) -> Tensor:
@@ -117,11 +174,6 @@ def border_contrast(labels: Tensor, objectness: Tensor, count: int) -> Tensor:
                 faces += torch.bincount(owner, minlength=count + 1)
     fall = total / voxels.clamp(min=1) - border / faces.clamp(min=1)
     return fall[1:].clamp(min=0)
-
-
-def soft_overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Soft intersection over union `sum min / sum max` of two masks with values in [0, 1]; 0 of two empty ones."""
-    return torch.minimum(one, other).sum() / torch.maximum(one, other).sum().clamp(min=1e-12)
 
 
 def object_means(vectors: Tensor, owner: Tensor, count: int) -> Tensor:
