@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import traceback
 from typing import Any
 
 import ignite.distributed as idist
@@ -12,7 +13,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
 
-from spoco_bundle.core.errors import SpocoError, naming, unwrapped
+from spoco_bundle.core.errors import SpocoError, naming, unwrapped, user_error
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.dataset.batch_dataset import PROBLEM
 from spoco_bundle.engines.sharing import Helpers, SharedOrder
@@ -59,7 +60,9 @@ class BatchEvaluator(SupervisedEvaluator):
                 super().run(global_epoch)
             except Exception as error:
                 if self._helpers is not None and self._helpers.is_helper:
-                    self._helpers.report(error)
+                    # what caused an error is lost on its way to another process
+                    defect = RuntimeError("".join(traceback.format_exception(error)))
+                    self._helpers.report(user_error(error) or defect)
                 raise
             finally:
                 if self._helpers is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -69,3 +71,24 @@ def test_weights_that_are_not_there_are_named_before_the_work(planned, tmp_path)
         planned(ckpt_dir=str(tmp_path))
     with pytest.raises(SpocoError, match="--blockwise maybe: give auto, True or False"):
         planned(blockwise="maybe")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.parametrize(
+    ("memory", "given", "chosen"),
+    [(8 * 1024, {}, {"processes": 4}), (2.5 * 1024, {}, {"processes": 2}), (8 * 1024, {"processes": 3}, {})],
+)
+def test_flat_images_are_shared_by_as_many_processes_as_threads_and_memory_allow(
+    tmp_path, monkeypatch, memory, given, chosen
+):
+    monkeypatch.setattr(prediction_plan, "whole_memory", lambda voxels, *_: voxels)
+    monkeypatch.setattr(prediction_plan, "available_memory", lambda *_: memory)
+    monkeypatch.setattr(prediction_plan.torch, "get_num_threads", lambda: 4)
+    for number, rows in enumerate((16, 32, 16)):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros((rows, 32), np.uint8))
+    overrides = {"dataset_dir": str(tmp_path), "ckpt_dir": str(shipped_weights(2)), **given}
+    [(_, images, extra)] = plan_predictions(model_overlay("", 2), overrides, "auto", None)
+    assert len(images) == 3 and extra == chosen
+    volume = {"dataset_dir": str(tmp_path / "volume.tif"), "ckpt_dir": str(shipped_weights(3))}
+    tifffile.imwrite(volume["dataset_dir"], np.zeros((4, 8, 8), np.uint8))
+    assert plan_predictions(model_overlay("", 3), volume, "auto", None)[0][2] == {}

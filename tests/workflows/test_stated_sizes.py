@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -78,3 +79,18 @@ def test_an_evaluation_scores_what_a_prediction_finds(tmp_path):
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert scores["ap_95"] == scores["sbd"] == 1
     assert (tmp_path / "scores" / "discs_raw_overview.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_images_shared_by_processes_give_the_same_files(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, size in enumerate((192, 150, 130, 170, 110)):
+        tifffile.imwrite(images / f"{number}.tif", discs()[:size, number:], photometric="minisblack")
+    for processes in (1, 3):
+        Spoco().predict(str(images), output=str(tmp_path / str(processes)), processes=processes)
+    names = sorted(path.name for path in (tmp_path / "1").glob("*_*.*"))
+    assert len(names) >= 10
+    for name in names:
+        if not name.endswith(".json"):
+            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes(), name
