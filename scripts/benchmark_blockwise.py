@@ -37,7 +37,7 @@ from monai.data import MetaTensor
 
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.blockwise.embedders import StoredEmbedder
-from spoco_bundle.blockwise.engine import job_engine
+from spoco_bundle.blockwise.engine import dask_client, job_engine
 from spoco_bundle.blockwise.grid import Block, BlockGrid, choose_window, region_shape
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
@@ -153,7 +153,7 @@ def run_job(job: Job, scheduler: str, workers: int, progress: bool = False) -> t
     """Runs a job from nothing; returns the number of objects and the seconds from the start of the first block."""
     shutil.rmtree(job.work.path, ignore_errors=True)
     job.work.open({})
-    with job_engine(job, scheduler, workers, 0, progress) as engine:
+    with dask_client(scheduler, workers, 0) as client, job_engine(job, client, 0, progress) as engine:
         began = time.perf_counter()
         segment(
             job,
@@ -230,7 +230,7 @@ def in_blocks(
             foreground=open_volume(folder / "foreground") if clustering.foreground_key else None,
         )
         job.work.open({})
-        with job_engine(job, "threads", 1, 0, False) as engine:
+        with dask_client("threads", 1, 0) as client, job_engine(job, client, 0, False) as engine:
             labels = segment(
                 job,
                 engine,

@@ -16,7 +16,7 @@ from spoco_bundle.blockwise.job import Job
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 
-__all__ = ["Engine", "job_engine"]
+__all__ = ["Engine", "dask_client", "job_engine"]
 
 CONNECT_SECONDS = 30
 _QUEUED = 10_000  # steps known to the scheduler at a time
@@ -46,31 +46,41 @@ class JobPlugin(WorkerPlugin):
 
 
 @contextmanager
-def job_engine(job: Job, scheduler: str, workers: int, retries: int, progress: bool) -> Iterator[Engine]:
-    """Connects to Dask and hands the job to its workers.
+def job_engine(job: Job, client: Client, retries: int, progress: bool) -> Iterator[Engine]:
+    """Hands a job to the workers of Dask, and takes it back at the end.
 
     Args:
         job: what the steps are made of.
+        client: see ``dask_client``.
+        retries: how often a failing step is tried again, and how many dying workers it may have.
+        progress: whether to show a progress bar for each stage.
+    """
+    plugin = f"spoco-{uuid.uuid4()}"  # a shared scheduler may hold the jobs of others
+    client.register_plugin(JobPlugin(job), name=plugin)
+    try:
+        yield Engine(client, plugin, job, retries, progress)
+    finally:
+        client.unregister_worker_plugin(plugin)
+
+
+@contextmanager
+def dask_client(scheduler: str, workers: int, retries: int) -> Iterator[Client]:
+    """Connects to Dask, which is started where it is to run on this machine.
+
+    Args:
         scheduler: ``"threads"`` (of this process), ``"processes"`` (of this machine) or the address of a running
             scheduler, such as ``"tcp://host:8786"``.
         workers: number of threads or processes; a running scheduler has its own.
-        retries: how often a failing step is tried again, and how many dying workers it may have.
-        progress: whether to show a progress bar for each stage.
+        retries: how many dying workers a step may have.
 
     Raises:
         SpocoError: if the scheduler cannot be reached.
     """
     for name in ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    plugin = f"spoco-{uuid.uuid4()}"  # a shared scheduler may hold the jobs of others
     settings = {**_KEEP_LITTLE, "distributed.scheduler.allowed-failures": retries}
     with dask.config.set(settings), _client(scheduler, workers) as client:
-        client.register_plugin(JobPlugin(job), name=plugin)
-        try:
-            yield Engine(client, plugin, job, retries, progress)
-        finally:
-            if scheduler not in ("threads", "processes"):
-                client.unregister_worker_plugin(plugin)
+        yield client
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from distributed import Client
 
 from spoco_bundle.blockwise.embedders import NetworkEmbedder
-from spoco_bundle.blockwise.engine import job_engine
+from spoco_bundle.blockwise.engine import dask_client, job_engine
 from spoco_bundle.blockwise.estimate import duration, estimate_seconds
 from spoco_bundle.blockwise.fitting import fit_image
 from spoco_bundle.blockwise.job import Job
@@ -80,10 +81,10 @@ class BlockwisePredictor:
         stitch_distance: embeddings closer than this agree.
         coarsest_level: voxels along the longest axis of the label pyramid's last level, at most.
         sample_voxels: voxels on which the range of intensities is fitted.
-        scheduler: see ``job_engine``.
-        workers: see ``job_engine``.
+        scheduler: see ``dask_client``.
+        workers: see ``dask_client``.
         network_threads: threads of torch per worker; None shares the cores.
-        retries: see ``job_engine``.
+        retries: see ``dask_client``.
         max_memory: see ``available_memory``.
         progress: whether to show progress bars.
 
@@ -187,18 +188,19 @@ class BlockwisePredictor:
             load_weights(network, file).eval()
             logger.info("weights from %s", file)
         problems = []
-        for item in self.images:
-            try:
-                with unwrapped():
-                    self.predict(Path(item["image"]))
-            except SpocoError as error:
-                problems.append(naming(str(item["image"]), str(error)))
+        with dask_client(self.scheduler, self.workers, self.retries) as client:
+            for item in self.images:
+                try:
+                    with unwrapped():
+                        self.predict(Path(item["image"]), client)
+                except SpocoError as error:
+                    problems.append(naming(str(item["image"]), str(error)))
         if problems:
             others = len(self.images) - len(problems)
             raise SpocoError("; ".join(problems) + (f"; the other {others} images are done" if others else ""))
 
-    def predict(self, path: Path) -> Path:
-        """Segments one image.
+    def predict(self, path: Path, client: Client) -> Path:
+        """Segments one image, on the workers of Dask.
 
         Returns:
             The result's path; the table of objects lies beside it.
@@ -215,7 +217,7 @@ class BlockwisePredictor:
         source = self.open_source(path, work)
         job = self.plan(path, source, work)
         self.log_summary(path, job)
-        with job_engine(job, self.scheduler, self.workers, self.retries, self.progress) as engine:
+        with job_engine(job, client, self.retries, self.progress) as engine:
             zarr_result = is_zarr(path) or self.output is not None
             image = segment(
                 job,

@@ -34,8 +34,8 @@ class BlockSizing:
         overlap: voxels of the working grid clustered around a block; None takes ``overlap_diameters``.
         overlap_diameters: the overlap in diameters of a typical object (four coordinate scales).
         in_channels: image channels of the network.
-        scheduler: see ``job_engine``.
-        workers: see ``job_engine``.
+        scheduler: see ``dask_client``.
+        workers: see ``dask_client``.
         network_threads: threads of torch per worker; None shares the cores.
         max_memory: see ``available_memory``.
     """

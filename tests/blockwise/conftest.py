@@ -12,7 +12,7 @@ import zarr
 from monai.data import MetaTensor
 
 from spoco_bundle.blockwise.embedders import StoredEmbedder
-from spoco_bundle.blockwise.engine import job_engine
+from spoco_bundle.blockwise.engine import dask_client, job_engine
 from spoco_bundle.blockwise.grid import BlockGrid
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
@@ -95,7 +95,7 @@ def make_job(scene, folder: Path, block=(16, 16, 24), overlap=(6, 12, 12), embed
 
 def run_job(job: Job, scheduler="threads", workers=1, retries=0) -> np.ndarray:
     job.work.open({"block": list(job.grid.block)})
-    with job_engine(job, scheduler, workers, retries, False) as engine:
+    with dask_client(scheduler, workers, retries) as client, job_engine(job, client, retries, False) as engine:
         labels = segment(
             job,
             engine,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_the_job_works_at_the_size_that_is_asked_for(image, tmp_path, monkeypatc
     monkeypatch.setattr(predictor, "write_instances", lambda *_: tmp_path / "out.partial" / "x")
     monkeypatch.setattr(predictor.os, "replace", lambda *_: None)
     for diameter in (24, None):
-        made(image, tmp_path / "out", diameter=diameter).predict(image)
+        made(image, tmp_path / "out", diameter=diameter).predict(image, MagicMock())
     (half, options), (whole, others) = jobs
     assert half.grid.shape == whole.grid.shape == whole.grid.working == (90, 120) and half.grid.working == (45, 60)
     assert half.spacing == whole.spacing == (1, 1)  # in pixels of the training
@@ -74,7 +76,7 @@ def test_an_unfinished_run_is_the_run_of_one_size(image, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predictor, "segment", killed)
     with pytest.raises(KeyboardInterrupt):
-        made(image, tmp_path / "out", diameter=24).predict(image)
+        made(image, tmp_path / "out", diameter=24).predict(image, MagicMock())
     plan = json.loads((tmp_path / "out" / "cells_instances.tif.partial" / "plan.json").read_text())
     assert plan["diameter"] == 24 and plan["fit"]["shape"] == [45, 60] and plan["fit"]["spacing"] == [0.5, 0.5]
     for other, named in (
@@ -83,7 +85,7 @@ def test_an_unfinished_run_is_the_run_of_one_size(image, tmp_path, monkeypatch):
         ({"diameter": 24, "target_spacing": (1.0, 1.0)}, "target_spacing"),
     ):
         with pytest.raises(SpocoError, match=f"unfinished run with another {named}: "):
-            made(image, tmp_path / "out", **other).predict(image)
+            made(image, tmp_path / "out", **other).predict(image, MagicMock())
     other = made(image, tmp_path / "out", diameter=24)
     source = other.open_source(image, None)
     source.stored_shape = (45, 60)
@@ -93,7 +95,7 @@ def test_an_unfinished_run_is_the_run_of_one_size(image, tmp_path, monkeypatch):
     monkeypatch.setattr(again.working, "decide", lambda *_: pytest.fail("it was decided before"))
     monkeypatch.setattr(fitting, "sample_voxels", lambda *_: pytest.fail("it was fitted before"))
     with pytest.raises(KeyboardInterrupt):
-        again.predict(image)
+        again.predict(image, MagicMock())
 
 
 def test_the_objects_decide_as_in_one_piece(image, tmp_path, monkeypatch):
@@ -124,7 +126,7 @@ def test_a_size_that_the_weights_do_not_know_is_refused(image, tmp_path):
     blocks = made(image, tmp_path / "out", diameter=24)
     blocks.networks["pred"].coordinate_scale.fill_(0.0)
     with pytest.raises(SpocoError, match="give --object_diameter too"):
-        blocks.predict(image)
+        blocks.predict(image, MagicMock())
     assert not list(tmp_path.glob("out/*.partial/plan.json"))
 
 
@@ -134,3 +136,18 @@ def test_an_assumed_size_is_taken_where_the_file_states_none(image, tmp_path, ca
     source = blocks.open_source(image, None)
     assert source.spacing == (0.5, 0.25) and source.file_unit == "micrometer"
     assert "does not say its voxel size: 0.5 x 0.25 um, as where the model learned, is assumed" in caplog.text
+
+
+def test_workers_are_started_once_for_all_images(image, tmp_path, monkeypatch):
+    clients = []
+
+    def started(*_):
+        clients.append(MagicMock())
+        return nullcontext(clients[-1])
+
+    monkeypatch.setattr(predictor, "dask_client", started)
+    blocks = made(image, tmp_path / "out")
+    blocks.images *= 3
+    monkeypatch.setattr(blocks, "predict", lambda path, client: client.predict(path))
+    blocks.run()
+    assert len(clients) == 1 and clients[0].predict.call_count == 3

@@ -194,7 +194,7 @@ def test_a_running_scheduler_is_used_by_its_address(scenes, blocks, tmp_path):
 
 def test_what_else_the_process_does_with_dask_is_left_alone(scenes, blocks, tmp_path):
     job = blocks.make_job(scenes["separate"], tmp_path)
-    with engine.job_engine(job, "threads", workers=1, retries=0, progress=False):
+    with engine.dask_client("threads", workers=1, retries=0) as client, engine.job_engine(job, client, 0, False):
         assert dask.config.get("scheduler", None) is None
         with pytest.raises(ValueError, match="No clients found"):
             distributed.default_client()
@@ -213,7 +213,7 @@ def test_a_scheduler_that_is_not_there_is_named(scenes, blocks, tmp_path, monkey
 
 
 @pytest.mark.parametrize("scheduler", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
-def test_local_workers_are_not_given_up_for_their_silence(scenes, blocks, tmp_path, scheduler):
+def test_local_workers_are_not_given_up_for_their_silence(scheduler):
     """A process stopped for more than Dask's five minutes would else wait for a worker that never comes."""
-    with engine.job_engine(blocks.make_job(scenes["separate"], tmp_path), scheduler, 1, 0, False) as running:
-        assert running.client.cluster.scheduler.worker_ttl is None
+    with engine.dask_client(scheduler, 1, 0) as client:
+        assert client.cluster.scheduler.worker_ttl is None
