@@ -14,8 +14,7 @@ from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["Blocks", "block_size", "pool_blocks"]
 
-
-#: blocks that are looked at together: their distances to all neighbours would be many times as large as the blocks
+#: blocks whose neighbours are looked at together: what is computed of all at once would outgrow the blocks themselves
 PART = 1 << 17
 
 
@@ -95,10 +94,10 @@ def pool_blocks(field: EmbeddingField, size: tuple[int, int, int], foreground: T
     Raises:
         SpocoError: if embeddings are not finite.
     """
-    voxels = torch.ones(field.shape, device=field.device) if foreground is None else foreground.float()
-    voxels = add_up(voxels[None], size)[0]
+    mask = torch.ones(field.shape, dtype=torch.bool, device=field.device) if foreground is None else foreground
+    voxels = add_up(mask[None].to(torch.uint8), size)[0]
     inside = voxels > 0
-    voxels = voxels[inside]
+    voxels = voxels[inside].float()
     mean = torch.full((len(voxels) + 1, field.channels), torch.inf, device=field.device)
     weight = torch.zeros(len(voxels) + 1, device=field.device)
     last = 0
@@ -108,10 +107,10 @@ def pool_blocks(field: EmbeddingField, size: tuple[int, int, int], foreground: T
             raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
         here = inside[start // size[0] : -(-stop // size[0])]
         first, last = last, last + int(here.sum())
-        mask = torch.ones_like(vectors[:1]) if foreground is None else foreground[None, start:stop].float()
-        mean[first:last] = add_up(vectors * mask, size)[:, here].T
+        counted = mask[None, start:stop].float()
+        mean[first:last] = add_up(vectors * counted, size)[:, here].T
         if field.objectness is not None:
-            weight[first:last] = add_up(mask * field.objectness[start:stop], size)[0][here]
+            weight[first:last] = add_up(counted * field.objectness[start:stop], size)[0][here]
     if field.objectness is None:
         weight[:-1] = voxels
     mean[:-1] /= voxels[:, None]

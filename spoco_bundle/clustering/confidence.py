@@ -18,7 +18,8 @@ The root changes no ranking; it brings well outlined nuclei, whose mean objectne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from scipy import ndimage
@@ -56,71 +57,65 @@ def object_confidence(
         max_box: of a box of more voxels every second (third, ...) one per axis is looked at.
     """
     kernel_scale(delta_var, kernel_threshold)  # refuses bad values even where there is no object
-    boxes = [
-        tuple(
+    boxes = {
+        number: tuple(
             slice(max(0, part.start - around), min(extent, part.stop + around))
             for part, extent in zip(box, labels.shape, strict=True)
         )
-        for box in ndimage.find_objects(labels.cpu().numpy())
-    ]
+        for number, box in enumerate(ndimage.find_objects(labels.cpu().numpy()), start=1)
+    }
     if not boxes:
         return torch.zeros(0, device=labels.device)
-    scores = [
-        _coherence(field, labels, numbers, boxes, hull, max_box, delta_var, kernel_threshold)
-        for numbers, hull in _groups(boxes)
-    ]
-    confidence = torch.cat(scores)
+    mask = partial(soft_mask, delta_var=delta_var, kernel_threshold=kernel_threshold)
+    confidence = torch.cat([_coherence(field, labels, group, mask, max_box) for group in _groups(boxes)])
     if field.objectness is not None:
         confidence = (confidence + border_contrast(labels, field.objectness, len(boxes))) / 2
     return confidence.sqrt().float()
 
 
-def _groups(boxes: list[Box]) -> Iterator[tuple[range, Box]]:
-    """Objects, counted from 0, that are looked at together, and the box around theirs: of `TOGETHER` voxels at most."""
-    first, hull = 0, boxes[0]
-    for number, box in enumerate(boxes):
-        wider = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(hull, box, strict=True))
-        if number > first and math.prod(part.stop - part.start for part in wider) > TOGETHER:
-            yield range(first, number), hull
-            first, wider = number, box
-        hull = wider
-    yield range(first, len(boxes)), hull
+def _hull(*boxes: Box) -> Box:
+    """The smallest box around some."""
+    return tuple(slice(min(s.start for s in parts), max(s.stop for s in parts)) for parts in zip(*boxes, strict=True))
+
+
+def _groups(boxes: dict[int, Box]) -> Iterator[dict[int, Box]]:
+    """Objects that are looked at together: one, or several whose boxes lie in one of `TOGETHER` voxels at most."""
+    group: dict[int, Box] = {}
+    for number, box in boxes.items():
+        hull = _hull(hull, box) if group else box
+        if group and math.prod(part.stop - part.start for part in hull) > TOGETHER:
+            yield group
+            group, hull = {}, box
+        group[number] = box
+    yield group
 
 
 def _coherence(
-    field: EmbeddingField,
-    labels: Tensor,
-    numbers: range,
-    boxes: list[Box],
-    hull: Box,
-    max_box: int,
-    delta_var: float,
-    kernel_threshold: float,
+    field: EmbeddingField, labels: Tensor, boxes: dict[int, Box], mask: Callable[[Tensor], Tensor], max_box: int
 ) -> Tensor:
-    """Coherence times agreement (objects,) float64 of some objects, whose boxes lie in a hull."""
+    """Coherence times agreement (objects,) float64 of some objects, looked at in their boxes."""
+    hull = _hull(*boxes.values())
     near = labels[hull]
     places, insides = [], []
-    for number in numbers:
-        within = [(part.start - h.start, part.stop - h.start) for part, h in zip(boxes[number], hull, strict=True)]
+    for number, box in boxes.items():
+        within = [(part.start - h.start, part.stop - h.start) for part, h in zip(box, hull, strict=True)]
         step = math.ceil((math.prod(stop - start for start, stop in within) / max_box) ** (1 / 3))
         for stride in {step: None, 1: None}:  # 1 for what is finer than the steps
             place = tuple(slice(start, stop, stride) for start, stop in within)
-            inside = near[place] == number + 1
+            inside = near[place] == number
             if stride == 1 or inside.any():
                 break
         places.append(place)
         insides.append(inside.flatten())
     inside = torch.cat(insides)
     sizes = torch.tensor([len(one) for one in insides], device=labels.device)
-    owner = torch.repeat_interleave(torch.arange(len(numbers), device=labels.device, dtype=torch.int32), sizes)
+    owner = torch.repeat_interleave(torch.arange(len(boxes), device=labels.device), sizes)
 
     def around(values: Tensor) -> Tensor:
         return torch.cat([values[(slice(None), *place)].flatten(1) for place in places], 1)
 
     def total(values: Tensor) -> Tensor:
-        return torch.zeros(len(numbers), dtype=torch.float64, device=values.device).index_add_(
-            0, owner, values.double()
-        )
+        return torch.zeros(len(boxes), dtype=torch.float64, device=values.device).index_add_(0, owner, values.double())
 
     def overlap(one: Tensor, other: Tensor) -> Tensor:
         """Soft intersection over union `sum min / sum max` of every object's masks, 0 of two empty ones."""
@@ -129,11 +124,11 @@ def _coherence(
     soft = []
     for source in (field,) if field.second is None else (field, field.second):
         vectors = around(source.box(hull))
-        means = object_means(vectors[:, inside].T, owner[inside], len(numbers))
+        means = object_means(vectors[:, inside].T, owner[inside], len(boxes))
         squared = torch.zeros(len(owner), device=labels.device)
         for channel, mean in zip(vectors, means.T, strict=True):
             squared += mean.index_select(0, owner).sub_(channel).square_()
-        soft.append(soft_mask(squared, delta_var, kernel_threshold))
+        soft.append(mask(squared))
     selected = soft[0] if field.objectness is None else soft[0] * around(field.objectness[None, *hull])[0]
     coherence = overlap(selected, inside.float())
     return coherence if field.second is None else coherence * overlap(*soft)
