@@ -81,8 +81,9 @@ def _hull(*boxes: Box) -> Box:
 def _groups(boxes: dict[int, Box]) -> Iterator[dict[int, Box]]:
     """Objects that are looked at together: one, or several whose boxes lie in one of `TOGETHER` voxels at most."""
     group: dict[int, Box] = {}
+    hull = boxes[1]
     for number, box in boxes.items():
-        hull = _hull(hull, box) if group else box
+        hull = _hull(hull, box)
         if group and math.prod(part.stop - part.start for part in hull) > TOGETHER:
             yield group
             group, hull = {}, box
