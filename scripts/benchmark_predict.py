@@ -8,7 +8,7 @@ the second. Each program runs as a user starts it, in fresh processes and in tur
 `--stardist` names the Python of StarDist's environment and the models of volumes and of images that
 `stardist_baseline.py` has trained there. `--given="--precision float32"` adds rows with these options of `predict`.
 "seconds" is the median from start to end by the clock, imports included; "working" leaves out what the same command
-takes for one tiny image.
+takes for one tiny image. The stages are those of one image after the other.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def main() -> None:
             found[key].append(run(command, options.threads, options.limit))
         stages = {}
         for kind in ("volume", "images"):
-            arguments = commands[kind, "SPOCO"][3:]
+            arguments = [*commands[kind, "SPOCO"][3:], "--processes", "1"]  # what others do would not be seen
             code = f"import sys; sys.path.insert(0, {str(here.parent)!r}); from pathlib import Path; "
             code += "from benchmark_predict import time_stages; time_stages(sys.argv[2:], Path(sys.argv[1]))"
             run([sys.executable, "-c", code, work / "stages.json", *arguments], options.threads)
