@@ -41,7 +41,8 @@ _WITHOUT_EFFECT = PATHS | {
         "dataset",
         "dataloader",
     ),
-    *("skip_finished", "save_embedding", "workers", "scheduler", "network_threads", "retries", "max_memory"),
+    *("skip_finished", "save_embedding", "processes"),
+    *("workers", "scheduler", "network_threads", "retries", "max_memory"),
 }
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ def predicted(tmp_path):
 def test_results_of_the_same_settings_are_done(predicted):
     assert predicted("a") == ["a", "b"]
     assert predicted("b") == ["b"]
-    assert predicted(device="cpu", skip_finished=True) == []
+    assert predicted(device="cpu", skip_finished=True, processes=4) == []
 
 
 def test_results_of_other_settings_or_weights_are_made_anew(predicted, tmp_path, caplog):
