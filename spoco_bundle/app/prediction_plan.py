@@ -87,8 +87,9 @@ def plan_predictions(
             others += " no larger"
         logger.info("%s: %s as a whole, goes in one piece%s", path, _share(need, left), others)
     extra = {BLOCKWISE: {} if max_memory is None else {"max_memory": max_memory}, WHOLE: {}}
-    flat = parser.get_parsed_content("spatial_dims") == 2 and parser.get_parsed_content("device").type == "cpu"
-    if whole and flat and sys.platform == "linux" and "processes" not in overrides:
+    flat = parser.get_parsed_content("spatial_dims") == 2
+    on_cpu = torch.device(parser.get_parsed_content("device")).type == "cpu"
+    if whole and flat and on_cpu and sys.platform == "linux" and "processes" not in overrides:
         # a flat image is too small to keep several threads busy
         extra[WHOLE]["processes"] = max(1, min(torch.get_num_threads(), int(left // max(whole)[0])))
     return [(plan, images, extra[plan]) for plan, images in plans.items()]

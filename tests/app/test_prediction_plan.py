@@ -76,7 +76,12 @@ def test_weights_that_are_not_there_are_named_before_the_work(planned, tmp_path)
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 @pytest.mark.parametrize(
     ("memory", "given", "chosen"),
-    [(8 * 1024, {}, {"processes": 4}), (2.5 * 1024, {}, {"processes": 2}), (8 * 1024, {"processes": 3}, {})],
+    [
+        (8 * 1024, {}, {"processes": 4}),
+        (8 * 1024, {"device": "cpu"}, {"processes": 4}),
+        (2.5 * 1024, {}, {"processes": 2}),
+        (8 * 1024, {"processes": 3}, {}),
+    ],
 )
 def test_flat_images_are_shared_by_as_many_processes_as_threads_and_memory_allow(
     tmp_path, monkeypatch, memory, given, chosen
