@@ -80,8 +80,9 @@ class BatchEvaluator(SupervisedEvaluator):
             self._show_progress()
 
     def _show_progress(self) -> None:
-        if self._helpers is None or not self._helpers.is_helper:
-            self._progress.update(self._done.value - self._progress.done)
+        news = self._done.value - self._progress.done
+        if news and (self._helpers is None or not self._helpers.is_helper):
+            self._progress.update(news)
 
     def _output_of(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         self._passed_over = False

@@ -45,13 +45,15 @@ def shared_run(folder, names, processes, on_image=lambda name, helper: None):
     return None
 
 
-def test_every_image_is_done_once_and_by_several_processes(tmp_path):
+def test_every_image_is_done_once_and_by_several_processes(tmp_path, caplog):
+    caplog.set_level("INFO", "spoco_bundle")
     names = [f"{number:02}" for number in range(24)]
     threads = torch.get_num_threads()
     assert shared_run(tmp_path, names, 3) is None
     lines = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
     assert sorted(lines) == names and all(len(line) == 1 for line in lines.values())
     assert len({line[0] for line in lines.values()}) == 3
+    assert caplog.text.count("images: 24 of 24") == 1
     assert lines["00"] == [str(os.getpid())] and torch.get_num_threads() == threads
 
 
