@@ -95,7 +95,8 @@ def _client(scheduler: str, workers: int) -> Iterator[Client]:
                 processes=not threads,
                 memory_limit=None,
                 dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
+                # of processes: here the loggers are quiet, and handlers may be those of others
+                silence_logs=False if threads else logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,  # what else this process does with Dask stays as it was
         ):
