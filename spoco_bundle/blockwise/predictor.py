@@ -187,6 +187,8 @@ class BlockwisePredictor:
         for network, file in zip(self.networks.values(), self.weights):
             load_weights(network, file).eval()
             logger.info("weights from %s", file)
+        if not self.images:
+            return  # without starting workers
         problems = []
         with dask_client(self.scheduler, self.workers, self.retries) as client:
             for item in self.images:

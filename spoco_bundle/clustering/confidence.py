@@ -101,10 +101,10 @@ def _coherence(
     for number, box in boxes.items():
         within = [(part.start - h.start, part.stop - h.start) for part, h in zip(box, hull, strict=True)]
         step = math.ceil((math.prod(stop - start for start, stop in within) / max_box) ** (1 / 3))
-        for stride in {step: None, 1: None}:  # 1 for what is finer than the steps
+        for stride in (step, 1):  # 1 for what is finer than the steps
             place = tuple(slice(start, stop, stride) for start, stop in within)
             inside = near[place] == number
-            if stride == 1 or inside.any():
+            if inside.any():
                 break
         places.append(place)
         insides.append(inside.flatten())

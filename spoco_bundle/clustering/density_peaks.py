@@ -85,7 +85,7 @@ def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:
     density = blocks.weight.clone()
     for rows in blocks.parts():
         for near in blocks.beside(rows):
-            similar = squared_distances(blocks.mean[rows], blocks.mean, near).div_(-scale).exp_()
+            similar = neighbour_distances(blocks.mean[rows], blocks.mean, near).div_(-scale).exp_()
             density[rows].addcmul_(blocks.weight.index_select(0, near), similar)
             density.index_add_(0, near, similar.mul_(blocks.weight[rows]))
     parent = torch.arange(len(density), device=density.device)
@@ -93,7 +93,7 @@ def climb(blocks: Blocks, scale: float, reach: float) -> tuple[Tensor, Tensor]:
     for rows in blocks.parts():
         own = torch.arange(rows.start, rows.stop, device=density.device)
         for near in blocks.beside(rows):
-            squared = squared_distances(blocks.mean[rows], blocks.mean, near)
+            squared = neighbour_distances(blocks.mean[rows], blocks.mean, near)
             # of two equally dense blocks the first in raster order counts as denser
             ahead = density.index_select(0, near) > density[rows]
             for block, denser, chosen in ((own, near, ahead), (near, own, ~ahead)):
@@ -113,7 +113,7 @@ def roots(parent: Tensor) -> Tensor:
         parent = further
 
 
-def squared_distances(vectors: Tensor, others: Tensor, columns: Tensor) -> Tensor:
+def neighbour_distances(vectors: Tensor, others: Tensor, columns: Tensor) -> Tensor:
     """Squared distances (m,) between vectors (m, E) and `others[columns]`."""
     return others.index_select(0, columns).sub_(vectors).square_().sum(1)
 
@@ -139,7 +139,7 @@ def merge_basins(blocks: Blocks, density: Tensor, peak: Tensor, merge_distance: 
     target = torch.arange(count, device=label.device)
     while len(edges):
         mean = total / weight[:, None].clamp(min=1e-12)
-        squared = torch.cat([squared_distances(mean[part[:, 0]], mean, part[:, 1]) for part in edges.split(PART)])
+        squared = torch.cat([neighbour_distances(mean[part[:, 0]], mean, part[:, 1]) for part in edges.split(PART)])
         order = torch.argsort(squared, stable=True)
         edges, squared = edges[order], squared[order]
         rank = torch.arange(len(edges), device=label.device)
@@ -187,7 +187,7 @@ def unique_pairs(pairs: Tensor, count: int) -> Tensor:
 
 def core_sizes(blocks: Blocks, region: Tensor, means: Tensor, scale: float) -> Tensor:
     """Weight (K + 1,) of every region near its mean embedding: a block counts by its kernel value around the mean."""
-    squared = [squared_distances(blocks.mean[rows], means, region[rows]) for rows in blocks.parts()]
+    squared = [neighbour_distances(blocks.mean[rows], means, region[rows]) for rows in blocks.parts()]
     near = torch.cat([*squared, means.new_zeros(1)]).div_(-scale).exp_()
     return torch.bincount(region, blocks.weight * near, minlength=len(means))
 
@@ -199,11 +199,14 @@ def fill_blocks(blocks: Blocks, label: Tensor, means: Tensor, rounds: int) -> Te
         for rows in torch.nonzero(label[:-1] == 0).squeeze(1).split(PART):
             vectors = blocks.mean[rows]
             best = torch.full((len(rows),), torch.inf, device=label.device)
+            chosen = torch.zeros_like(rows)
             for near in blocks.beside(rows, ahead=False):
-                squared = squared_distances(vectors, means, label[near])
-                closer = (label[near] > 0) & (squared < best)
+                other = label.index_select(0, near)
+                squared = neighbour_distances(vectors, means, other)
+                closer = (other > 0) & (squared < best)
                 best = torch.where(closer, squared, best)
-                filled[rows] = torch.where(closer, label[near], filled[rows])
+                chosen = torch.where(closer, other, chosen)
+            filled[rows] = chosen
         if torch.equal(filled, label):
             break
         label = filled

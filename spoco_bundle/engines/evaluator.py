@@ -58,7 +58,8 @@ class BatchEvaluator(SupervisedEvaluator):
         with Progress("images", images, quiet=idist.get_rank() != 0 or images == 1) as self._progress:
             try:
                 super().run(global_epoch)
-            except Exception as error:
+            except BaseException as error:
+                # an interrupted helper, too, ends here: what comes after the run is its parent's
                 if self._helpers is not None and self._helpers.is_helper:
                     # what caused an error is lost on its way to another process
                     defect = RuntimeError("".join(traceback.format_exception(error)))

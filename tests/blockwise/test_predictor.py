@@ -151,3 +151,6 @@ def test_workers_are_started_once_for_all_images(image, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "predict", lambda path, client: client.predict(path))
     blocks.run()
     assert len(clients) == 1 and clients[0].predict.call_count == 3
+    blocks.images = []
+    blocks.run()
+    assert len(clients) == 1

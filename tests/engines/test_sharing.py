@@ -77,6 +77,14 @@ def test_a_defect_in_a_helper_ends_the_run(tmp_path):
     assert user_error(error) is None and "KeyError: 'a defect'" in str(error)
 
 
+def test_an_interrupted_helper_ends_within_the_run(tmp_path):
+    def interrupt(name, helper):
+        if helper:
+            raise KeyboardInterrupt
+
+    assert "KeyboardInterrupt" in str(shared_run(tmp_path, [str(number) for number in range(9)], 2, interrupt))
+
+
 def test_a_helper_that_the_system_ends_is_told_with_its_remedy(tmp_path):
     def die(name, helper):
         if helper:
