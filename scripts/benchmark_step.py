@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, float], s
     clock = StepClock(workflow.trainer)
     workflow.run()
     trainer, crop = workflow.trainer, workflow.parser.get_parsed_content("crop_size")
-    half = uses_bfloat16(trainer.precision, trainer.state.device, crop)
+    half = uses_bfloat16(trainer.precision, trainer.state.device, crop, learns=True)
     return clock.seconds(args.warm_up), "bfloat16" if half else "float32"
 
 

@@ -16,27 +16,33 @@ _PRECISIONS = ("auto", "float32", "bfloat16")
 _THIN, _WIDE = 12, 64
 
 
-def uses_bfloat16(precision: str, device: torch.device, crop: Sequence[int] = ()) -> bool:
+def uses_bfloat16(
+    precision: str, device: torch.device, shape: Sequence[int] = (), stride: Sequence[int] = (), learns: bool = False
+) -> bool:
     """Whether a network is to compute in bfloat16.
+
+    On a processor, "auto" takes float32 for volumes with which PyTorch goes wrong: where a row shrinks to one voxel in
+    the network (pytorch/pytorch#169688: wrong values or NaN), and for learning from wide volumes of few planes.
 
     Args:
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively.
         device: that computes.
-        crop: voxels per axis of a crop that is learnt from. With wide volumes of few planes PyTorch can crash on a
-            processor: "auto" takes float32 there.
+        shape: voxels per axis of what the network is given.
+        stride: total stride of the network per axis; empty where it is not known.
+        learns: whether the network is run backward, too.
 
     Raises:
-        SpocoError: if the precision is none of these, or bfloat16 is asked for with such a crop.
+        SpocoError: if the precision is none of these, or bfloat16 is asked for with such a volume.
     """
     if precision not in _PRECISIONS:
         raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}")
-    unsafe = device.type == "cpu" and len(crop) == 3 and min(crop) < _THIN and max(crop) > _WIDE
-    if unsafe and precision == "bfloat16":
-        raise SpocoError(
-            f"precision: bfloat16 can crash on a processor with crops of {' x '.join(map(str, crop))} voxels: give "
-            f"--precision auto, or a --crop_size of {_THIN} planes or more"
-        )
-    return precision == "bfloat16" or precision == "auto" and not unsafe and _has_native_bfloat16(device)
+    volume = device.type == "cpu" and len(shape) == 3
+    row = volume and len(stride) == 3 and shape[-1] <= stride[-1] > 1
+    plate = volume and learns and min(shape) < _THIN and max(shape) > _WIDE
+    if precision == "bfloat16" and (row or plate):
+        voxels = " x ".join(map(str, shape))
+        raise SpocoError(f"precision: bfloat16 goes wrong on a processor with {voxels} voxels: give --precision auto")
+    return precision == "bfloat16" or precision == "auto" and not (row or plate) and _has_native_bfloat16(device)
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:

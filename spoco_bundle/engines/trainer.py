@@ -110,7 +110,8 @@ class SpocoTrainer(SupervisedTrainer):
 
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        half = uses_bfloat16(self.precision, device, image.shape[2:])
+        stride = getattr(self.student, "total_stride", ())
+        half = uses_bfloat16(self.precision, device, image.shape[2:], stride, learns=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             student_raw = self.inferer(image, self.network)
             with torch.no_grad():

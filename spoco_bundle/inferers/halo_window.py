@@ -157,11 +157,11 @@ class HaloWindowInferer(Inferer):
             (B, E, *keep), the same values as that part of the result of a call.
         """
         run_on = torch.device(self.sw_device or inputs.device)
-        half = uses_bfloat16(self.precision, run_on)
         shape = inputs.shape[2:]
         halo, multiples = self.halo_of(network, len(shape)), self.multiples_of(network, len(shape))
         padded = _pad_to_multiple(inputs, multiples, self.padding_mode)
         sizes = padded.shape[2:]
+        half = uses_bfloat16(self.precision, run_on, sizes, multiples)
         if self.roi_size is None:
             kept = [part.stop - part.start for part in keep]
             most = self._affordable_voxels(network, run_on)

@@ -5,10 +5,8 @@ import torch
 from ignite.engine import Events
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spoco_bundle.core import precision
 from spoco_bundle.core.embedding_space import coordinate_lines
 from spoco_bundle.core.errors import SpocoError, user_error
-from spoco_bundle.core.precision import uses_bfloat16
 from support import training
 
 NO_VALIDATION = {"val_interval": 1000}
@@ -204,16 +202,6 @@ def test_bfloat16_trains(bundle_root, sample, tmp_path):
     losses = run(workflow)
     assert all(torch.isfinite(torch.tensor(losses)))
     assert not same(before, weights(workflow))
-
-
-def test_bfloat16_is_not_used_where_torch_corrupts_its_memory(monkeypatch):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(precision, "_has_native_bfloat16", lambda device: True)
-    assert not uses_bfloat16("auto", cpu, (8, 120, 120)) and uses_bfloat16("auto", gpu, (8, 120, 120))
-    for crop in ((12, 120, 120), (8, 64, 64), (8, 120), ()):
-        assert uses_bfloat16("auto", cpu, crop) and uses_bfloat16("bfloat16", cpu, crop)
-    with pytest.raises(SpocoError, match="crops of 8 x 96 x 96 voxels: give --precision auto"):
-        uses_bfloat16("bfloat16", cpu, (8, 96, 96))
 
 
 def test_unknown_precision_is_refused(bundle_root, sample, tmp_path):

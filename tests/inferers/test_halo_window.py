@@ -6,6 +6,7 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from torch import nn
 
+from spoco_bundle.core import precision
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.inferers import HaloWindowInferer, halo_window
 from spoco_bundle.inferers.halo_window import windows_along_axis
@@ -183,3 +184,13 @@ def test_bfloat16_gives_nearly_the_same_in_float32():
     assert (rough - exact).abs().max() < 0.03 * exact.abs().max()
     with pytest.raises(SpocoError, match="precision: 'half' is unknown"):
         HaloWindowInferer(precision="half")(image, network)
+
+
+def test_rows_that_shrink_to_one_voxel_are_computed_in_float32(monkeypatch):
+    monkeypatch.setattr(precision, "_has_native_bfloat16", lambda device: True)
+    network = small_network(3)
+    with torch.inference_mode():
+        for width, same in ((1, True), (2, True), (3, False)):
+            image = torch.randn(1, 1, 9, 33, width)
+            exact = HaloWindowInferer()(image, network)
+            assert torch.equal(HaloWindowInferer(precision="auto")(image, network), exact) == same
