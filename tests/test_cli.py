@@ -94,6 +94,7 @@ def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy
     assert len(modules) < 1000
 
 
+@pytest.mark.slow
 def test_a_prediction_loads_what_it_needs_and_finds_what_it_finds_with_everything_loaded(tmp_path):
     image = np.random.default_rng(0).normal(100, 20, (8, 64, 64))
     image[2:6, 10:30, 10:30] += 300

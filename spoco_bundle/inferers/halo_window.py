@@ -119,6 +119,7 @@ class HaloWindowInferer(Inferer):
         self.device = device
         self.progress = progress
         self.precision = precision
+        self._looked: list[tuple[Callable, torch.Tensor, torch.Tensor]] = []
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -134,7 +135,19 @@ class HaloWindowInferer(Inferer):
         Returns:
             (B, E, *spatial) in the dtype of the network's output; a MetaTensor where the input is one.
         """
+        looked, self._looked = self._looked, []
+        for seen_by, seen, result in looked:
+            same = seen_by is network and not (args or kwargs) and seen.device == inputs.device
+            if same and torch.equal(seen, plain(inputs)):
+                return convert_to_dst_type(result, inputs, dtype=result.dtype, device=result.device)[0]
         return self.part(inputs, tuple(slice(0, size) for size in inputs.shape[2:]), network, *args, **kwargs)
+
+    def look(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """As a call, for something small that may be asked for again: the next call takes the result if it can."""
+        earlier = self._looked
+        result = self(inputs, network)
+        self._looked = [*earlier, (network, plain(inputs), result)]
+        return result
 
     def part(
         self,

@@ -394,5 +394,5 @@ class RelabelAndDropFragmentsd(MapTransform):
                     number += 1
                 renumbered[position] = number
         result = label.clone()
-        result[...] = torch.as_tensor(renumbered[small], device=label.device)
+        result[...] = torch.as_tensor(renumbered.take(small), device=label.device)
         return result

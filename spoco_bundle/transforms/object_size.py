@@ -40,6 +40,7 @@ def find_scale(
     tolerance: float = 0.2,
     enough: float = 0.6,
     gain: float = 0.03,
+    near: float = 0.05,
     limits: tuple[float, float] = (0.15, 3.3),
 ) -> float | None:
     """The scale at which an image's objects have the learnt size.
@@ -59,6 +60,7 @@ def find_scale(
         tolerance: relative deviation from the learnt size that is accepted.
         enough: score from which objects are convincing, in [0, 1]; below it nothing but scale 1 is trusted.
         gain: by how much the best score has to exceed that of scale 1.
+        near: natural logarithm of the ratio up to which two scales count as one: less is not corrected.
         limits: least and greatest scale.
 
     Returns:
@@ -72,7 +74,7 @@ def find_scale(
     seen: dict[float, Look] = {}
     for start in starts:
         scale, score = start, 0.0
-        while len(seen) < looks and scale not in seen:
+        while len(seen) < looks and all(abs(math.log(scale / other)) > near for other in seen):
             seen[scale] = one = look(scale)
             if alike(one) or math.isnan(one.size) or one.score < score:
                 break
@@ -85,7 +87,8 @@ def find_scale(
         return 1.0 if 1.0 in found and alike(found[1.0]) else None
     if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
         return 1.0
-    return best / found[best].size if alike(found[best]) else best
+    left = abs(math.log(found[best].size))
+    return best / found[best].size if near < left <= math.log1p(tolerance) else best
 
 
 class ObjectFinder:
@@ -129,7 +132,8 @@ class ObjectFinder:
         self.spacing = tuple(spacing)
         self.diameter = diameter
         self.networks = [network] if second_network is None else [network, second_network]
-        self.inferer = inferer
+        # what an image shows at the scale that is chosen is often all that is asked of it later
+        self.look_at = getattr(inferer, "look", inferer)
         self.voxels = {2: 512**2}.get(len(self.grid), 300_000) if voxels is None else voxels
         self.confident = confident
         self.spread = spread
@@ -148,7 +152,7 @@ class ObjectFinder:
         for network in self.networks:
             with eval_mode(network):
                 device = next(network.parameters()).device
-                outputs.append(self.inferer(part[None].to(device), network)[0])
+                outputs.append(self.look_at(part[None].to(device), network)[0])
         field = self.clustering.decoder.field(outputs[0], self.spacing, second=outputs[1] if outputs[1:] else None)
         labels, confidence = self.clustering.cluster(field, mask, part.to(outputs[0].device))
         return self._measured(labels.cpu().numpy(), confidence.cpu().numpy())

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Randomizable, Transform
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.crop_dataset import seed_together
 
 
 class TwoViewsd(Transform, Randomizable):
@@ -44,10 +45,10 @@ class TwoViewsd(Transform, Randomizable):
         self.set_random_state(seed=int(self.student.R.randint(2**31)))
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TwoViewsd:
-        """Seeds both views, each with a seed drawn from the given one."""
+        """Seeds the views, each with a seed drawn from the given one."""
         super().set_random_state(seed, state)
-        self.student.set_random_state(seed=int(self.R.randint(2**31)))
-        self.teacher.set_random_state(seed=int(self.R.randint(2**31)))
+        for view in (self.student, self.teacher)[: 1 if self.teacher_key is None else 2]:
+            seed_together(view.transforms, int(self.R.randint(2**31)))
         return self
 
     def randomize(self, data: torch.Tensor | None = None) -> None:

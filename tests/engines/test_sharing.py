@@ -117,6 +117,7 @@ def test_no_process_at_all_is_refused(processes):
         )
 
 
+@pytest.mark.slow
 def test_helpers_end_where_the_command_was_killed(tmp_path):
     script = f"""
 import sys, time

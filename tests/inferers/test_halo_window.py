@@ -194,3 +194,20 @@ def test_rows_that_shrink_to_one_voxel_are_computed_in_float32(monkeypatch):
             image = torch.randn(1, 1, 9, 33, width)
             exact = HaloWindowInferer()(image, network)
             assert torch.equal(HaloWindowInferer(precision="auto")(image, network), exact) == same
+
+
+def test_what_was_looked_at_is_not_computed_again():
+    network, image = small_network(3), torch.randn(1, 1, 6, 12, 10)
+    passes = []
+    network.register_forward_hook(lambda *_: passes.append(1))
+    inferer, other = HaloWindowInferer(), torch.zeros_like(image)
+    with torch.inference_mode():
+        seen = [inferer.look(part, network) for part in (image, other)]
+        again = inferer(MetaTensor(image.clone(), affine=torch.eye(4)), network)
+        assert len(passes) == 2 and isinstance(again, MetaTensor) and torch.equal(again.as_tensor(), seen[0])
+        _ = inferer(image, network)  # taken once: by now the weights may be others
+        assert len(passes) == 3
+        _ = inferer.look(image, network)
+        for asked, by in ((image[..., :8], network), (image + 1e-6, network), (image, small_network(3))):
+            assert torch.equal(inferer(asked, by), HaloWindowInferer()(asked, by))
+            _ = inferer.look(image, network)

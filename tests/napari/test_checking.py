@@ -80,6 +80,7 @@ def test_a_flat_image_has_no_slices(widget, wait, tmp_path):
         assert [box.itemText(index) for index in range(box.count())] == ["whole", "strokes", "points"]
 
 
+@pytest.mark.slow
 def test_clicks_and_regions_come_back(opened, volume, wait):
     opened.points_button.click()
     assert opened.points.mode == "add"
