@@ -25,8 +25,8 @@ GRACE = 3.0
 
 # the lines of spoco_bundle.core.progress.Progress where there is no terminal
 _SHARE = re.compile(
-    r"^(?P<text>[\w -]+: (?P<done>\d+) of (?P<total>[1-9]\d*).*?), [\d.]+ (seconds|minutes) gone"
-    r"(, about (?P<left>[\d.]+) (?P<unit>seconds|minutes) left)?$"
+    r"^(?P<text>[\w -]+: (?P<done>\d+) of (?P<total>[1-9]\d*).*?), [\d.]+ (seconds?|minutes) gone"
+    r"(, about (?P<left>[\d.]+) (?P<unit>seconds?|minutes) left)?$"
 )
 _ERROR = "spoco: "
 

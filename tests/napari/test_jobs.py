@@ -16,16 +16,20 @@ from spoco_bundle.napari import jobs
 from spoco_bundle.napari.jobs import CancelledError, CommandRun, JobProgress, read_progress
 
 
-def test_progress_is_read_as_the_commands_write_it(monkeypatch):
+@pytest.mark.parametrize("gone", [0, 1, 2, 20, 60, 90])
+@pytest.mark.parametrize("done", [10, 20, 40])
+def test_progress_is_read_as_the_commands_write_it(monkeypatch, gone, done):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     shown = progress.Progress("iterations", 40, quiet=True)
-    now[0] = 60.0
-    shown.update(10)
+    now[0] = float(gone)
+    shown.update(done)
     line = shown.line(epoch="1 of 4", loss="0.250")
-    assert read_progress(line) == JobProgress(
-        "iterations: 10 of 40, epoch 1 of 4, loss 0.250", 0.25, pytest.approx(180)
-    )
+    left = pytest.approx(gone * (40 - done) / done)
+    assert read_progress(line) == JobProgress(f"iterations: {done} of 40, epoch 1 of 4, loss 0.250", done / 40, left)
+
+
+def test_lines_without_a_share_are_read_as_they_are():
     assert read_progress("blocks: 1 of 4, 2 seconds gone, about 6 seconds left").seconds_left == 6
     assert read_progress("weights from model.pt") == JobProgress("weights from model.pt")
     assert read_progress("windows: 3, 6 seconds gone").fraction is None
