@@ -6,7 +6,7 @@
 The volume has 128x512x512 voxels, put together from the NAME_raw.tif of the first folder; the flat images are those of
 the second. Each program runs as a user starts it, in fresh processes and in turns, with as many threads as `--threads`.
 `--stardist` names the Python of StarDist's environment and the models of volumes and of images that
-`stardist_baseline.py` has trained there. `--given="--precision float32"` adds rows with these options of `predict`.
+`stardist_baseline.py` has trained there. `--flat="--diameter 13"` adds a row of the flat images with these options.
 "seconds" is the median from start to end by the clock, imports included; "working" leaves out what the same command
 takes for one tiny image. The stages are those of one image after the other.
 """
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("volumes", type=Path, help="folder of 3D NAME_raw.tif")
     parser.add_argument("images", type=Path, help="folder of 2D NAME_raw.tif")
     parser.add_argument("--stardist", nargs=3, type=Path, metavar=("PYTHON", "MODEL_3D", "MODEL_2D"))
-    parser.add_argument("--given", action="append", default=[], metavar="OPTIONS", help="a row with these too")
+    parser.add_argument("--flat", action="append", default=[], metavar="OPTIONS", help="a row with these, too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a program is stopped")
@@ -174,7 +174,7 @@ def main() -> None:
         for kind, folder in folders.items():
             flat = "image" in kind
             spoco = [sys.executable, "-m", "spoco_bundle.cli", "predict", folder, "--output", work / "found"]
-            for given in ("", *options.given):
+            for given in ("", *options.flat) if flat else ("",):
                 commands[kind, f"SPOCO {given}".strip()] = [*spoco, *given.split()]
             if options.stardist:
                 python, *models = options.stardist
