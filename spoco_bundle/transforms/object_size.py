@@ -103,7 +103,8 @@ class ObjectFinder:
         inferer: runs it in windows.
         clustering: finds the objects.
         second_network: where ``clustering`` compares two.
-        voxels: of a part that is looked at, at most; None for 512^2 in 2D, 300000 in 3D.
+        voxels: of a part that is looked at, at most; None for those of the image in 2D, from 256^2 to 512^2, and 300000
+            in 3D.
         confident: confidence from which an object is measured, in [0, 1]; where objects below it have more than half of
             the voxels, none is.
         least: volume of the smallest object that is found, as a share of the least one of ``clustering``: what is far
@@ -134,7 +135,9 @@ class ObjectFinder:
         self.networks = [network] if second_network is None else [network, second_network]
         # what an image shows at the scale that is chosen is often all that is asked of it later
         self.look_at = getattr(inferer, "look", inferer)
-        self.voxels = {2: 512**2}.get(len(self.grid), 300_000) if voxels is None else voxels
+        # enlarged, a small image would cost many times what its prediction does
+        flat = min(max(math.prod(image.shape), 256**2), 512**2)
+        self.voxels = voxels or (flat if len(self.grid) == 2 else 300_000)
         self.confident = confident
         self.spread = spread
         self.clustering = copy.copy(clustering)
