@@ -18,7 +18,6 @@ import argparse
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tifffile
-import torch
-from measuring import processor, replace_table, run_spoco
+from measuring import replace_table, train_and_score, write_row
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
 from spoco_bundle.annotation.points import points_path, write_points
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING
-from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
@@ -215,35 +212,20 @@ def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) ->
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
-    model, log, counted_file = work / "model", work / "log.txt", work / "counted.json"
+    counted_file = work / "counted.json"
     if not counted_file.is_file():
         work.mkdir(parents=True, exist_ok=True)
         counted_file.write_text(json.dumps(write_annotations(data, work / "data", case, seed)))
-    shared, again = ["--partly_labelled", "False"], ["--resume"] if (model / "last.pt").is_file() else []
     points = ["--diameter", str(options.diameter)] if case.kind == "points" else []
-    start = time.monotonic()
-    if not (work / "trained").is_file():
-        ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
-        given = [f"--{setting}" for setting in options.set]
-        train = [str(work / "data"), "--output", str(model), *ends, "--seed", str(seed)]
-        run_spoco("train", *train, *shared, *points, *given, *again, log=log, threads=options.threads)
-        (work / "trained").touch()
-    seconds = time.monotonic() - start
-    scores = {}
-    for network in ("teacher", "student"):
-        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
-        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
-        scores[network] = json.loads((work / network / "scores.json").read_text())
+    ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
+    given = [*ends, *points, *(f"--{setting}" for setting in options.set)]
+    trained = train_and_score(work / "data", data, work, given, seed, options.threads)
     content = {
-        **{"data": case.data, "case": case.name, "kind": case.kind, "seed": seed, "settings": options.set},
+        **{"data": case.data, "case": case.name, "kind": case.kind, "settings": options.set},
         **json.loads(counted_file.read_text()),
-        **{"iterations": 100 * options.epochs, "threads": options.threads, "seconds": seconds, "scores": scores},
-        **{"processor": processor(), "torch": torch.__version__},
+        **{"iterations": 100 * options.epochs, **trained},
     }
-    options.rows.mkdir(parents=True, exist_ok=True)
-    with atomic_write(row) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{name}: AP50 {scores['teacher']['ap_50']:.3f}, SBD {scores['teacher']['sbd']:.3f}", flush=True)
+    write_row(row, content)
 
 
 def read_rows(rows: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:

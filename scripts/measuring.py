@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
@@ -25,6 +31,53 @@ def run_spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
         done = subprocess.run(call, stdout=sink, stderr=sink, env=os.environ | variables, check=False)
     if done.returncode:
         raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
+
+
+def train_and_score(
+    source: Path, data: Path, work: Path, given: Sequence[str], seed: int, threads: int
+) -> dict[str, Any]:
+    """Trains, or goes on with a training that was interrupted, and scores both networks.
+
+    Args:
+        source: folder that is learnt from.
+        data: folder whose val/ is scored, where every object counts.
+        work: folder for the model, its scores and the log.
+        given: further options of `spoco train`.
+        seed: of the training.
+        threads: of all commands.
+
+    Returns:
+        What a row holds of it: scores of teacher and student, seconds, seed, threads, processor and release of torch.
+
+    Raises:
+        SpocoError: if a command fails; names the log.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    model, log, shared = work / "model", work / "log.txt", ["--partly_labelled", "False"]
+    start = time.monotonic()
+    if not (work / "trained").is_file():
+        again = ["--resume"] if (model / "last.pt").is_file() else []
+        train = [str(source), "--output", str(model), "--seed", str(seed)]
+        run_spoco("train", *train, *shared, *given, *again, log=log, threads=threads)
+        (work / "trained").touch()
+    seconds, scores = time.monotonic() - start, {}
+    for network in ("teacher", "student"):
+        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
+        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=threads)
+        scores[network] = json.loads((work / network / "scores.json").read_text())
+    return {
+        **{"seed": seed, "threads": threads, "seconds": seconds, "scores": scores},
+        **{"processor": processor(), "torch": torch.__version__},
+    }
+
+
+def write_row(row: Path, content: dict[str, Any]) -> None:
+    """Writes a row of a table, and says its scores."""
+    row.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(row) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    teacher = content["scores"]["teacher"]
+    print(f"{row.stem}: AP50 {teacher['ap_50']:.3f}, SBD {teacher['sbd']:.3f}", flush=True)
 
 
 def processor() -> str:

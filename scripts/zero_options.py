@@ -15,16 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from classical_baseline import score_folder
-from measuring import processor, replace_table, run_spoco
+from measuring import replace_table, train_and_score, write_row
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
-from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 
@@ -46,36 +43,18 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
-    work.mkdir(parents=True, exist_ok=True)
-    model, log, shared = work / "model", work / "log.txt", ["--partly_labelled", "False"]
+    ends = ["--minutes", str(options.minutes)]
+    if options.epochs is not None:
+        ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
     kept = ["--keep_fraction", str(fraction), "--keep_seed", str(options.seed)] if fraction < 1 else []
-    again = ["--resume"] if (model / "last.pt").is_file() else []
-    start = time.monotonic()
-    if not (work / "trained").is_file():
-        ends = ["--minutes", str(options.minutes)]
-        if options.epochs is not None:
-            ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
-        given = [f"--{one}" for one in setting.split()]
-        train = [str(data), "--output", str(model), *ends, "--seed", str(options.seed)]
-        run_spoco("train", *train, *kept, *shared, *given, *again, log=log, threads=options.threads)
-        (work / "trained").touch()
-    seconds = time.monotonic() - start
-    scores = {}
-    for network in ("teacher", "student"):
-        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
-        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=options.threads)
-        scores[network] = json.loads((work / network / "scores.json").read_text())
+    given = [*ends, *kept, *(f"--{one}" for one in setting.split())]
+    trained = train_and_score(data, data, work, given, options.seed, options.threads)
     content = {
-        **{"data": data.name, "fraction": fraction, "seed": options.seed, "minutes": options.minutes},
-        **{"epochs": options.epochs, "setting": setting},
-        **{"threads": options.threads, "seconds": seconds, "scores": scores, "otsu": otsu_scores(data)},
-        **{"plan": json.loads((model / PLAN).read_text()), "profile": json.loads((model / PROFILE).read_text())},
-        **{"processor": processor(), "torch": torch.__version__},
+        **{"data": data.name, "fraction": fraction, "minutes": options.minutes, "epochs": options.epochs},
+        **{"setting": setting, **trained, "otsu": otsu_scores(data)},
+        **{file.removesuffix(".json"): json.loads((work / "model" / file).read_text()) for file in (PLAN, PROFILE)},
     }
-    options.rows.mkdir(parents=True, exist_ok=True)
-    with atomic_write(row) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{name}: AP50 {scores['teacher']['ap_50']:.3f}, SBD {scores['teacher']['sbd']:.3f}", flush=True)
+    write_row(row, content)
 
 
 def otsu_scores(data: Path) -> dict[str, float]:

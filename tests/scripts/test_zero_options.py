@@ -45,7 +45,7 @@ def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monk
         asked.append(command)
         raise SpocoError(f"spoco {command} ended with 2; see {log}")
 
-    monkeypatch.setattr(zero_options, "run_spoco", spoco)
+    monkeypatch.setattr(sys.modules["measuring"], "run_spoco", spoco)
     monkeypatch.setattr(zero_options, "CASES", (("cells", 0.25), ("others", 1.0)))
     rows = tmp_path / "rows"
     rows.mkdir()
