@@ -33,8 +33,8 @@ SCORES = ("ap_50", "sbd", "mean_ap")
 class Remembered:
     """A clustering that keeps its results: they depend on the image and the setting, not on what is annotated."""
 
-    def __init__(self, clustering, results: dict):
-        self.clustering, self.results = clustering, results
+    def __init__(self, clustering, restore, results: dict):
+        self.clustering, self.restore, self.results = clustering, restore, results
 
     def __call__(self, **setting):
         """The transform of a setting."""
@@ -43,7 +43,7 @@ class Remembered:
         def remembered(sample: dict) -> dict:
             key = (str(sample["image"].meta["filename_or_obj"]), repr(sorted(setting.items())))
             if key not in self.results:
-                labels = transform(sample)["pred"].as_tensor().short()
+                labels = self.restore(transform(sample))["pred"].as_tensor().short()
                 self.results[key] = labels.shape, zlib.compress(labels.numpy().tobytes(), 1)
             shape, packed = self.results[key]
             return {"pred": torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.int16).reshape(shape)}
@@ -55,7 +55,7 @@ def make_tuner(data: str, model: Path, **overrides) -> ClusteringTuner:
     """The tuner of `spoco tune` with these ids."""
     own = [model / MODEL_CONFIG] if (model / MODEL_CONFIG).is_file() else []
     parser = read_configs(
-        [find_config("train"), *own, find_config("tune")],
+        [find_config("train"), *own, find_config("evaluate"), find_config("tune")],
         {"dataset_dir": data, "ckpt_dir": str(model), "device": "cpu", "tuned_file": "tuned.json", **overrides},
     )
     return parser.get_parsed_content("tuner")
@@ -106,7 +106,7 @@ def main() -> None:
             )
             if arguments.without_preference:
                 tuner.preferred = {}
-            tuner.clustering = Remembered(tuner.clustering, results)
+            tuner.clustering, tuner.restore = Remembered(tuner.clustering, tuner.restore, results), dict
             with TemporaryDirectory() as train_folder:
                 train = tuner.embed(Path(train_folder))
                 for name, wrong in STARTS.items():

@@ -193,7 +193,7 @@ class Spoco:
                 itself holds only some of the objects.
         """
         given = {"dataset_dir": dataset_dir, "output_dir": output, **overrides}
-        _run_on_annotated("evaluate", "validate#dataset#data#split", model, config, given)
+        _run_on_annotated(["evaluate"], "validate#dataset#data#split", model, config, given)
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
     @PATHS_AS_TYPED
@@ -212,7 +212,7 @@ class Spoco:
         """
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
         given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
-        _run_on_annotated("tune", "split", model, config, given)
+        _run_on_annotated(["evaluate", "tune"], "split", model, config, given)
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
     @PATHS_AS_TYPED
@@ -326,9 +326,9 @@ def _separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _run_on_annotated(name: str, split: str, model: str, config: str, given: dict[str, Any]) -> None:
-    """Runs an overlay of ``train.json`` on annotated images, with a model; ``split`` is the id that says which."""
-    base, *more = [find_config("train"), find_config(name), *find_overlays(config)]
+def _run_on_annotated(names: list[str], split: str, model: str, config: str, given: dict[str, Any]) -> None:
+    """Runs overlays of ``train.json`` on annotated images, with a model; ``split`` is the id that says which."""
+    base, *more = [find_config("train"), *map(find_config, names), *find_overlays(config)]
     found = check_early([base, *more], given, (split,))
     dims = readable_dimensions([] if model else found, given)  # a model of one's own says it
     run_configs([base, *model_overlay(model, dims), *more], {**weights_of(model, dims), **given}, "train")

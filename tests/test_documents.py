@@ -30,7 +30,7 @@ CONFIGS = {
     "train": ("train",),
     "predict": ("inference", "inference_blockwise"),
     "evaluate": ("train", "evaluate"),
-    "tune": ("train", "tune"),
+    "tune": ("train", "evaluate", "tune"),
     "learning-curve": ("train",),
     "label": ("train", "label"),
 }

@@ -35,6 +35,7 @@ class ClusteringTuner:
         inferer: of the prediction.
         clustering: makes the transform from raw outputs to instances, taking the parameters as keywords; a partial of
             ``ClusterEmbeddingsd``.
+        restore: brings instances back to the grid of the label, see ``RestoreGridd``.
         metric: scores each image; its key score is maximized.
         search: `{"id": ID, "values": [...], "preferred": VALUE}` for each parameter; ID is a config id whose last part
             is a keyword of `clustering`. The value in use need not be among the values, and `preferred` may be missing.
@@ -54,6 +55,7 @@ class ClusteringTuner:
         networks: Sequence[torch.nn.Module],
         inferer: Inferer,
         clustering: Callable[..., Transform],
+        restore: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         metric: InstanceMetric,
         search: Sequence[Mapping[str, Any]],
         tuned_file: str,
@@ -68,6 +70,7 @@ class ClusteringTuner:
         self.networks = networks
         self.inferer = inferer
         self.clustering = clustering
+        self.restore = restore
         self.metric = metric
         # MONAI's parser rewrites the separator
         entries = {entry["id"].replace("::", "#"): entry for entry in search}
@@ -140,7 +143,7 @@ class ClusteringTuner:
         transform = self.clustering(**{keyword(key): value for key, value in setting.items()})
         self.metric.reset()
         for sample in samples:
-            self.metric([transform(sample)["pred"]], [sample["label"]])
+            self.metric([self.restore(transform(sample))["pred"]], [sample["label"]])
         self.metric.scores()
         return np.array([image[self.metric.metric] for image in self.metric.details()])
 

@@ -44,7 +44,6 @@ class Job:
         thin_voxels: see ``link_pieces``.
         agreement_distance: see ``link_pieces``.
         foreground: a mask beside the image, or None.
-        outline: objectness at an outline where the working grid is another than the volume's, in [0, 1].
         threads: of torch in a worker; None leaves them.
     """
 
@@ -58,7 +57,6 @@ class Job:
     thin_voxels: int
     agreement_distance: float
     foreground: LazyVolume | None = None
-    outline: float = 0.5
     threads: int | None = None
 
     @property
@@ -102,7 +100,7 @@ class Job:
         found, confidence = self.clustering.cluster(field, outputs.get("foreground"))
         compared = self.grid.compared(block)
         grids = block.label, self.grid.working, self.grid.shape, compared
-        labels = restore_region(found, *grids, self.clustering.outlines(field), self.outline)
+        labels = restore_region(found, *grids, self.clustering.outlines(field), self.clustering.outline)
         labels, found = (values.cpu().numpy().view(np.uint32) for values in (labels, found))
         confidence = np.ones(int(found.max())) if confidence is None else confidence.cpu().numpy()
         inside = within(block.write, compared)

@@ -57,7 +57,6 @@ class BlockwisePredictor:
         clustering: a ``ClusterEmbeddingsd`` of the entry ``pred``.
         normalize: a ``NormalizePercentiled``.
         working: a ``WorkingSpacingd``, which decides at which resolution the network works.
-        restore: a ``RestoreGridd``, whose threshold outlines follow where that is another than the image's.
         output: path of the result, an OME-Zarr folder, where there is one image only; None names it after the image.
         second_network: where student and teacher have to agree, the other one.
         second_weights: its weights file.
@@ -102,7 +101,6 @@ class BlockwisePredictor:
         clustering: Any,
         normalize: Any,
         working: Any,
-        restore: Any,
         output: str | Path | None = None,
         second_network: torch.nn.Module | None = None,
         second_weights: str | Path | None = None,
@@ -149,7 +147,6 @@ class BlockwisePredictor:
         self.clustering = clustering
         self.normalize = normalize
         self.working = working
-        self.restore = restore
         self.device = torch.device(device)
         self.dims = spatial_dims
         self.in_channels = in_channels
@@ -304,7 +301,6 @@ class BlockwisePredictor:
             levels=label_pyramid_shapes(source.shape, source.spacing or (1.0,) * self.dims, self.coarsest_level),
             thin_voxels=0,
             foreground=mask,
-            outline=self.restore.threshold,
             threads=self.sizing.torch_threads(),
             **self.stitching,
         )
@@ -344,7 +340,7 @@ class BlockwisePredictor:
             "chunk_size": list(self.chunk_size),
             "overlap": list(job.grid.overlap),
             **{name: getattr(self.working, name) for name in ("diameter", "object_diameter", "target_spacing")},
-            "outline": job.outline,
+            "outline": job.clustering.outline,
             "fit": fitted,
             "clustering": {
                 "scale": self.clustering.decoder.scale,

@@ -13,7 +13,8 @@ from spoco_bundle.app.tuner import ClusteringTuner
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.networks import Decoder
-from spoco_bundle.transforms import ClusterEmbeddingsd
+from spoco_bundle.transforms import ClusterEmbeddingsd, RestoreGridd
+from spoco_bundle.transforms.spacing import GRID_AFFINE, GRID_SHAPE
 
 
 class Votes(torch.nn.Module):
@@ -59,6 +60,7 @@ def tuner(tmp_path, search, start=None, volumes=5, **arguments):
         arguments.pop("networks", [Votes()]),
         SimpleInferer(),
         clustering,
+        RestoreGridd(),
         InstanceMetric(partly_labelled=True),
         search,
         str(tmp_path / "tuned.json"),
@@ -97,6 +99,16 @@ def test_volumes_are_embedded_once_and_spread_over_the_dataset(tmp_path):
         assert isinstance(sample["pred"], np.memmap)
     made.tune(samples)
     assert network.calls == 3
+
+
+def test_scores_are_those_on_the_grid_of_the_label(tmp_path):
+    made = tuner(tmp_path, [{"id": "objectness_threshold", "values": [0.4]}])
+    made.dataset = [volume(0.8, annotated=2) for _ in range(2)]
+    for sample in made.dataset:
+        sample["label"] = MetaTensor(sample["label"].repeat_interleave(2, 1).repeat_interleave(2, 2))
+        sample["image"].meta |= {GRID_SHAPE: torch.tensor((64, 96)), GRID_AFFINE: torch.eye(4)}
+    samples = made.embed(tmp_path)
+    assert made.scores(samples, {"objectness_threshold": 0.4}).min() > 0.9
 
 
 def test_the_second_network_reaches_the_clustering(tmp_path):

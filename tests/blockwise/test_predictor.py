@@ -16,7 +16,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.inferers import HaloWindowInferer
 from spoco_bundle.networks import Decoder, EmbeddingUNet
 from spoco_bundle.networks.lengths import learn_lengths
-from spoco_bundle.transforms import ClusterEmbeddingsd, NormalizePercentiled, RestoreGridd, WorkingSpacingd
+from spoco_bundle.transforms import ClusterEmbeddingsd, NormalizePercentiled, WorkingSpacingd
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def made(image: Path, output: Path, **working) -> BlockwisePredictor:
     learn_lengths(network, (1.0, 1.0), "pixel")
     network.coordinate_scale.fill_(3.0)
     torch.save(network.state_dict(), output.parent / "model.pt")
-    clustering = ClusterEmbeddingsd(decoder=Decoder(2, True, network))
+    clustering = ClusterEmbeddingsd(decoder=Decoder(2, True, network), extent_threshold=0.7)
     return BlockwisePredictor(
         [{"image": str(image)}],
         output,
@@ -44,7 +44,6 @@ def made(image: Path, output: Path, **working) -> BlockwisePredictor:
         clustering,
         NormalizePercentiled("image"),
         WorkingSpacingd(network=network, **working),
-        RestoreGridd(threshold=0.7),
         spatial_dims=2,
         block_size=48,
         largest_block=4096,
@@ -63,7 +62,7 @@ def test_the_job_works_at_the_size_that_is_asked_for(image, tmp_path, monkeypatc
     (half, options), (whole, others) = jobs
     assert half.grid.shape == whole.grid.shape == whole.grid.working == (90, 120) and half.grid.working == (45, 60)
     assert half.spacing == whole.spacing == (1, 1)  # in pixels of the training
-    assert half.embedder.image.shape == (45, 60) and half.outline == 0.7
+    assert half.embedder.image.shape == (45, 60) and half.clustering.outline == 0.7
     # the overlap, in voxels of the image, is as long in typical objects
     assert whole.grid.overlap == (18, 18) and half.grid.overlap == (36, 36)
     # fragments are as small in comparison with the objects

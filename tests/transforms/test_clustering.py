@@ -121,3 +121,17 @@ def test_least_size_follows_from_the_scale():
     dropped = transform(min_fraction=1.1 * voxels / ball)(sample)["pred"]
     assert kept.max() == 4
     assert dropped.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "outline"),
+    [
+        ({}, 0.5),
+        ({"objectness_threshold": 0.4}, 0.5),
+        ({"objectness_threshold": 0.7}, 0.7),
+        ({"objectness_threshold": 0.7, "extent_threshold": 0.0}, 0.0),
+        ({"extent_threshold": 0.3}, 0.3),
+    ],
+)
+def test_outlines_on_another_grid_lie_at_half_or_where_it_is_said(given, outline):
+    assert ClusterEmbeddingsd(**given).outline == outline

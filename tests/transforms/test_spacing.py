@@ -100,8 +100,6 @@ def test_refusals():
         ResampleToSpacingd("image", (1.0,), "cubic")
     with pytest.raises(SpocoError, match="unknown"):
         ResampleToSpacingd("image", (1.0, 1.0))({"image": torch.zeros(1, 4, 4)})
-    with pytest.raises(SpocoError, match="threshold is 1.5"):
-        RestoreGridd(threshold=1.5)
     with pytest.raises(SpocoError, match="does not fit"):
         ResampleToSpacingd("image", (1.0, 1.0))(sample())
 
