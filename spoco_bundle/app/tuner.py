@@ -86,7 +86,7 @@ class ClusteringTuner:
         with TemporaryDirectory(prefix="spoco-tune-") as folder:
             samples = self.embed(Path(folder))
             tuned, trials = self.tune(samples)
-        print(self.table(tuned, trials), flush=True)
+        print("\n".join(filter(None, (self.table(tuned, trials), self.metric.hint()))), flush=True)
         with atomic_write(self.tuned_file) as path:
             path.write_text(json.dumps(tuned, indent=4) + "\n")
         return tuned

@@ -16,6 +16,9 @@ from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
 __all__ = ["InstanceMetric"]
 
+# found objects from which their share says something, and the share from which a truth looks complete
+_MANY, _NEARLY_ALL = 20, 0.8
+
 
 class InstanceMetric(CumulativeIterationMetric):
     """Instance scores pooled over all images of an epoch, one of them the metric's value.
@@ -94,6 +97,23 @@ class InstanceMetric(CumulativeIterationMetric):
     def scores(self) -> dict[str, float]:
         """All scores, pooled over the images so far (see `pool_scores`)."""
         return pool_scores(self.details())
+
+    def hint(self) -> str | None:
+        """A line for a person where the truths, scored as partly labelled, look complete; else None.
+
+        In images annotated in part about as many of the found objects lie on annotated ones as are annotated; in
+        complete ones nearly all do, unless the model is bad.
+        """
+        if not self.arguments["partly_labelled"]:
+            return None
+        pooled = self.scores()
+        judged, objects = round(pooled["judged_objects"]), round(pooled["objects"])
+        if objects < _MANY or judged < _NEARLY_ALL * objects:
+            return None
+        return (
+            f"{judged} of {objects} found objects lie on annotated ones: if every object is annotated, give "
+            "--partly_labelled False, and false ones count too"
+        )
 
     def aggregate(self, metric: str | None = None) -> torch.Tensor:
         """The pooled score named `metric` (by default the one chosen at construction), a scalar tensor."""

@@ -65,7 +65,7 @@ class ScoresHandler:
             writer.writerows(rows)
         with atomic_write(self.output_dir / "scores.json") as path:
             path.write_text(json.dumps(pooled, indent=2) + "\n")
-        print(self._table(rows, pooled), flush=True)
+        print("\n".join(filter(None, (self._table(rows, pooled), self.metric.hint()))), flush=True)
 
     def _collect(self, engine: Engine) -> None:
         self._names.extend(Path(str(item["image"].meta["filename_or_obj"])).name for item in engine.state.batch)

@@ -32,7 +32,7 @@ def partly_labelled_scores(
 
     - `tp_*`, `fn_*`, `recall_*` at each IoU threshold, over the annotated objects.
     - `merges`, `splits`, `misses` of annotated objects (see `error_counts`); `false_objects`: predicted objects with
-      more than half of their voxels on known background.
+      more than half of their voxels on known background; `judged_objects`: those that can be judged.
     - `annotated_dice`: mean over annotated objects of the best Dice with a predicted one; `judged_dice`: mean over
       judged predictions of the best Dice with an annotated one, so that fragments and false objects cost;
       `annotated_sbd`: the lower of both, or `annotated_dice` where nothing can be judged.
@@ -66,13 +66,14 @@ def partly_labelled_scores(
     outside = table.overlap_with_nothing()[1]
     scores.update(error_counts(table))
     scores["false_objects"] = float(np.sum(2 * known_background > sizes))
+    judged = 2 * (sizes - outside + known_background) > sizes
+    scores["judged_objects"] = float(judged.sum())
 
     if table.true_objects == 0:
         names = ("annotated_dice", "judged_dice", "annotated_sbd", "plausible_objects", "plausible_volume")
         return scores | dict.fromkeys((*names, "partly_labelled_score"), float("nan"))
 
     of_truth, of_prediction = best_dice(table)
-    judged = 2 * (sizes - outside + known_background) > sizes
     annotated_dice = float(of_truth.mean())
     judged_dice = float(of_prediction[judged].mean()) if judged.any() else annotated_dice
     if annotated_sizes is None:

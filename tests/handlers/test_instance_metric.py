@@ -114,3 +114,22 @@ def test_processes_gather_even_where_one_has_no_image(tmp_path):
     for rank in range(3):
         for scores in results[rank]:
             assert scores == pytest.approx(expected)
+
+
+def squares(numbers) -> torch.Tensor:
+    """Those of 30 squares of 4 x 4 pixels that are asked for, (1, 36, 30)."""
+    label = torch.zeros(1, 36, 30, dtype=torch.int32)
+    for number in numbers:
+        y, x = 6 * (number // 5), 6 * (number % 5)
+        label[0, y : y + 4, x : x + 4] = number + 1
+    return label
+
+
+@pytest.mark.parametrize(
+    ("annotated", "found", "partly_labelled", "judged"),
+    [(30, 30, True, 30), (24, 30, True, 24), (23, 30, True, None), (15, 15, True, None), (30, 30, False, None)],
+)
+def test_a_truth_that_looks_complete_is_noticed(annotated, found, partly_labelled, judged):
+    metric = InstanceMetric(partly_labelled=partly_labelled)
+    metric([squares(range(found))], [squares(range(annotated))])
+    assert (metric.hint() or "None").startswith("None" if judged is None else f"{judged} of {found} found objects lie")
