@@ -135,12 +135,15 @@ class HaloWindowInferer(Inferer):
         Returns:
             (B, E, *spatial) in the dtype of the network's output; a MetaTensor where the input is one.
         """
-        looked, self._looked = self._looked, []
-        for seen_by, seen, result in looked:
+        for seen_by, seen, result in self._looked:
             same = seen_by is network and not (args or kwargs) and seen.device == inputs.device
             if same and torch.equal(seen, plain(inputs)):
+                self._looked = []
                 return convert_to_dst_type(result, inputs, dtype=result.dtype, device=result.device)[0]
         return self.part(inputs, tuple(slice(0, size) for size in inputs.shape[2:]), network, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_looked": []}  # workers have no use for them
 
     def look(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
         """As a call, for something small that may be asked for again: the next call takes the result if it can."""
@@ -169,6 +172,7 @@ class HaloWindowInferer(Inferer):
         Returns:
             (B, E, *keep), the same values as that part of the result of a call.
         """
+        self._looked = []
         run_on = torch.device(self.sw_device or inputs.device)
         shape = inputs.shape[2:]
         halo, multiples = self.halo_of(network, len(shape)), self.multiples_of(network, len(shape))

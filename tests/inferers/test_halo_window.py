@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -208,6 +210,7 @@ def test_what_was_looked_at_is_not_computed_again():
         _ = inferer(image, network)  # taken once: by now the weights may be others
         assert len(passes) == 3
         _ = inferer.look(image, network)
+        assert not pickle.loads(pickle.dumps(inferer))._looked
         for asked, by in ((image[..., :8], network), (image + 1e-6, network), (image, small_network(3))):
             assert torch.equal(inferer(asked, by), HaloWindowInferer()(asked, by))
             _ = inferer.look(image, network)
