@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import replace_table, train_and_score, write_row
+from measuring import replace_table, run_spoco, train_and_score, write_row
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "paper"
@@ -23,6 +23,12 @@ GIVEN = (
     *("--config", "paper,paper_cvppp", "--target_spacing", "[2,2]", "--crop_size", "[224,224]"),
     *("--learning_rate", "0.001"),
 )
+OVERLAY = "mean-shift, bandwidth 0.5 (the overlay's)"
+OTHERS = {
+    "mean-shift, bandwidth 1": ["--clustering#bandwidth", "1.0"],
+    "HDBSCAN": ["--clustering#method", "hdbscan"],
+    "density peaks": ["--clustering#method", "density_peaks"],
+}
 
 
 def with_foreground(data: Path, folder: Path) -> Path:
@@ -37,20 +43,28 @@ def with_foreground(data: Path, folder: Path) -> Path:
     return folder
 
 
+def other_clusterings(data: Path, work: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Scores of the teacher by clustering."""
+    found = {}
+    for name, option in OTHERS.items():
+        ask = ["--model", str(work / "model"), "--partly_labelled", "False", "--output", str(work / "other")]
+        run_spoco("evaluate", str(data), *ask, *option, log=work / "log.txt", threads=threads)
+        found[name] = json.loads((work / "other" / "scores.json").read_text())
+    return found
+
+
 def table(rows: Path) -> str:
     """The rows as Markdown."""
     lines = [
-        "| data | annotated | minutes, threads | AP50 | SBD | abs. DiC | student: AP50, SBD |",
-        "|---|---|---|---|---|---|---|",
+        "| data | annotated | minutes, threads | clustering | AP50 | SBD | abs. DiC | merges | splits |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for file in sorted(rows.glob("*.json")):
         row = json.loads(file.read_text())
-        teacher, student = row["scores"]["teacher"], row["scores"]["student"]
-        scored = f"{teacher['ap_50']:.2f} | {teacher['sbd']:.2f} | {teacher['dic_abs']:.1f}"
-        lines.append(
-            f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} | {scored} | "
-            f"{student['ap_50']:.2f}, {student['sbd']:.2f} |"
-        )
+        training = f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} |"
+        for name, scores in {OVERLAY: row["scores"]["teacher"], **row["clusterings"]}.items():
+            counts = f"{scores['dic_abs']:.1f} | {scores['merges']:.0f} | {scores['splits']:.0f}"
+            lines.append(f"{training} {name} | {scores['ap_50']:.2f} | {scores['sbd']:.2f} | {counts} |")
         machine = f"{row['processor']}, seed {row['seed']}."
     return "\n".join([*lines, "", machine])
 
@@ -76,7 +90,7 @@ def main() -> None:
         given = [*GIVEN, *kept, "--minutes", str(options.minutes)]
         trained = train_and_score(data, data, work, given, options.seed, options.threads)
         shares = {"data": options.data.name, "fraction": options.fraction, "minutes": options.minutes}
-        write_row(row, shares | trained)
+        write_row(row, shares | trained | {"clusterings": other_clusterings(data, work, options.threads)})
     found = table(options.rows)
     print(found)
     if options.page:

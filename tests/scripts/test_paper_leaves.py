@@ -22,13 +22,14 @@ def test_the_foreground_is_where_leaves_are(tmp_path):
 
 
 def test_a_row_shows_what_it_holds(tmp_path):
-    scores = {"ap_50": 0.512, "sbd": 0.6, "dic_abs": 2.14}
+    scores = {"ap_50": 0.512, "sbd": 0.6, "dic_abs": 2.14, "merges": 3.0, "splits": 1.0}
     row = {
         **{"data": "leaves", "fraction": 0.1, "minutes": 95, "threads": 1, "seed": 0, "processor": "a processor"},
-        "scores": {"teacher": scores, "student": {**scores, "ap_50": 0.4}},
+        **{"scores": {"teacher": scores}, "clusterings": {"HDBSCAN": {**scores, "ap_50": 0.6}}},
     }
     (tmp_path / "a.json").write_text(json.dumps(row))
     assert paper_leaves.table(tmp_path).splitlines()[2:] == [
-        "| leaves | 10% | 95, 1 | 0.51 | 0.60 | 2.1 | 0.40, 0.60 |",
+        f"| leaves | 10% | 95, 1 | {paper_leaves.OVERLAY} | 0.51 | 0.60 | 2.1 | 3 | 1 |",
+        "| leaves | 10% | 95, 1 | HDBSCAN | 0.60 | 0.60 | 2.1 | 3 | 1 |",
         *("", "a processor, seed 0."),
     ]
