@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 import tifffile
-from measuring import processor, replace_table
+from measuring import processor, show_table
 
 from spoco_bundle import cli
 from spoco_bundle.core.errors import SpocoError
@@ -194,10 +194,7 @@ def main() -> None:
             kind: sum(tifffile.imread(path).size for path in folders[kind].glob("*.tif"))
             for kind in ("volume", "images")
         }
-    table = tables(found, stages, voxels, options)
-    if options.page:
-        replace_table(options.page, "predict", table)
-    print(table)
+    show_table(tables(found, stages, voxels, options), options.page, "predict")
 
 
 def tables(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import processor, replace_table
+from measuring import processor, show_table
 
 SHAPE = (16, 64, 64)
 
@@ -87,10 +87,7 @@ def main() -> None:
     for title, taken in times.items():
         clock, own = zip(*taken)
         lines.append(f"| {title} | {min(clock):.2f} | {min(own):.2f} | {loaded.get(title, '')} |")
-    table = "\n".join(lines)
-    if args.page:
-        replace_table(args.page, "start", table)
-    print(table)
+    show_table("\n".join(lines), args.page, "start")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs
-from spoco_bundle.core.precision import uses_bfloat16
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.engines import SpocoTrainer
 
@@ -128,8 +127,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, float], s
     clock = StepClock(workflow.trainer)
     workflow.run()
     trainer, crop = workflow.trainer, workflow.parser.get_parsed_content("crop_size")
-    half = uses_bfloat16(trainer.precision, trainer.state.device, crop, learns=True)
-    return clock.seconds(args.warm_up), "bfloat16" if half else "float32"
+    return clock.seconds(args.warm_up), "bfloat16" if trainer.uses_bfloat16(crop) else "float32"
 
 
 def table(seconds: dict[str, float]) -> str:

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import processor, replace_table
+from measuring import processor, show_table
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "KMP_BLOCKTIME")
 SETTINGS = {
@@ -107,10 +107,7 @@ def main() -> None:
             beside = statistics.median(found[work] for found in times[name, True])
             row += [f"{alone:.2f}", f"{beside:.2f}", f"{beside / alone:.1f}"]
         lines.append(f"| {' | '.join(row)} |")
-    table = "\n".join(lines)
-    if args.page:
-        replace_table(args.page, "threads", table)
-    print(table)
+    show_table("\n".join(lines), args.page, "threads")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import processor, replace_table, run_spoco
+from measuring import processor, run_spoco, show_table
 
 from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
 from spoco_bundle.core.atomic_files import atomic_write
@@ -136,10 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in () if options.table_only else options.only:
         check(options.data / name, options)
-    found = table(options.rows)
-    print(found)
-    if options.page:
-        replace_table(options.page, "learning_curve", found)
+    show_table(table(options.rows), options.page, "learning_curve")
 
 
 if __name__ == "__main__":

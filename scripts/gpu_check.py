@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import processor, replace_table
+from measuring import processor, show_table
 from torch import Tensor
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
@@ -254,10 +254,7 @@ def main() -> int:
         "| part | compared | tolerance | difference | processor [s] | device [s] |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    table = "\n".join([*lines, *(row.words for row in rows)])
-    if options.page:
-        replace_table(options.page, "gpu", table)
-    print(table)
+    show_table("\n".join([*lines, *(row.words for row in rows)]), options.page, "gpu")
     return int(any(row.failed for row in rows))
 
 

@@ -18,6 +18,9 @@ import torch
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 
+#: in the data sets that are measured on every object of val/ is annotated
+COMPLETE = ("--partly_labelled", "False")
+
 
 def run_spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
     """Runs `spoco` with so many threads and its output in a file.
@@ -53,22 +56,38 @@ def train_and_score(
         SpocoError: if a command fails; names the log.
     """
     work.mkdir(parents=True, exist_ok=True)
-    model, log, shared = work / "model", work / "log.txt", ["--partly_labelled", "False"]
-    start = time.monotonic()
+    model, start = work / "model", time.monotonic()
     if not (work / "trained").is_file():
         again = ["--resume"] if (model / "last.pt").is_file() else []
         train = [str(source), "--output", str(model), "--seed", str(seed)]
-        run_spoco("train", *train, *shared, *given, *again, log=log, threads=threads)
+        run_spoco("train", *train, *COMPLETE, *given, *again, log=work / "log.txt", threads=threads)
         (work / "trained").touch()
-    seconds, scores = time.monotonic() - start, {}
-    for network in ("teacher", "student"):
-        ask = ["--model", str(model), "--weights", network, "--output", str(work / network)]
-        run_spoco("evaluate", str(data), *ask, *shared, log=log, threads=threads)
-        scores[network] = json.loads((work / network / "scores.json").read_text())
+    seconds = time.monotonic() - start
+    scores = {
+        network: score(data, work, network, ["--weights", network], threads) for network in ("teacher", "student")
+    }
     return {
         **{"seed": seed, "threads": threads, "seconds": seconds, "scores": scores},
         **{"processor": processor(), "torch": torch.__version__},
     }
+
+
+def score(data: Path, work: Path, name: str, given: Sequence[str], threads: int) -> dict[str, float]:
+    """Scores of a model that `train_and_score` trained, on val/ where every object counts.
+
+    Args:
+        data: folder with val/.
+        work: folder of the training.
+        name: of the folder in it for the scores.
+        given: further options of `spoco evaluate`.
+        threads: of the command.
+
+    Raises:
+        SpocoError: if it fails; names the log.
+    """
+    ask = ["--model", str(work / "model"), "--output", str(work / name)]
+    run_spoco("evaluate", str(data), *ask, *COMPLETE, *given, log=work / "log.txt", threads=threads)
+    return json.loads((work / name / "scores.json").read_text())
 
 
 def write_row(row: Path, content: dict[str, Any]) -> None:
@@ -85,6 +104,13 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+def show_table(table: str, page: Path | None, mark: str) -> None:
+    """Prints a table, and puts it into a page where there is one; see `replace_table`."""
+    print(table, flush=True)
+    if page is not None:
+        replace_table(page, mark, table)
 
 
 def replace_table(page: Path, mark: str, table: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import replace_table, run_spoco, train_and_score, write_row
+from measuring import score, show_table, train_and_score, write_row
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "paper"
@@ -41,16 +41,6 @@ def with_foreground(data: Path, folder: Path) -> Path:
             mask = (tifffile.imread(file) > 0).astype(np.uint8)
             tifffile.imwrite(target.with_name(file.name.replace("_label", "_fg")), mask)
     return folder
-
-
-def other_clusterings(data: Path, work: Path, threads: int) -> dict[str, dict[str, float]]:
-    """Scores of the teacher by clustering."""
-    found = {}
-    for name, option in OTHERS.items():
-        ask = ["--model", str(work / "model"), "--partly_labelled", "False", "--output", str(work / "other")]
-        run_spoco("evaluate", str(data), *ask, *option, log=work / "log.txt", threads=threads)
-        found[name] = json.loads((work / "other" / "scores.json").read_text())
-    return found
 
 
 def table(rows: Path) -> str:
@@ -90,11 +80,9 @@ def main() -> None:
         given = [*GIVEN, *kept, "--minutes", str(options.minutes)]
         trained = train_and_score(data, data, work, given, options.seed, options.threads)
         shares = {"data": options.data.name, "fraction": options.fraction, "minutes": options.minutes}
-        write_row(row, shares | trained | {"clusterings": other_clusterings(data, work, options.threads)})
-    found = table(options.rows)
-    print(found)
-    if options.page:
-        replace_table(options.page, "paper", found)
+        clusterings = {name: score(data, work, "other", given, options.threads) for name, given in OTHERS.items()}
+        write_row(row, shares | trained | {"clusterings": clusterings})
+    show_table(table(options.rows), options.page, "paper")
 
 
 if __name__ == "__main__":

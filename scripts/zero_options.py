@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from classical_baseline import score_folder
-from measuring import replace_table, train_and_score, write_row
+from measuring import show_table, train_and_score, write_row
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.errors import SpocoError
@@ -139,9 +139,7 @@ def main() -> None:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
     found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
-    print(found)
-    if options.page:
-        replace_table(options.page, options.mark, found)
+    show_table(found, options.page, options.mark)
     if failed:
         parser.exit(1)
 

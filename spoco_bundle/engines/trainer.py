@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,6 +74,11 @@ class SpocoTrainer(SupervisedTrainer):
         """The student without the wrapper of distributed training."""
         return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
 
+    def uses_bfloat16(self, crop: Sequence[int]) -> bool:
+        """Whether the network learns from crops of this size in bfloat16."""
+        stride = getattr(self.student, "total_stride", ())
+        return uses_bfloat16(self.precision, self.state.device, crop, stride, learns=True)
+
     def _begin_epoch(self) -> None:
         """Tells dataset and sampler the epoch, and how many of its samples a resumed run has had already.
 
@@ -110,8 +116,7 @@ class SpocoTrainer(SupervisedTrainer):
 
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        stride = getattr(self.student, "total_stride", ())
-        half = uses_bfloat16(self.precision, device, image.shape[2:], stride, learns=True)
+        half = self.uses_bfloat16(image.shape[2:])
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             student_raw = self.inferer(image, self.network)
             with torch.no_grad():

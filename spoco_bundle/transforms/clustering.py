@@ -28,8 +28,8 @@ class ClusterEmbeddingsd(MapTransform):
 
     Writes the labels (1, *spatial), int32 with the image's metadata, into the key, the confidence per object, float32
     (n,), into ``KEY_confidence``, and where it is asked for the ``EmbeddingField`` into ``KEY_field``. Where the image
-    was resampled and the objectness tells the background, it goes into ``KEY_objectness`` (*spatial), for
-    ``RestoreGridd``.
+    was resampled and the objectness tells the background, ``RestoreGridd`` finds it in ``KEY_objectness`` (*spatial),
+    and its value at an outline in ``KEY_outline``.
 
     Args:
         keys: raw network outputs (C, *spatial).

@@ -68,8 +68,8 @@ def find_scale(
         1 any of the learnt size.
     """
 
-    def alike(one: Look) -> bool:
-        return abs(math.log(one.size)) <= math.log1p(tolerance)  # False for NaN
+    def alike(one: Look, within: float = math.log1p(tolerance)) -> bool:
+        return abs(math.log(one.size)) <= within  # False for NaN
 
     seen: dict[float, Look] = {}
     for start in starts:
@@ -87,8 +87,7 @@ def find_scale(
         return 1.0 if 1.0 in found and alike(found[1.0]) else None
     if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
         return 1.0
-    left = abs(math.log(found[best].size))
-    return best / found[best].size if near < left <= math.log1p(tolerance) else best
+    return best / found[best].size if alike(found[best]) and not alike(found[best], near) else best
 
 
 class ObjectFinder:

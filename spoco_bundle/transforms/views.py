@@ -47,8 +47,9 @@ class TwoViewsd(Transform, Randomizable):
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TwoViewsd:
         """Seeds the views, each with a seed drawn from the given one."""
         super().set_random_state(seed, state)
-        for view in (self.student, self.teacher)[: 1 if self.teacher_key is None else 2]:
-            seed_together(view.transforms, int(self.R.randint(2**31)))
+        seed_together(self.student.transforms, int(self.R.randint(2**31)))
+        if self.teacher_key is not None:
+            seed_together(self.teacher.transforms, int(self.R.randint(2**31)))
         return self
 
     def randomize(self, data: torch.Tensor | None = None) -> None:
