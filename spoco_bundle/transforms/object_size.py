@@ -67,27 +67,28 @@ def find_scale(
         The scale, the learnt size over that of the image's objects; None where none shows convincing objects, nor scale
         1 any of the learnt size.
     """
+    accepted = math.log1p(tolerance)
 
-    def alike(one: Look, within: float = math.log1p(tolerance)) -> bool:
-        return abs(math.log(one.size)) <= within  # False for NaN
+    def deviation(one: Look) -> float:
+        return abs(math.log(one.size))  # NaN, which is below nothing, where nothing was found
 
     seen: dict[float, Look] = {}
     for start in starts:
         scale, score = start, 0.0
         while len(seen) < looks and all(abs(math.log(scale / other)) > near for other in seen):
             seen[scale] = one = look(scale)
-            if alike(one) or math.isnan(one.size) or one.score < score:
+            if deviation(one) <= accepted or math.isnan(one.size) or one.score < score:
                 break
             scale, score = min(max(scale / one.size, limits[0]), limits[1]), one.score
-        if any(alike(one) and one.score >= enough for one in seen.values()):
+        if any(deviation(one) <= accepted and one.score >= enough for one in seen.values()):
             break
     found = {scale: one for scale, one in seen.items() if not math.isnan(one.size)}
     best = max(found, key=lambda scale: found[scale].score, default=None)
     if best is None or found[best].score < enough:
-        return 1.0 if 1.0 in found and alike(found[1.0]) else None
+        return 1.0 if 1.0 in found and deviation(found[1.0]) <= accepted else None
     if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
         return 1.0
-    return best / found[best].size if alike(found[best]) and not alike(found[best], near) else best
+    return best / found[best].size if near < deviation(found[best]) <= accepted else best
 
 
 class ObjectFinder:
