@@ -23,6 +23,7 @@ TINY = {
     "max_epochs": 2,
     "val_interval": 1,
     "checkpoint_interval": 1,
+    "tune_minutes": 0,
     "device": "cpu",
 }
 

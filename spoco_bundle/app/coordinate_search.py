@@ -2,9 +2,8 @@
 
 A score of a few annotated objects is noisy, and the best of many settings is the luckiest one. So a value counts as
 worse than the best one only if its mean score over the images is lower by more than `caution` standard errors of the
-images' differences, and by more than `min_gain`. Of the value in use at the start and the preferred one, as far as they
-are not worse, that of the higher score is taken, the one in use if both score alike; where both are worse, the best.
-Rounds over all parameters are repeated until one changes nothing.
+images' differences, and by more than `min_gain`. The value in use at the start is kept unless it is worse; then the
+best is taken. Rounds over all parameters are repeated until one changes nothing.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ def coordinate_search(
     evaluate: Callable[[dict[str, Any]], np.ndarray],
     space: Mapping[str, Sequence[Any]],
     start: Mapping[str, Any],
-    preferred: Mapping[str, Any] | None = None,
     caution: float = 2.0,
     min_gain: float = 0.02,
     max_rounds: int = 3,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], list[Trial]]:
     """Finds a good setting near the one in use.
 
@@ -55,10 +54,10 @@ def coordinate_search(
             nothing; asked once per setting.
         space: values to try by parameter.
         start: the setting in use, a value for each parameter of the space.
-        preferred: a value for each parameter of the space, or for some, that wins where the scores cannot tell.
         caution: standard errors of a difference that say nothing, 0 or more.
         min_gain: difference of the mean scores that says nothing, 0 or more.
         max_rounds: rounds over all parameters at most, 1 or more.
+        is_over: asked before each setting whether the time is up; then what was tried so far decides.
 
     Returns:
         The setting kept, and what was tried, in order.
@@ -72,26 +71,26 @@ def coordinate_search(
         return known[key]
 
     kept, trials = dict(start), []
-    preferred = preferred or {}
     for _ in range(max_rounds):
         before = dict(kept)
         for name, values in space.items():
             current = scores(kept)
-            found = {value: scores({**kept, name: value}) for value in (start[name], *values)}
+            found = {kept[name]: current}
+            for value in (start[name], *values):
+                if not is_over():
+                    found[value] = scores({**kept, name: value})
             best = max(found, key=lambda value: np.nanmean(found[value]))
-            equal = {best}
-            for value in found:
-                gap, noise = paired_gain(found[best], found[value])
+            choice = best
+            if start[name] in found:
+                gap, noise = paired_gain(found[best], found[start[name]])
                 if gap <= max(min_gain, caution * noise):
-                    equal.add(value)
-            favored = [value for value in (start[name], preferred.get(name)) if value in equal]
-            choice = max(favored, key=lambda value: np.nanmean(found[value]), default=best)
+                    choice = start[name]
             for value in found:
                 if value != kept[name]:
                     score = float(np.nanmean(found[value]))
                     trials.append(Trial(name, value, score, *paired_gain(found[value], current), value == choice))
             kept[name] = choice
-        if kept == before:
+        if kept == before or is_over():
             break
     return kept, trials
 

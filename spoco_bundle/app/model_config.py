@@ -17,7 +17,7 @@ from spoco_bundle.core.errors import SpocoError
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["MODEL_CONFIG", "PLANNED", "foreign_code", "model_overlay", "resolved", "write_model_config"]
+__all__ = ["MODEL_CONFIG", "PLANNED", "alike", "foreign_code", "model_overlay", "resolved", "write_model_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
         value, usual = trained[key], default[key]
         if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
             # of a component its own arguments alone: prediction has others that training does not know
-            own = {f"{key}#{name}": inner for name, inner in value.items() if not _alike(inner, usual.get(name))}
+            own = {f"{key}#{name}": inner for name, inner in value.items() if not alike(inner, usual.get(name))}
             shared |= {name: inner for name, inner in own.items() if name not in _NOT_A_MODELS}
-        elif not _alike(value, usual):
+        elif not alike(value, usual):
             shared[key] = value
     if trained["spacing"] is not None and shared["target_spacing"] is not None:
         shared["assumed_spacing"] = trained["spacing"]
@@ -134,7 +134,7 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
     return target
 
 
-def _alike(value: Any, usual: Any) -> bool:
+def alike(value: Any, usual: Any) -> bool:
     """Whether two values say the same; MONAI writes ``::`` for ``#`` in the references of a config that runs."""
     return json.dumps(value, default=str).replace("::", "#") == json.dumps(usual, default=str).replace("::", "#")
 

@@ -13,6 +13,7 @@ import torch
 
 from spoco_bundle.app.config import find_config, find_overlays, read_configs
 from spoco_bundle.app.config_checks import running_parser
+from spoco_bundle.app.final_tuning import tuned_ids
 from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, model_overlay, resolved, write_model_config
 from spoco_bundle.app.plan import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
@@ -110,4 +111,6 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
     share = parser.get_parsed_content("holdout_fraction")
     held_out = [f"{share:.0%} of the annotated objects are held out of the training, to validate on"] if share else []
-    return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids
+    # what is chosen at the end is no plan that a training which goes on has to keep
+    fixed = {key: value for key, value in ids.items() if key not in tuned_ids(parser.get())}
+    return [*profile.lines(), *plan_lines(profile, ids), *held_out], fixed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +21,20 @@ from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.handlers import InstanceMetric
+from spoco_bundle.metrics import expected_ap
 
+__all__ = ["EXPECTED", "ClusteringTuner"]
+
+#: score of images that may be annotated in part, see `expected_ap`
+EXPECTED = "expected_ap_50"
 OUTPUTS = ("pred", "second_pred")  # where ClusterEmbeddingsd finds the network's outputs
 
 
 class ClusteringTuner:
     """Searches clustering parameters that score best and writes them as an overlay config.
+
+    Images that may be annotated in part are scored by the average precision to be expected were they annotated wholly
+    (`expected_ap`). How large a share of their objects is annotated, the settings of the first parameter tell.
 
     Raw network outputs are kept as memory-mapped files in a temporary folder, so only one volume's are in memory.
 
@@ -36,14 +46,18 @@ class ClusteringTuner:
         clustering: makes the transform from raw outputs to instances, taking the parameters as keywords; a partial of
             ``ClusterEmbeddingsd``.
         restore: brings instances back to the grid of the label, see ``RestoreGridd``.
-        metric: scores each image; its key score is maximized.
-        search: `{"id": ID, "values": [...], "preferred": VALUE}` for each parameter; ID is a config id whose last part
-            is a keyword of `clustering`. The value in use need not be among the values, and `preferred` may be missing.
+        metric: scores each image.
+        score: what is maximized: "expected_ap_50", or one of the metric's.
+        search: `{"id": ID, "values": [...]}` for each parameter; ID is a config id whose last part is a keyword of
+            `clustering`. The value in use need not be among the values.
         tuned_file: overlay config to write.
         max_volumes: volumes to tune on, spread evenly over the dataset; 1 or more.
+        minutes: of it all; then what was tried so far decides. A third at most goes to the network's outputs, but for
+            those of the first volume. None takes what it needs.
         caution: standard errors by which another value must be better, see `coordinate_search`.
         min_gain: least gain that counts.
         max_rounds: rounds over all parameters at most.
+        min_objects: of fewer annotated objects the start is kept.
 
     Raises:
         SpocoError: for an id or a value that the clustering does not take, before anything is computed.
@@ -57,12 +71,15 @@ class ClusteringTuner:
         clustering: Callable[..., Transform],
         restore: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         metric: InstanceMetric,
+        score: str,
         search: Sequence[Mapping[str, Any]],
         tuned_file: str,
         max_volumes: int = 12,
+        minutes: float | None = None,
         caution: float = 2.0,
         min_gain: float = 0.02,
         max_rounds: int = 3,
+        min_objects: int = 1,
     ):
         if max_volumes < 1:
             raise SpocoError(f"max_volumes is {max_volumes}: give 1 or more")
@@ -72,24 +89,30 @@ class ClusteringTuner:
         self.clustering = clustering
         self.restore = restore
         self.metric = metric
+        self.score = score
         # MONAI's parser rewrites the separator
-        entries = {entry["id"].replace("::", "#"): entry for entry in search}
-        self.search = {key: list(entry["values"]) for key, entry in entries.items()}
-        self.preferred = {key: entry["preferred"] for key, entry in entries.items() if "preferred" in entry}
+        self.search = {entry["id"].replace("::", "#"): list(entry["values"]) for entry in search}
         self.tuned_file = Path(tuned_file)
         self.max_volumes = max_volumes
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.min_objects = min_objects
         self.choice = {"caution": caution, "min_gain": min_gain, "max_rounds": max_rounds}
         self.start = {key: self._in_use(key) for key in self.search}
 
     def run(self) -> dict[str, Any]:
         """Embeds, searches, prints the table, writes the overlay; returns its content."""
-        with TemporaryDirectory(prefix="spoco-tune-") as folder:
-            samples = self.embed(Path(folder))
-            tuned, trials = self.tune(samples)
-        print("\n".join(filter(None, (self.table(tuned, trials), self.metric.hint()))), flush=True)
+        tuned, trials = self.search_best()
+        print(self.table(tuned, trials), flush=True)
         with atomic_write(self.tuned_file) as path:
             path.write_text(json.dumps(tuned, indent=4) + "\n")
         return tuned
+
+    def search_best(self) -> tuple[dict[str, Any], list[Trial]]:
+        """Embeds and searches: the setting kept, by config id, and the trials."""
+        began = time.monotonic()
+        with TemporaryDirectory(prefix="spoco-tune-") as folder:
+            samples = self.embed(Path(folder), began + self.seconds / 3)
+            return self.tune(samples, began + self.seconds)
 
     def numbers(self) -> list[int]:
         """Positions in the dataset of the volumes that are tuned on."""
@@ -97,12 +120,19 @@ class ClusteringTuner:
         return np.linspace(0, len(self.dataset) - 1, count).round().astype(int).tolist()
 
     @torch.no_grad()
-    def embed(self, folder: Path) -> list[dict[str, Any]]:
-        """Samples with image, label and memory-mapped network outputs, kept in the folder."""
+    def embed(self, folder: Path, until: float = math.inf) -> list[dict[str, Any]]:
+        """Samples with image, label and memory-mapped network outputs, kept in the folder.
+
+        Args:
+            folder: for the outputs.
+            until: time on the monotonic clock from which no further volume is begun.
+        """
         samples = []
         numbers = self.numbers()
         progress = Progress("images embedded", len(numbers))
         for number in numbers:
+            if samples and time.monotonic() >= until:
+                break
             sample = dict(self.dataset[number])
             for key, network in zip(OUTPUTS, self.networks):
                 network.eval()
@@ -115,27 +145,47 @@ class ClusteringTuner:
         progress.close()
         return samples
 
-    def tune(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Trial]]:
-        """The setting kept, by config id, and the trials."""
+    def tune(self, samples: Sequence[Mapping[str, Any]], until: float = math.inf) -> tuple[dict[str, Any], list[Trial]]:
+        """The setting kept, by config id, and the trials.
+
+        Args:
+            samples: from `embed`.
+            until: time on the monotonic clock from which no further setting is tried.
+        """
+        key, values = next(iter(self.search.items()))
         others = sum(
-            len([value for value in values if value != self.start[key]]) for key, values in self.search.items()
+            len([value for value in tried if value != self.start[name]]) for name, tried in self.search.items()
         )
-        first_round = 1 + others
-        with Progress("settings of the first round", first_round) as progress:
+        with Progress("settings of the first round", 1 + others) as progress:
 
-            def evaluate(setting: dict[str, Any]) -> np.ndarray:
-                scores = self.scores(samples, setting)
-                self.evaluated += 1
-                if self.evaluated == first_round + 1:
-                    progress.extend(others, "settings, again with what was taken")
-                progress.update()
-                return scores
+            def is_over() -> bool:
+                return time.monotonic() >= until
 
-            self.evaluated = 0
-            return coordinate_search(evaluate, self.search, self.start, self.preferred, **self.choice)
+            def images(setting: Mapping[str, Any]) -> list[dict[str, float]]:
+                name = repr(sorted(setting.items()))
+                if name not in known:
+                    known[name] = self.details(samples, setting)
+                    if len(known) == others + 2:
+                        progress.extend(others, "settings, again with what was taken")
+                    progress.update()
+                return known[name]
 
-    def scores(self, samples: Sequence[Mapping[str, Any]], setting: Mapping[str, Any]) -> np.ndarray:
-        """Key score (images,) of a setting, by config id, on every sample.
+            known: dict[str, list[dict[str, float]]] = {}
+            first = images(self.start)
+            if sum(image["true_objects"] for image in first) < self.min_objects:
+                return self.start, []
+            along = [images({**self.start, key: value}) for value in values if not is_over()]
+            shares = annotated_shares([first, *along])
+            return coordinate_search(
+                lambda setting: self.scores(images(setting), shares),
+                self.search,
+                self.start,
+                **self.choice,
+                is_over=is_over,
+            )
+
+    def details(self, samples: Sequence[Mapping[str, Any]], setting: Mapping[str, Any]) -> list[dict[str, float]]:
+        """All scores of every sample with a setting, by config id.
 
         Raises:
             SpocoError: if no sample holds an annotated object.
@@ -145,14 +195,20 @@ class ClusteringTuner:
         for sample in samples:
             self.metric([self.restore(transform(sample))["pred"]], [sample["label"]])
         self.metric.scores()
-        return np.array([image[self.metric.metric] for image in self.metric.details()])
+        return self.metric.details()
+
+    def scores(self, images: Sequence[Mapping[str, float]], shares: Sequence[float]) -> np.ndarray:
+        """The score (images,) that is maximized, of images of which so large shares are annotated."""
+        if self.score == EXPECTED:
+            return np.array([expected_ap(image, share) for image, share in zip(images, shares, strict=True)])
+        return np.array([image[self.score] for image in images])
 
     def table(self, tuned: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         """The trials, and the values before and after."""
         width = max(map(len, self.search))
-        lines = [f"{'id':<{width}}  {'value':>8}  {self.metric.metric}   gain  noise"]
+        lines = [f"{'id':<{width}}  {'value':>8}  {self.score}   gain  noise"]
         for trial in trials:
-            columns = f"{trial.score:{len(self.metric.metric)}.3f} {trial.gain:+6.3f} {trial.noise:6.3f}"
+            columns = f"{trial.score:{len(self.score)}.3f} {trial.gain:+6.3f} {trial.noise:6.3f}"
             lines.append(f"{trial.name:<{width}}  {trial.value!s:>8}  {columns}{'  taken' * trial.chosen}")
         for key, value in tuned.items():
             kept = "kept" if value == self.start[key] else f"instead of {self.start[key]}"
@@ -176,3 +232,24 @@ class ClusteringTuner:
 def keyword(key: str) -> str:
     """Name of the clustering's keyword that a config id sets: its last part."""
     return key.split("#")[-1]
+
+
+def annotated_shares(settings: Sequence[Sequence[Mapping[str, float]]], enough: float = 0.8) -> list[float]:
+    """The share of each image's objects that is annotated, as far as found objects tell.
+
+    It is the share of the found objects that lie on annotated ones. False objects make it too small, so it is taken
+    from the setting that finds the fewest of them: that of the largest share over all images, among those with about as
+    many true objects as any.
+
+    Args:
+        settings: for each setting the partly-labelled scores of every image.
+        enough: share of the most true positives that a setting must have to be asked.
+    """
+
+    def total(images: Sequence[Mapping[str, float]], name: str) -> float:
+        return sum(image[name] for image in images)
+
+    least = enough * max(total(images, "tp_50") for images in settings)
+    asked = [images for images in settings if total(images, "tp_50") >= least]
+    purest = max(asked, key=lambda images: total(images, "judged_objects") / max(total(images, "objects"), 1))
+    return [image["judged_objects"] / max(image["objects"], 1) for image in purest]

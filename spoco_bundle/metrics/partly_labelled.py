@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from spoco_bundle.metrics.contingency import ContingencyTable
 from spoco_bundle.metrics.matching import match, threshold_name
 from spoco_bundle.metrics.partition import best_dice, error_counts
 
-__all__ = ["ANNOTATED_SIZES", "SCOPE", "partly_labelled_scores"]
+__all__ = ["ANNOTATED_SIZES", "SCOPE", "expected_ap", "partly_labelled_scores"]
 
 #: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
 ANNOTATED_SIZES = "annotated_sizes"
@@ -92,3 +92,30 @@ def partly_labelled_scores(
         "plausible_volume": plausible_volume,
         "partly_labelled_score": sbd * float(np.sqrt(plausible_objects * plausible_volume)),
     }
+
+
+def expected_ap(scores: Mapping[str, float], annotated_share: float, iou_threshold: float = 0.5) -> float:
+    """The average precision to be expected if every object of an image were annotated.
+
+    AP = TP / (TP + FN + FP), and FP = objects - TP. If the annotated objects are a share c of all, chosen without
+    regard to what a model finds, TP and FN over them are about c times those over all, so
+
+        AP ~ TP / (TP + FN + c * objects - TP),
+
+    which is AP itself where c is 1. Unlike `partly_labelled_score` it sees false objects in unlabeled space. To compare
+    predictions of one image give the same c for all; the share of the found objects that lie on annotated ones
+    (`judged_objects` / `objects`) estimates it. False objects make that share too small, and then count less.
+
+    Args:
+        scores: of the image, see `partly_labelled_scores`, with `objects`.
+        annotated_share: c, in [0, 1].
+        iou_threshold: one of the thresholds that were scored.
+
+    Returns:
+        In [0, 1]; NaN without annotated objects.
+    """
+    name = threshold_name(iou_threshold)
+    tp, fn = scores[f"tp_{name}"], scores[f"fn_{name}"]
+    if tp + fn == 0:
+        return float("nan")
+    return tp / (tp + fn + max(annotated_share * scores["objects"] - tp, 0.0))

@@ -68,23 +68,36 @@ def test_a_gain_that_every_image_shares_is_no_noise_but_must_be_worth_it():
     assert coordinate_search(evaluate, {"a": [0, 1]}, {"a": 0}, caution=5, min_gain=0.005)[0] == {"a": 1}
 
 
-def test_where_the_scores_cannot_tell_the_preferred_value_is_taken():
+def test_the_start_is_kept_unless_it_is_worse():
     table = {0: np.zeros(4), 1: np.array([0.6, 0.4, 0.5, 0.5]), 2: np.array([0.4, 0.7, 0.5, 0.6]), 3: np.full(4, 0.2)}
-    space, start = {"a": [1, 2, 3]}, {"a": 0}
+    space = {"a": [1, 2, 3]}
 
     def evaluate(setting):
         return table[setting["a"]]
 
-    assert coordinate_search(evaluate, space, start)[0] == {"a": 2}
-    assert coordinate_search(evaluate, space, start, {"a": 1})[0] == {"a": 1}
-    assert coordinate_search(evaluate, space, start, {"a": 3})[0] == {"a": 2}  # worse by more than the noise
-    # of the one in use and the preferred one the better wins
-    assert coordinate_search(evaluate, space, {"a": 2}, {"a": 1})[0] == {"a": 2}
-    assert coordinate_search(evaluate, space, {"a": 1}, {"a": 2})[0] == {"a": 2}
-    assert coordinate_search(lambda _: np.ones(3), space, {"a": 2}, {"a": 1})[0] == {"a": 2}
+    assert coordinate_search(evaluate, space, {"a": 0})[0] == {"a": 2}
+    assert coordinate_search(evaluate, space, {"a": 3})[0] == {"a": 2}  # worse by more than the noise
+    assert coordinate_search(evaluate, space, {"a": 1})[0] == {"a": 1}
+    assert coordinate_search(lambda _: np.ones(3), space, {"a": 2})[0] == {"a": 2}
 
 
-def test_a_later_round_returns_to_the_start_or_the_preferred_value():
+def test_what_was_tried_when_the_time_is_up_decides():
+    asked = []
+
+    def evaluate(setting):
+        asked.append(setting["a"])
+        return bowl(setting)
+
+    def search(settings):
+        asked.clear()
+        return coordinate_search(evaluate, SPACE, {"a": 0, "b": 10}, is_over=lambda: len(asked) >= settings)[0]
+
+    assert search(1) == {"a": 0, "b": 10} and len(asked) == 1
+    assert search(2) == {"a": 1, "b": 10} and len(asked) == 2
+    assert search(4) == {"a": 2, "b": 10} and len(asked) == 4
+
+
+def test_a_later_round_returns_to_the_start():
     # with b wrong only a = 3 scores; with b right all values of a are alike
     def evaluate(setting):
         return np.full(3, 1.0 if setting["b"] == 20 else 0.5 * (setting["a"] == 3))

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 
-from spoco_bundle.app.tuner import ClusteringTuner
+from spoco_bundle.app.tuner import EXPECTED, ClusteringTuner, annotated_shares
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.networks import Decoder
@@ -46,6 +46,19 @@ def volume(objectness: float, annotated: int) -> dict:
     return {"image": MetaTensor(raw), "label": MetaTensor(sparse[None])}
 
 
+def beside_specks(annotated: int) -> dict:
+    """The squares of `volume`, and four smaller ones between them, of an objectness of 0.6 where squares have 0.9."""
+    sample = volume(0.9, annotated)
+    raw = sample["image"].as_tensor()
+    raw[-1] = torch.where(raw[-1] > 0, raw[-1], torch.tensor(0.1).logit())
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(48.0), indexing="ij")
+    for top, left in ((4, 13), (4, 29), (20, 13), (20, 29)):
+        here = (slice(top, top + 8), slice(left, left + 6))
+        raw[(-1, *here)] = torch.tensor(0.6).logit()
+        raw[(slice(0, 2), *here)] = torch.stack([top + 3.5 - y[here], left + 2.5 - x[here]]) / 4
+    return sample
+
+
 def tuner(tmp_path, search, start=None, volumes=5, **arguments):
     keywords = {
         "keys": "pred",
@@ -62,6 +75,7 @@ def tuner(tmp_path, search, start=None, volumes=5, **arguments):
         clustering,
         RestoreGridd(),
         InstanceMetric(partly_labelled=True),
+        arguments.pop("score", EXPECTED),
         search,
         str(tmp_path / "tuned.json"),
         **arguments,
@@ -80,7 +94,7 @@ def test_a_mis_set_start_is_mended_and_written_as_an_overlay(tmp_path, capsys):
         "clustering#seed_objectness": 0.3,
     }
     printed = capsys.readouterr().out
-    assert "partly_labelled_score" in printed and "taken" in printed and "instead of 0.9" in printed
+    assert "expected_ap_50" in printed and "taken" in printed and "instead of 0.9" in printed
 
 
 def test_volumes_are_embedded_once_and_spread_over_the_dataset(tmp_path):
@@ -108,7 +122,7 @@ def test_scores_are_those_on_the_grid_of_the_label(tmp_path):
         sample["label"] = MetaTensor(sample["label"].repeat_interleave(2, 1).repeat_interleave(2, 2))
         sample["image"].meta |= {GRID_SHAPE: torch.tensor((64, 96)), GRID_AFFINE: torch.eye(4)}
     samples = made.embed(tmp_path)
-    assert made.scores(samples, {"objectness_threshold": 0.4}).min() > 0.9
+    assert min(image["annotated_dice"] for image in made.details(samples, {"objectness_threshold": 0.4})) > 0.9
 
 
 def test_the_second_network_reaches_the_clustering(tmp_path):
@@ -119,7 +133,7 @@ def test_the_second_network_reaches_the_clustering(tmp_path):
         networks=[Votes(), Votes()],
     )
     samples = made.embed(tmp_path)
-    assert np.nanmin(made.scores(samples, {"objectness_threshold": 0.4})) > 0.9
+    assert min(image["annotated_dice"] for image in made.details(samples, {"objectness_threshold": 0.4})) > 0.9
 
 
 def test_parameters_outside_the_config_start_at_the_methods_default(tmp_path):
@@ -142,3 +156,39 @@ def test_volumes_without_annotated_objects_are_refused(tmp_path):
     with pytest.raises(SpocoError, match="annotate at least one"):
         made.run()
     assert not (tmp_path / "tuned.json").exists()
+
+
+def test_false_objects_in_unlabeled_space_count_as_far_as_objects_are_annotated(tmp_path):
+    search = [{"id": "objectness_threshold", "values": [0.5, 0.7]}]
+    made = tuner(tmp_path, search, {"objectness_threshold": 0.5}, score="partly_labelled_score")
+    made.dataset = [beside_specks(annotated=2) for _ in range(3)]
+    assert made.search_best()[0] == {"objectness_threshold": 0.5}  # the specks are as large as objects may be
+    made.score = EXPECTED
+    assert made.search_best()[0] == {"objectness_threshold": 0.7}
+    # six objects of which two are annotated, and four specks
+    low, high = (made.details(made.embed(tmp_path), {"objectness_threshold": value}) for value in (0.5, 0.7))
+    shares = annotated_shares([low, high])
+    assert shares == [pytest.approx(1 / 3)] * 3 and annotated_shares([low]) == [pytest.approx(1 / 5)] * 3
+    assert made.scores(low, shares) == pytest.approx(2 / (2 + 10 / 3 - 2)) and made.scores(
+        high, shares
+    ) == pytest.approx(1)
+
+
+def test_few_annotated_objects_choose_nothing(tmp_path):
+    search = [{"id": "objectness_threshold", "values": [0.4]}]
+    start = {"objectness_threshold": 0.9}
+    assert tuner(tmp_path, search, start, min_objects=10).search_best()[0] == {"objectness_threshold": 0.4}
+    assert tuner(tmp_path, search, start, min_objects=11).search_best() == ({"objectness_threshold": 0.9}, [])
+
+
+def test_no_image_is_embedded_and_no_setting_tried_when_the_time_is_up(tmp_path):
+    network = Votes()
+    made = tuner(
+        tmp_path,
+        [{"id": "objectness_threshold", "values": [0.4]}],
+        {"objectness_threshold": 0.9},
+        networks=[network],
+        minutes=1e-9,
+    )
+    assert made.search_best() == ({"objectness_threshold": 0.9}, [])
+    assert network.calls == 1

@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 from spoco_bundle.annotation.scope import annotation_scope
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.metrics import instance_scores, pool_scores
+from spoco_bundle.metrics import expected_ap, instance_scores, pool_scores
 
 
 def score(truth, prediction, **arguments):
@@ -204,3 +204,35 @@ def test_whole_objects_beside_partly_drawn_ones_are_scored_as_ever(cells):
     ours, usual = score(annotated, worse, scope=scope), score(annotated, worse)
     assert ours["annotated_dice"] > usual["annotated_dice"]
     assert score(annotated, worse, scope=annotation_scope(annotated, {}, "whole")) == usual
+
+
+def test_the_expected_precision_is_that_of_a_complete_truth(cells):
+    every, _ = cells
+    found = np.where(np.isin(every, [1, 2, 3, 4]), 0, every)
+    found[:, 0:3, 30:40] = 99
+    complete = instance_scores(every, found)
+    assert 0 < complete["fp_50"] and complete["ap_50"] < 1
+    for threshold in (0.5, 0.9):
+        ap = complete[f"ap_{round(100 * threshold)}"]
+        assert expected_ap(score(every, found), 1.0, threshold) == pytest.approx(ap)
+
+
+def test_annotating_some_objects_gives_about_the_precision_of_all(cells):
+    every, _ = cells
+    found = np.where(np.isin(every, [1, 2, 3, 4]), 0, every)
+    for number in range(6):
+        found[0:5, 0:3, 12 * number : 12 * number + 5] = 100 + number
+    complete = instance_scores(every, found)["ap_50"]
+    random = np.random.default_rng(0)
+    expected = []
+    for _ in range(40):
+        annotated = np.where(np.isin(every, random.choice(np.arange(1, 25), 12, replace=False)), every, 0)
+        expected.append(expected_ap(score(annotated, found), 0.5))
+    assert np.mean(expected) == pytest.approx(complete, abs=0.03) and np.std(expected) > 0
+    # without the false objects more is expected, which the score of annotated objects alone does not see
+    assert expected_ap(score(annotated, np.where(found < 100, found, 0)), 0.5) > expected[-1] + 0.05
+
+
+def test_nothing_annotated_says_nothing(cells):
+    every, _ = cells
+    assert math.isnan(expected_ap(score(np.zeros_like(every), every), 0.5))
