@@ -60,7 +60,7 @@ def train_and_score(
     if not (work / "trained").is_file():
         again = ["--resume"] if (model / "last.pt").is_file() else []
         train = [str(source), "--output", str(model), "--seed", str(seed)]
-        run_spoco("train", *train, *COMPLETE, *given, *again, log=work / "log.txt", threads=threads)
+        run_spoco("train", *train, *given, *again, log=work / "log.txt", threads=threads)
         (work / "trained").touch()
     seconds = time.monotonic() - start
     scores = {

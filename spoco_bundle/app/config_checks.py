@@ -85,6 +85,9 @@ def check_together(config: Mapping[str, Any], where: str) -> None:
             f"{where}pretrained_student: is for a teacher that goes on too; give {where}pretrained as well"
         )
     _check_values(config, where)
+    minutes, tuning = (config.get(name) for name in ("minutes", "tune_minutes"))
+    if _is_number(minutes) and _is_number(tuning) and tuning >= minutes:
+        raise SpocoError(f"{where}tune_minutes: {tuning} of {minutes} minutes leave no time to train; give less")
 
 
 def _check_values(config: Mapping[str, Any], where: str) -> None:

@@ -39,23 +39,27 @@ __all__ = [
     "working_spacing",
 ]
 
+#: voxels across a typical object, by the number of axes: what measured best in images; in volumes a crop that is
+#: affordable holds several objects only if they are smaller
+_ACROSS = {2: 30.0, 3: 20.0}
 #: voxels of a crop and of a batch, by the number of axes: what two cores work through in about half a second
 _CROP_VOXELS = {2: 2**14, 3: 2**17}
 _BATCH_VOXELS = {2: 2**17, 3: 2**18}
 
 
-def working_spacing(profile: Profile, objects_across: float = 20.0, tolerance: float = 1.5) -> list[float] | None:
-    """The resolution that images are brought to: a typical object so many voxels across, never finer than the image.
+def working_spacing(profile: Profile, tolerance: float = 1.5) -> list[float] | None:
+    """The resolution that images are brought to, never finer than theirs.
+
+    A typical object becomes 30 voxels across, in volumes 20.
 
     Args:
         profile: of the training set.
-        objects_across: voxels across a typical object that the network likes best.
         tolerance: an axis is left as it is while its objects are less than so many times as large.
 
     Returns:
         Voxel size along each axis in the unit of the profile; None where the images are used as they are.
     """
-    shrink = profile.axis_diameters / objects_across
+    shrink = profile.axis_diameters / _ACROSS[len(profile.shape)]
     shrink[shrink < tolerance] = 1
     if (shrink == 1).all():
         return None

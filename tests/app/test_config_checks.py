@@ -101,6 +101,7 @@ def test_lists_have_one_number_per_axis(dims, size):
     [
         ({"learning_rat": 3}, "--learning_rat: no such id; did you mean --learning_rate"),
         ({"batch_size": 0}, "--batch_size: 0 does not fit; give a whole number of at least 1"),
+        ({"minutes": 5, "tune_minutes": 5}, "--tune_minutes: 5 of 5 minutes leave no time to train; give less"),
         ({"output_dir": "out#1"}, "--output_dir: 'out::1': no path can hold # or :: here"),
         ({"dataset_dir": "a::b"}, "--dataset_dir: 'a::b': no path"),
     ],

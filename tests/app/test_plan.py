@@ -58,7 +58,7 @@ def test_objects_of_a_size_that_the_network_likes_are_left_as_they_are():
 
 
 def test_large_objects_are_brought_to_the_size_that_the_network_likes():
-    assert plan.working_spacing(CELLS, objects_across=20) == pytest.approx([1.5, 1.5])
+    assert plan.working_spacing(CELLS) == pytest.approx([1.0, 1.0])
     spacing = plan.working_spacing(SECTIONS)
     assert spacing[0] == 1 and spacing[1] == spacing[2] > 2, "a thin axis stays"
 

@@ -30,11 +30,11 @@ def folder(tmp_path_factory):
 def test_the_files_and_the_objects_decide(folder):
     lines, ids = plan_folder(folder)
     assert ids["spatial_dims"] == 2 and ids["in_channels"] == 3 and not ids["dense"]
-    # discs of about 60 pixels become about 20 voxels
-    assert ids["target_spacing"] == pytest.approx([3, 3], rel=0.1)
+    # discs of about 60 pixels become about 30 voxels
+    assert ids["target_spacing"] == pytest.approx([2, 2], rel=0.1)
     assert ids["object_diameter"] == pytest.approx(60, rel=0.05)
     assert lines[0].startswith("1 annotated 2D image of about 400 x 400 voxels, 3 channels")
-    assert any(line.startswith("working resolution 2.9") for line in lines)
+    assert any(line.startswith("working resolution 1.9") for line in lines)
     assert ids["embedding_channels"] == 8 and ids["coordinate_channels"] == 2
 
 
