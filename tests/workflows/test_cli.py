@@ -59,7 +59,7 @@ def test_tune_writes_an_overlay_that_predict_takes(sample, trained, tmp_path):
     options = ["--split", "train", "--keep_fraction", "0.5", "--search", search, "--output", "out/tuned.json"]
     result = spoco("tune", sample, "--model", trained, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "partly_labelled_score" in result.stdout and "seconds gone" in result.stdout
+    assert "expected_ap_50" in result.stdout and "seconds gone" in result.stdout
     tuned = json.loads((tmp_path / "out" / "tuned.json").read_text())
     assert set(tuned) == {"objectness_threshold", "min_fraction"}
     # an unmistakable value in the same file shows that predict reads it
