@@ -31,14 +31,13 @@ import tifffile
 import torch
 from classical_baseline import score_folder
 from measuring import processor, replace_table
-from monai.data import MetaTensor
+from peers import score_predictions, write_thinned
 
 from spoco_bundle.app.run_report import training_curves
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
-from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.transforms import KeepInstanceFractiond
 
 matplotlib.use("Agg")
@@ -260,29 +259,6 @@ def write_foregrounds(data: Path, output: Path) -> Path:
     return output
 
 
-def write_thinned(data: Path, fraction: float, seed: int, output: Path) -> None:
-    """Writes train/ with the objects that a row trains on, for other programs.
-
-    Args:
-        data: folder with train/.
-        fraction: of the annotated objects that is kept.
-        seed: of the choice.
-        output: folder to write train/ into: images linked, labels as TIFF.
-    """
-    spatial_dims = stored_dimensions(build_datalist(data, "train"))
-    keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed)
-    folder = output / "train"
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in build_datalist(data, "train"):
-        image, label = Path(pair["image"]), Path(pair["label"])
-        array = read_image(label, "label", spatial_dims).array.astype(np.int64)
-        kept = keep({"label": MetaTensor(array, meta={"filename_or_obj": str(label)})})["label"]
-        tifffile.imwrite(folder / label.name, kept[0].numpy().astype(np.uint16))
-        link = folder / image.name
-        if not link.exists():
-            link.symlink_to(image.resolve())
-
-
 def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, predictions: Path, name: str) -> Path:
     """Scores what another program found in val/ and writes it as a row.
 
@@ -299,14 +275,11 @@ def score_row(data: Path, rows: Path, dataset: str, fraction: float, seed: int, 
     Returns:
         The row's file.
     """
-    scores = []
-    for pair in build_datalist(data, "val"):
-        truth = read_image(pair["label"], "label", stored_dimensions(build_datalist(data, "val"))).array[0]
-        stem = Path(pair["label"]).name.removesuffix("_label.tif")
-        scores.append(instance_scores(truth, tifffile.imread(predictions / f"{stem}_instances.tif")))
     training = json.loads((predictions / "training.json").read_text())
     row = rows / f"{dataset}-{name}-{100 * fraction:g}-seed{seed}-{training['minutes']:.0f}min.json"
-    return _write_row(row, dataset, name, data, fraction, seed, training, {"teacher": pool_scores(scores)})
+    return _write_row(
+        row, dataset, name, data, fraction, seed, training, {"teacher": score_predictions(data, predictions)}
+    )
 
 
 def otsu_row(data: Path, rows: Path, dataset: str) -> Path:

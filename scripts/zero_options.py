@@ -3,11 +3,15 @@
 python scripts/zero_options.py DATA --minutes 30          # trains and scores what has no row yet, then the table
 python scripts/zero_options.py DATA --table-only
 python scripts/zero_options.py DATA --epochs 6 --only fib25_neuron vectra_2ch --set tissue=gaps --set tissue=dense
+python scripts/zero_options.py DATA --minutes 10 --stardist PYTHON --only dsb2018 --fractions 0.1 1 --curve curve.png
 
 DATA is a folder of data sets, each with train/ and val/. A row is one training: a JSON file in the folder of `--rows`.
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
 Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
 for each setting, and the table compares the settings; `--set ""` is the plan as it is, `--set "a=1 b=2"` sets two ids.
+With `--stardist` StarDist is trained beside each case, on the same objects, for as many minutes of as many threads; it
+works on images shrunk by whole steps to about the resolution that was planned. `stardist_baseline.py` says how to
+install it. `--curve` draws the scores against the share of the annotated objects that was kept.
 """
 
 from __future__ import annotations
@@ -15,15 +19,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import matplotlib
 from classical_baseline import score_folder
 from measuring import show_table, train_and_score, write_row
+from peers import train_stardist
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
 
 #: folder and share of the annotated objects that is kept
 CASES = (
@@ -31,6 +42,9 @@ CASES = (
     *(("cvppp_a1", 0.1), ("cvppp_a1", 1.0), ("vnc_mito", 0.25), ("vnc_mito", 1.0), ("fib25_neuron", 0.25)),
     *(("bbbc050", 0.25), ("dsb2018", 0.1)),
 )
+
+#: in place of a setting in the rows of StarDist
+STARDIST = "stardist"
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
@@ -57,6 +71,28 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
     write_row(row, content)
 
 
+def stardist_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
+    """Trains and scores StarDist on the objects of a case, unless its row is there; that of the case has to be.
+
+    Raises:
+        SpocoError: if the case has no row, or StarDist fails.
+    """
+    case = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{options.minutes:g}min"
+    row, planned = options.rows / f"{case}-{STARDIST}.json", options.rows / f"{case}.json"
+    if row.is_file():
+        return
+    if not planned.is_file():
+        raise SpocoError(f"{planned}: not there, so the resolution for StarDist is not known; train that case first")
+    known = json.loads(planned.read_text())
+    profile, target = known["profile"], known["plan"]["target_spacing"]
+    step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
+    spacing = [given * size for given, size in zip(profile["spacing"], step)]
+    chosen = (options.minutes, options.threads, options.seed)
+    trained = train_stardist(options.stardist, data, fraction, options.work / row.stem, *chosen, step, spacing)
+    case_ids = {"data": data.name, "fraction": fraction, "minutes": options.minutes, "epochs": None}
+    write_row(row, {**case_ids, "setting": STARDIST, **trained})
+
+
 def otsu_scores(data: Path) -> dict[str, float]:
     """Pooled scores of Otsu's threshold with a watershed on val/; of several channels their mean is taken."""
     return score_folder(data / "val", stored_dimensions(build_datalist(data, "val")))["pooled"]
@@ -65,25 +101,74 @@ def otsu_scores(data: Path) -> dict[str, float]:
 def table(rows: Path) -> str:
     """The rows as Markdown."""
     lines = [
-        "| `val` of | annotated | minutes, threads | AP50 | SBD | Otsu AP50 | objects across | working resolution | "
-        "levels | crop |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| `val` of | annotated | minutes, threads | AP50 | SBD | StarDist | Otsu | objects across | "
+        "working resolution | levels | crop |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
-    contents = [row for row in contents if row["epochs"] is None and not row["setting"]]
+    contents, peers = (timed_rows(rows, setting) for setting in ("", STARDIST))
+    beside = {case_of(row): f"{row['scores']['teacher']['ap_50']:.2f}" for row in peers}
     contents.sort(key=lambda row: (row["data"], row["fraction"], row["minutes"] * row["threads"]))
     for row in contents:
         plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
         spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
         lines.append(
             f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} | "
-            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | {row['otsu']['ap_50']:.2f} | "
+            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | {beside.get(case_of(row), '')} | "
+            f"{row['otsu']['ap_50']:.2f} | "
             f"{profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
             f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')} |"
         )
     if contents:
         lines += ["", f"{contents[-1]['processor']}, seed {contents[-1]['seed']}."]
     return "\n".join(lines)
+
+
+def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
+    """The rows of trainings by the clock with a setting."""
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    return [row for row in contents if row["epochs"] is None and row["setting"] == setting]
+
+
+def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a training and one of StarDist's beside it have in common."""
+    return tuple(row[name] for name in ("data", "fraction", "minutes", "threads", "seed"))
+
+
+def draw_curve(rows: Path, minutes: float, file: Path) -> None:
+    """Draws AP50 and SBD against the share of the annotated objects, a column for each data set with several shares.
+
+    Args:
+        rows: folder of the rows; those of so many minutes are drawn, and of several seeds the mean.
+        minutes: of the trainings.
+        file: PNG to write.
+
+    Raises:
+        SpocoError: if no data set has two shares.
+    """
+    found: dict[str, dict[str, dict[float, list[dict[str, float]]]]] = {}
+    for setting, name in (("", "this bundle"), (STARDIST, "StarDist")):
+        for row in timed_rows(rows, setting):
+            if row["minutes"] == minutes:
+                of_method = found.setdefault(row["data"], {}).setdefault(name, {})
+                of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
+    curves = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
+    if not curves:
+        raise SpocoError(f"{rows}: no data set has rows of {minutes:g} minutes with two shares of its objects")
+    figure, axes = plt.subplots(2, len(curves), figsize=(3.6 * len(curves), 6), squeeze=False, sharey=True)
+    for column, (data, methods) in zip(axes.T, curves.items()):
+        for axis, (score, label) in zip(column, (("ap_50", "AP50"), ("sbd", "SBD"))):
+            for name, shares in methods.items():
+                kept = sorted(shares)
+                axis.plot(kept, [mean(one[score] for one in shares[share]) for share in kept], "o-", label=name)
+            axis.set(xscale="log", ylim=(0, 1), xlabel="share of the objects", ylabel=label, title=data)
+            ticks = sorted({share for shares in methods.values() for share in shares})
+            axis.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
+            axis.minorticks_off()
+            axis.legend(frameon=False)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=80)
+    plt.close(figure)
 
 
 def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
@@ -106,8 +191,15 @@ def _numbers(values: list[Any], form: str) -> str:
     return " x ".join(form.format(value) for value in values)
 
 
-def cases(only: list[str] | None) -> list[tuple[str, float]]:
-    """Folders and shares of the annotated objects: all cases, those of a NAME, or NAME:SHARE as it is given."""
+def cases(only: list[str] | None, fractions: list[float] | None = None) -> list[tuple[str, float]]:
+    """Folders and shares of the annotated objects: all cases, those of a NAME, or NAME:SHARE as it is given.
+
+    Args:
+        only: NAME or NAME:SHARE; None for all.
+        fractions: shares for each NAME, in place of those of `CASES`.
+    """
+    if fractions:
+        return [(name, share) for name in only or dict(CASES) for share in fractions]
     chosen = []
     for name, _, share in (one.partition(":") for one in only or dict(CASES)):
         chosen += [(name, float(share))] if share else [case for case in CASES if case[0] == name] or [(name, 1.0)]
@@ -122,6 +214,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="to compare; several by blanks")
     parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
+    parser.add_argument("--fractions", type=float, nargs="+", help="of the annotated objects, for each data set")
+    parser.add_argument("--stardist", type=Path, metavar="PYTHON", help="of an environment with StarDist")
+    parser.add_argument("--curve", type=Path, help="PNG of scores against shares")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
@@ -131,15 +226,18 @@ def main() -> None:
     parser.add_argument("--mark", default="zero_options", help="of the page")
     options = parser.parse_args()
     settings, failed = options.set or [""], []
-    for name, fraction in () if options.table_only else cases(options.only):
-        for setting in settings:
+    for name, fraction in () if options.table_only else cases(options.only, options.fractions):
+        trainings = [partial(train_row, setting=setting) for setting in settings]
+        for train in [*trainings, *([stardist_row] if options.stardist else [])]:
             try:
-                train_row(options.data / name, fraction, setting, options)
+                train(options.data / name, fraction, options=options)
             except SpocoError as error:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
     found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
     show_table(found, options.page, options.mark)
+    if options.curve:
+        draw_curve(options.rows, options.minutes, options.curve)
     if failed:
         parser.exit(1)
 

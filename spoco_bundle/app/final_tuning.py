@@ -68,14 +68,10 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
     model = json_content(file)
     tuner = _parser_of_tuning(parser, model, names, minutes, min_objects).get_parsed_content("tuner")
     tuned, trials = tuner.search_best()
-    chosen = {trial.name: trial for trial in trials if trial.chosen and trial.value == tuned[trial.name]}
+    chosen = {trial.name: trial for trial in trials if trial.chosen}
     changes = [
-        f"{name} {value} instead of {tuner.start[name]}"
-        + (
-            f" ({chosen[name].score:.2f}, {chosen[name].score - chosen[name].gain:.2f} before)"
-            if name in chosen
-            else ""
-        )
+        f"{name} {value} instead of {tuner.start[name]} "
+        f"({chosen[name].score:.2f}, {chosen[name].score - chosen[name].gain:.2f} before)"
         for name, value in tuned.items()
         if value != tuner.start[name]
     ]

@@ -25,7 +25,7 @@ def test_a_row_shows_scores_and_plan(tmp_path):
     write_row(tmp_path, "cells", 0.71)
     write_row(tmp_path, "cells", 0.3, "tissue=dense", 6)
     lines = zero_options.table(tmp_path).splitlines()
-    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
+    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 |  | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
     assert lines[-1] == "a processor, seed 0." and len(lines) == 5
 
 
@@ -58,12 +58,69 @@ def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monk
     assert asked == ["train"] and "spoco train ended with 2" in capsys.readouterr().err
 
 
+@pytest.fixture
+def in_place_of_stardist(tmp_path):
+    """An interpreter that finds all of val/ and writes down what it was asked."""
+    file = tmp_path / "python"
+    file.write_text(
+        f"#!{sys.executable}\n"
+        "import json, pathlib, shutil, sys\n"
+        "script, data, val, _, found, *rest = sys.argv[1:]\n"
+        "found = pathlib.Path(found)\n"
+        "found.mkdir()\n"
+        "for label in pathlib.Path(val).glob('*_label.tif'):\n"
+        "    shutil.copy(label, found / label.name.replace('_label', '_instances'))\n"
+        "(found / 'asked.json').write_text(json.dumps(rest))\n"
+        "training = {'minutes': 30.2, 'iterations': 50, 'program': 'StarDist 1'}\n"
+        "(found / 'training.json').write_text(json.dumps(training))\n"
+    )
+    file.chmod(0o755)
+    return file
+
+
+def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of_stardist, monkeypatch, capsys):
+    for split in ("train", "val"):
+        (tmp_path / "cells" / split).mkdir(parents=True)
+        label = np.zeros((64, 64), np.uint8)
+        for number in range(16):
+            label[16 * (number // 4) :, 16 * (number % 4) :][:12, :12] = number + 1
+        tifffile.imwrite(tmp_path / "cells" / split / "a_raw.tif", 10 + 100 * (label > 0).astype(np.uint8))
+        tifffile.imwrite(tmp_path / "cells" / split / "a_label.tif", label)
+    rows, work = tmp_path / "rows", tmp_path / "work"
+    rows.mkdir()
+    write_row(rows, "cells", 0.71)
+    row = json.loads((rows / "cells-.json").read_text())
+    row["profile"]["spacing"] = [1, 1]
+    (rows / "cells-.json").rename(rows / "cells-25-seed0-30min.json").write_text(json.dumps(row))
+    arguments = [str(tmp_path), "--rows", str(rows), "--work", str(work), "--stardist", str(in_place_of_stardist)]
+    for only, curve in (("cells:0.25", []), ("cells:0.25", ["--curve", str(tmp_path / "curve.png")])):
+        monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, "--only", only, *curve])
+        if curve:  # of two shares
+            write_row(rows, "cells", 0.81, epochs=None)
+            again = json.loads((rows / "cells-.json").read_text()) | {"fraction": 1.0}
+            (rows / "cells-.json").write_text(json.dumps(again))
+        zero_options.main()
+    assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 | 0.50 |" in capsys.readouterr().out
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    case = work / "cells-25-seed0-30min-stardist"
+    asked = json.loads((case / "found" / "asked.json").read_text())
+    assert asked == ["--minutes", "30", "--threads", "2", "--seed", "0", "--sparse", "--downsample", "2", "3"]
+    assert len(np.unique(tifffile.imread(case / "data" / "train" / "a_label.tif"))) == 1 + 4
+
+
+def test_a_curve_needs_two_shares(tmp_path):
+    write_row(tmp_path, "cells", 0.71)
+    with pytest.raises(SpocoError, match="no data set has rows of 30 minutes with two shares"):
+        zero_options.draw_curve(tmp_path, 30, tmp_path / "curve.png")
+
+
 def test_data_sets_are_chosen_by_name_or_with_any_share():
     assert zero_options.cases(None) == list(zero_options.CASES)
     assert zero_options.cases(["vnc_mito", "bbbc050:0.05", "others"]) == [
         *(("vnc_mito", 0.25), ("vnc_mito", 1.0)),
         *(("bbbc050", 0.05), ("others", 1.0)),
     ]
+    assert zero_options.cases(["a", "b"], [0.1, 1.0]) == [("a", 0.1), ("a", 1.0), ("b", 0.1), ("b", 1.0)]
 
 
 def test_otsu_takes_the_mean_of_several_channels(tmp_path):

@@ -8,10 +8,12 @@ import json
 import numpy as np
 import pytest
 import tifffile
+from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
 from spoco_bundle.formats import read_image
+from spoco_bundle.transforms import KeepInstanceFractiond
 from support import TINY
 
 
@@ -51,9 +53,9 @@ def test_other_programs_learn_from_the_same_objects(script, tiny, tiff_sample, t
     script.write_thinned(tiff_sample, 0.5, 3, tmp_path / "thinned")
     kept = objects(tmp_path / "thinned" / "train")
     assert kept == script.count_objects(tiff_sample, 0.5, 3) < objects(tiff_sample / "train")
-    chosen = script.KeepInstanceFractiond(keys="label", fraction=0.5, seed=3)
+    chosen = KeepInstanceFractiond(keys="label", fraction=0.5, seed=3)
     for pair in build_datalist(tiff_sample, "train"):
-        label = script.MetaTensor(
+        label = MetaTensor(
             read_image(pair["label"], "label").array.astype(int), meta={"filename_or_obj": pair["label"]}
         )
         name = pair["label"].rsplit("/", 1)[1]
