@@ -21,7 +21,7 @@ from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.handlers import InstanceMetric
-from spoco_bundle.metrics import expected_ap
+from spoco_bundle.metrics import expected_ap, pool_scores
 
 __all__ = ["EXPECTED", "ClusteringTuner"]
 
@@ -191,11 +191,9 @@ class ClusteringTuner:
             SpocoError: if no sample holds an annotated object.
         """
         transform = self.clustering(**{keyword(key): value for key, value in setting.items()})
-        self.metric.reset()
-        for sample in samples:
-            self.metric([self.restore(transform(sample))["pred"]], [sample["label"]])
-        self.metric.scores()
-        return self.metric.details()
+        images = [self.metric.of_image(self.restore(transform(sample))["pred"], sample["label"]) for sample in samples]
+        pool_scores(images)
+        return images
 
     def scores(self, images: Sequence[Mapping[str, float]], shares: Sequence[float]) -> np.ndarray:
         """The score (images,) that is maximized, of images of which so large shares are annotated."""

@@ -67,6 +67,11 @@ class InstanceMetric(CumulativeIterationMetric):
                 f"metric {metric!r} is no score of {kind} labelled truths; use one of {', '.join(self.keys)}"
             )
 
+    def of_image(self, prediction: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+        """All scores of one image, both label volumes (1, *spatial); nothing is kept, nor asked of other processes."""
+        sizes, scope = _annotated_sizes(truth), _scope(truth)
+        return instance_scores(truth[0], prediction[0], **self.arguments, annotated_sizes=sizes, scope=scope)
+
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """Scores of every image, (B, number of scores) float64, columns in the order of `keys`."""
         if y is None:
@@ -76,10 +81,7 @@ class InstanceMetric(CumulativeIterationMetric):
                 f"InstanceMetric got a prediction of shape {tuple(y_pred.shape)} and a truth of {tuple(y.shape)}; "
                 "both are label volumes with one channel, (B, 1, *spatial)"
             )
-        images = [
-            instance_scores(t[0], p[0], **self.arguments, annotated_sizes=_annotated_sizes(t), scope=_scope(t))
-            for p, t in zip(y_pred, y, strict=True)
-        ]
+        images = [self.of_image(p, t) for p, t in zip(y_pred, y, strict=True)]
         return torch.tensor([[image[key] for key in self.keys] for image in images], dtype=torch.float64)
 
     def _sync(self) -> None:

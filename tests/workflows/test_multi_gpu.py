@@ -64,6 +64,7 @@ def test_gradients_equal_those_of_one_process_with_the_joined_batch(tmp_path):
 def test_two_processes_train_validate_and_write_once(sample, bundle_root, tmp_path):
     configs = str([str(bundle_root / "configs" / f"{name}.json") for name in ("train", "multi_gpu_train")])
     values = {"dataset_dir": sample, "ckpt_dir": tmp_path, "output_dir": tmp_path, **TINY, "max_epochs": 1}
+    values |= {"tune_minutes": 1, "tuned#min_objects": 1}
     values.pop("device")
     overrides = [part for key, value in values.items() for part in (f"--{key}", str(value))]
     result = torchrun(["-m", "monai.bundle", "run", "--config_file", configs, *overrides], cwd=bundle_root)
@@ -72,6 +73,7 @@ def test_two_processes_train_validate_and_write_once(sample, bundle_root, tmp_pa
     assert not any(key.startswith("module.") for key in model)
     checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
     assert checkpoint["engine"]["iteration"] == TINY["iterations_per_epoch"]
+    assert (result.stdout + result.stderr).count("clustering tuned on the validation") == 1
 
 
 @pytest.mark.slow
