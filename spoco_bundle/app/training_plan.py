@@ -111,6 +111,11 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
     share = parser.get_parsed_content("holdout_fraction")
     held_out = [f"{share:.0%} of the annotated objects are held out of the training, to validate on"] if share else []
+    if not parser.get_parsed_content("tune_minutes"):
+        return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids
     # what is chosen at the end is no plan that a training which goes on has to keep
-    fixed = {key: value for key, value in ids.items() if key not in tuned_ids(parser.get())}
-    return [*profile.lines(), *plan_lines(profile, ids), *held_out], fixed
+    chosen = tuned_ids(parser.get())
+    begun = ", ".join(f"{name} {ids[name]}" for name in chosen)
+    at_the_end = [f"{begun}, unless the validation shows at the end that others are better"]
+    fixed = {key: value for key, value in ids.items() if key not in chosen}
+    return [*profile.lines(), *plan_lines(profile, ids), *held_out, *(at_the_end if chosen else [])], fixed
