@@ -79,7 +79,7 @@ class ClusteringTuner:
         caution: float = 2.0,
         min_gain: float = 0.02,
         max_rounds: int = 3,
-        min_objects: int = 1,
+        min_objects: int = 0,
     ):
         if max_volumes < 1:
             raise SpocoError(f"max_volumes is {max_volumes}: give 1 or more")
@@ -151,6 +151,9 @@ class ClusteringTuner:
         Args:
             samples: from `embed`.
             until: time on the monotonic clock from which no further setting is tried.
+
+        Raises:
+            SpocoError: if no sample holds an annotated object and `min_objects` is 0.
         """
         key, values = next(iter(self.search.items()))
         others = sum(
@@ -174,8 +177,11 @@ class ClusteringTuner:
             first = images(self.start)
             if sum(image["true_objects"] for image in first) < self.min_objects:
                 return self.start, []
-            along = [images({**self.start, key: value}) for value in values if not is_over()]
-            shares = annotated_shares([first, *along])
+            pool_scores(first)  # refuses images of which none says anything
+            shares = []
+            if self.score == EXPECTED:
+                along = [images({**self.start, key: value}) for value in values if not is_over()]
+                shares = annotated_shares([first, *along])
             return coordinate_search(
                 lambda setting: self.scores(images(setting), shares),
                 self.search,
@@ -185,18 +191,12 @@ class ClusteringTuner:
             )
 
     def details(self, samples: Sequence[Mapping[str, Any]], setting: Mapping[str, Any]) -> list[dict[str, float]]:
-        """All scores of every sample with a setting, by config id.
-
-        Raises:
-            SpocoError: if no sample holds an annotated object.
-        """
+        """All scores of every sample with a setting, by config id."""
         transform = self.clustering(**{keyword(key): value for key, value in setting.items()})
-        images = [self.metric.of_image(self.restore(transform(sample))["pred"], sample["label"]) for sample in samples]
-        pool_scores(images)
-        return images
+        return [self.metric.of_image(self.restore(transform(sample))["pred"], sample["label"]) for sample in samples]
 
     def scores(self, images: Sequence[Mapping[str, float]], shares: Sequence[float]) -> np.ndarray:
-        """The score (images,) that is maximized, of images of which so large shares are annotated."""
+        """The score (images,) that is maximized; to be expected where so large shares of the images are annotated."""
         if self.score == EXPECTED:
             return np.array([expected_ap(image, share) for image, share in zip(images, shares, strict=True)])
         return np.array([image[self.score] for image in images])

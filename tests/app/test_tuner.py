@@ -59,7 +59,7 @@ def beside_specks(annotated: int) -> dict:
     return sample
 
 
-def tuner(tmp_path, search, start=None, volumes=5, **arguments):
+def tuner(tmp_path, search, start=None, volumes=5, partly_labelled=True, **arguments):
     keywords = {
         "keys": "pred",
         "decoder": Decoder(2, objectness=True, coordinate_scale=4.0),
@@ -74,7 +74,7 @@ def tuner(tmp_path, search, start=None, volumes=5, **arguments):
         SimpleInferer(),
         clustering,
         RestoreGridd(),
-        InstanceMetric(partly_labelled=True),
+        InstanceMetric(partly_labelled=partly_labelled),
         arguments.pop("score", EXPECTED),
         search,
         str(tmp_path / "tuned.json"),
@@ -172,6 +172,15 @@ def test_false_objects_in_unlabeled_space_count_as_far_as_objects_are_annotated(
     assert made.scores(low, shares) == pytest.approx(2 / (2 + 10 / 3 - 2)) and made.scores(
         high, shares
     ) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("partly_labelled", "score"), [(False, "ap_50"), (False, "sbd"), (True, "recall_50")])
+def test_any_score_of_the_metric_may_be_maximized(tmp_path, partly_labelled, score):
+    search = [{"id": "objectness_threshold", "values": [0.4]}]
+    made = tuner(tmp_path, search, {"objectness_threshold": 0.9}, score=score, partly_labelled=partly_labelled)
+    made.dataset = [volume(0.8, annotated=6) for _ in range(2)]
+    tuned, trials = made.search_best()
+    assert tuned == {"objectness_threshold": 0.4} and trials[0].score > 0.8
 
 
 def test_few_annotated_objects_choose_nothing(tmp_path):
