@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -85,8 +86,8 @@ def one_line(error: SpocoError) -> str:
     return "spoco: " + " ".join(str(error).split())
 
 
-def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    sys.__excepthook__(kind, error, traceback)
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.__excepthook__(kind, error, trace)
     mendable = user_error(error)
     if mendable is not None:
         print(one_line(mendable), file=sys.stderr, flush=True)
@@ -103,7 +104,9 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def _limit_met(error: BaseException) -> SpocoError | None:
     reason = " ".join(str(error).split())[:160]
-    if isinstance(error, RuntimeError) and _WORKER_DIED.search(str(error)):
+    died = isinstance(error, RuntimeError) and _WORKER_DIED.search(str(error))
+    # one that dies while it is started breaks the pipe through which it gets its dataset
+    if died or (isinstance(error, BrokenPipeError) and _comes_from(error, os.path.join("torch", "utils", "data"))):
         return SpocoError(
             f"num_workers: a data-loader worker died ({reason}), most often for want of memory: set num_workers lower "
             "or to 0 and run again, a training with --resume"
@@ -121,6 +124,12 @@ def _limit_met(error: BaseException) -> SpocoError | None:
         )
         return SpocoError(f"{os.fsdecode(error.filename)}: {error.strerror}: {remedy}")
     return None
+
+
+def _comes_from(error: BaseException, folder: str) -> bool:
+    """Whether code in such a folder has called what raised an error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(folder in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _wrong_config(error: BaseException) -> SpocoError | None:
