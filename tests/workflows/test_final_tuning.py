@@ -44,6 +44,7 @@ def chosen(folder, name="model.json"):
     return {key: value for key, value in json.loads((folder / name).read_text()).items() if key in TUNED}
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_what_tune_chooses(train, sample, bundle_root):
     folder, said = train()
     assert re.search(r"clustering tuned on the validation: objectness_threshold \S+ instead of 0.999 \(", said)
