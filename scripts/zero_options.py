@@ -50,10 +50,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
 
 
+def row_name(data: Path, fraction: float, seed: int, length: str, setting: str) -> str:
+    """Name of a row, and of the folder of its work."""
+    return f"{data.name}-{100 * fraction:g}-seed{seed}-{length}" + (f"-{setting}" if setting else "")
+
+
 def train_row(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> None:
     """Trains and scores one case with a setting such as ``tissue=gaps``, "" for none, unless its row is there."""
     length = f"{options.minutes:g}min" if options.epochs is None else f"{options.epochs}epochs"
-    name = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{length}" + (f"-{setting}" if setting else "")
+    name = row_name(data, fraction, options.seed, length, setting)
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
@@ -77,8 +82,10 @@ def stardist_row(data: Path, fraction: float, options: argparse.Namespace) -> No
     Raises:
         SpocoError: if the case has no row, or StarDist fails.
     """
-    case = f"{data.name}-{100 * fraction:g}-seed{options.seed}-{options.minutes:g}min"
-    row, planned = options.rows / f"{case}-{STARDIST}.json", options.rows / f"{case}.json"
+    row, planned = (
+        options.rows / f"{row_name(data, fraction, options.seed, f'{options.minutes:g}min', setting)}.json"
+        for setting in (STARDIST, "")
+    )
     if row.is_file():
         return
     if not planned.is_file():

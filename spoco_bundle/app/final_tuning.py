@@ -7,14 +7,17 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 
 from spoco_bundle.app.config import find_config, json_content
 from spoco_bundle.app.config_checks import running_parser
-from spoco_bundle.app.model_config import MODEL_CONFIG, alike
+from spoco_bundle.app.model_config import MODEL_CONFIG, alike, config_beside
 from spoco_bundle.core.atomic_files import atomic_write
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 __all__ = ["TUNED", "tune_running_training", "tuned_ids"]
 
@@ -59,9 +62,8 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
     parser = running_parser()
     if not minutes or idist.get_rank() != 0:
         return
-    pretrained = parser.get_parsed_content("pretrained")
-    beside = Path(str(pretrained)).parent / MODEL_CONFIG
-    names = tuned_ids(parser.get(), json_content(beside) if pretrained is not None and beside.is_file() else None)
+    beside = config_beside(parser.get_parsed_content("pretrained"))
+    names = tuned_ids(parser.get(), None if beside is None else json_content(beside))
     file = Path(folder) / MODEL_CONFIG
     if not names or not file.with_name("model.pt").is_file():  # no weights where no validation could be scored
         return
@@ -81,8 +83,8 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
 
 
 def _parser_of_tuning(
-    running: Any, model: Mapping[str, Any], names: list[str], minutes: float, min_objects: int
-) -> Any:
+    running: ConfigParser, model: Mapping[str, Any], names: list[str], minutes: float, min_objects: int
+) -> ConfigParser:
     """The config of `spoco tune` on top of that of the training, with what the plan came to as plain values."""
     from monai.bundle import ConfigParser
 
@@ -95,7 +97,7 @@ def _parser_of_tuning(
         **{name: running.get_parsed_content(name) for name in ("holdout_fraction", "partly_labelled", "key_metric")},
         **{"search": search, "tuner#minutes": minutes, "tuner#min_objects": min_objects},
     }
-    for content in (*overlays, model, own):
+    for content in (model, *overlays, own):
         for key, value in content.items():
             parser[key] = value
     return parser

@@ -17,7 +17,16 @@ from spoco_bundle.core.errors import SpocoError
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["MODEL_CONFIG", "PLANNED", "alike", "foreign_code", "model_overlay", "resolved", "write_model_config"]
+__all__ = [
+    "MODEL_CONFIG",
+    "PLANNED",
+    "alike",
+    "config_beside",
+    "foreign_code",
+    "model_overlay",
+    "resolved",
+    "write_model_config",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +146,12 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
 def alike(value: Any, usual: Any) -> bool:
     """Whether two values say the same; MONAI writes ``::`` for ``#`` in the references of a config that runs."""
     return json.dumps(value, default=str).replace("::", "#") == json.dumps(usual, default=str).replace("::", "#")
+
+
+def config_beside(weights: str | Path | None) -> Path | None:
+    """The config beside a file of weights, None where there is none."""
+    file = None if weights is None else Path(str(weights)).parent / MODEL_CONFIG
+    return file if file is not None and file.is_file() else None
 
 
 def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:

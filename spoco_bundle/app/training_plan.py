@@ -14,7 +14,7 @@ import torch
 from spoco_bundle.app.config import find_config, find_overlays, read_configs
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.final_tuning import tuned_ids
-from spoco_bundle.app.model_config import MODEL_CONFIG, PLANNED, model_overlay, resolved, write_model_config
+from spoco_bundle.app.model_config import PLANNED, config_beside, model_overlay, resolved, write_model_config
 from spoco_bundle.app.plan import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import atomic_write
@@ -50,8 +50,8 @@ def training_files(config: str, overrides: dict[str, Any], began: str | Path | N
     parser = read_configs([base, *overlays], overrides)
     with unwrapped():
         pretrained = parser.get_parsed_content("pretrained")
-    beside = None if pretrained is None else Path(str(pretrained)).parent / MODEL_CONFIG
-    return [base, *([beside] if beside is not None and beside.is_file() else []), *overlays]
+    beside = config_beside(pretrained)
+    return [base, *([] if beside is None else [beside]), *overlays]
 
 
 def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple[list[str], dict[str, Any]]:

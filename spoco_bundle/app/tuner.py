@@ -156,9 +156,7 @@ class ClusteringTuner:
             SpocoError: if no sample holds an annotated object and `min_objects` is 0.
         """
         key, values = next(iter(self.search.items()))
-        others = sum(
-            len([value for value in tried if value != self.start[name]]) for name, tried in self.search.items()
-        )
+        others = sum(value != self.start[name] for name, tried in self.search.items() for value in tried)
         with Progress("settings of the first round", 1 + others) as progress:
 
             def is_over() -> bool:
