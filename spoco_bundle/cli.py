@@ -108,11 +108,12 @@ class Spoco:
         """
         files = [find_config("train"), *find_overlays(config)]
         check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
-        from spoco_bundle.app.training_plan import plan_folder, write_plan
+        from spoco_bundle.app.training_plan import plan_folder
+        from spoco_bundle.core.atomic_files import write_json
 
         lines, ids = plan_folder(dataset_dir, config, **overrides)
         print("\n".join(lines))
-        print(f"settings in {write_plan(output, ids)}")
+        print(f"settings in {write_json(Path(output), ids)}")
 
     @PATHS_AS_TYPED
     @SetParseFns(output=str, model=str, config=str, blockwise=str, max_memory=str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import ignite.distributed as idist
 from spoco_bundle.app.config import find_config, json_content
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.model_config import MODEL_CONFIG, alike, config_beside
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -78,8 +77,7 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
         if value != tuner.start[name]
     ]
     logger.info("clustering tuned on the validation: %s", ", ".join(changes) or "all stays as planned")
-    with atomic_write(file) as path:
-        path.write_text(json.dumps(model | tuned, indent=4) + "\n")
+    write_json(file, model | tuned)
 
 
 def _parser_of_tuning(

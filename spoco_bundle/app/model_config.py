@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights
 from spoco_bundle.app.config_checks import PLACES, config_folder, top_id
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
         )
     shared = {key: shared[key] for key in sorted(shared) if key not in left_out}
     target = Path(folder) / MODEL_CONFIG
-    with atomic_write(target) as path:
-        path.write_text(json.dumps(shared, indent=4) + "\n")
+    write_json(target, shared)
     return target
 
 
@@ -181,8 +180,7 @@ def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:
                 f"{file}: {key} would run {code[:80]!r}: take it out, or, if you trust it, give it with --config"
             )
     if content != stored:
-        with atomic_write(file) as path:
-            path.write_text(json.dumps(content, indent=4) + "\n")
+        write_json(file, content)
         logger.info("%s was written by version 0.1: brought up to date", file)
     return [file]
 

@@ -16,7 +16,7 @@ from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, running_parser, top_id
 from spoco_bundle.app.model_config import foreign_code, model_overlay
 from spoco_bundle.blockwise.work import digest
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import atomic_write, write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
@@ -92,8 +92,7 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
         if not runs or runs[-1]["settings"] != settings:
             runs.append({"began": time.time(), "settings": settings})
         record["runs"] = runs
-    with atomic_write(target) as path:
-        path.write_text(json.dumps(record, indent=4) + "\n")
+    write_json(target, record)
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -17,13 +16,13 @@ from spoco_bundle.app.final_tuning import tuned_ids
 from spoco_bundle.app.model_config import PLANNED, config_beside, model_overlay, resolved, write_model_config
 from spoco_bundle.app.plan import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import unwrapped
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_plan", "write_running_plan"]
+__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_plan"]
 
 #: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
 PLAN, PROFILE = "plan.json", "profile.json"
@@ -91,16 +90,9 @@ def write_running_plan(folder: str | Path) -> None:
         return
     for line in lines:
         logger.info("%s", line)
-    write_plan(Path(folder) / PLAN, ids)
-    write_plan(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
+    write_json(Path(folder) / PLAN, ids)
+    write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
     write_model_config(parser, folder)
-
-
-def write_plan(file: str | Path, content: dict[str, Any]) -> Path:
-    """Writes ids with their values, or a profile, as JSON; returns the file."""
-    with atomic_write(Path(file)) as path:
-        path.write_text(json.dumps(content, indent=4) + "\n")
-    return Path(file)
 
 
 def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from monai.transforms import Transform
 
 from spoco_bundle.app.coordinate_search import Trial, coordinate_search
 from spoco_bundle.clustering import default_parameters
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 from spoco_bundle.handlers import InstanceMetric
@@ -103,8 +102,7 @@ class ClusteringTuner:
         """Embeds, searches, prints the table, writes the overlay; returns its content."""
         tuned, trials = self.search_best()
         print(self.table(tuned, trials), flush=True)
-        with atomic_write(self.tuned_file) as path:
-            path.write_text(json.dumps(tuned, indent=4) + "\n")
+        write_json(self.tuned_file, tuned)
         return tuned
 
     def search_best(self) -> tuple[dict[str, Any], list[Trial]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
 
@@ -48,6 +50,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Writes JSON that a person reads, whole or not at all; returns the file.
+
+    Raises:
+        SpocoError: as ``atomic_write``.
+    """
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=4) + "\n")
+    return path
 
 
 @contextmanager

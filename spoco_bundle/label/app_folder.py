@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
 from spoco_bundle.app.config_checks import top_id
 from spoco_bundle.app.model_config import model_overlay, write_model_config
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import atomic_write, write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state
 
@@ -71,12 +71,12 @@ def prepare_app(
     for name in ("train", "inference"):
         merged[name]["ckpt_dir"] = "$str(Path(@bundle_root) / 'models')"  # where the server looks for weights
     for name, content in merged.items():
-        _write_json(bundle / "configs" / f"{name}.json", content)
+        write_json(bundle / "configs" / f"{name}.json", content)
     for name in ("multi_gpu_train.json", "logging.conf"):
         shutil.copy(config_folder() / name, bundle / "configs" / name)
     if not (bundle / "models" / "model.pt").is_file():
         source = Path(model) if model else shipped_weights(train["spatial_dims"])
-        _write_json(bundle / "models" / ORIGIN, began)
+        write_json(bundle / "models" / ORIGIN, began)
         write_model_config(parser, bundle / "models")
         _first_weights(bundle, source, random_weights)
     with atomic_write(folder / "main.py") as path:
@@ -132,8 +132,3 @@ def _metadata(train: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in default}
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(file) as path:
-        path.write_text(json.dumps(content, indent=4) + "\n")

@@ -7,7 +7,8 @@ import pytest
 import tifffile
 
 from spoco_bundle.app.config import find_config
-from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files, write_plan
+from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -49,7 +50,7 @@ def test_what_is_given_wins_and_the_rest_follows(folder):
 
 def test_a_plan_is_an_overlay_that_comes_to_itself(folder, tmp_path):
     _, ids = plan_folder(folder)
-    file = write_plan(tmp_path / "mine.json", ids | {"crop_size": [64, 64]})
+    file = write_json(tmp_path / "mine.json", ids | {"crop_size": [64, 64]})
     assert plan_folder(folder, config=str(file))[1] == ids | {"crop_size": [64, 64]}
 
 
@@ -57,7 +58,7 @@ def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_netwo
     base = find_config("train")
     ids = {"dataset_dir": str(folder)}
     assert training_files("", ids) == [base]
-    write_plan(tmp_path / PLAN, {"batch_size": 3})
+    write_json(tmp_path / PLAN, {"batch_size": 3})
     assert training_files("", ids, tmp_path) == [base, tmp_path / PLAN]
     (tmp_path / PLAN).unlink()
     assert training_files("", ids, tmp_path) == [base]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from spoco_bundle.core.atomic_files import _HOST, atomic_folder, atomic_write
+from spoco_bundle.core.atomic_files import _HOST, atomic_folder, atomic_write, write_json
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -24,6 +25,14 @@ def test_the_name_is_taken_only_by_what_is_complete(tmp_path):
         partial.write_text("whole")
         assert not target.exists()
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"] and target.read_text() == "whole"
+
+
+def test_json_stands_there_whole_or_as_before(tmp_path):
+    file = write_json(tmp_path / "new" / "a.json", {"size": [1, 2]})
+    assert file.read_text() == '{\n    "size": [\n        1,\n        2\n    ]\n}\n'
+    with pytest.raises(TypeError):
+        write_json(file, {"size": {1, 2}})
+    assert json.loads(file.read_text()) == {"size": [1, 2]} and list(file.parent.iterdir()) == [file]
 
 
 def test_two_threads_write_the_same_file_at_once(tmp_path):
