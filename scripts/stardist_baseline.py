@@ -44,6 +44,8 @@ def read_pairs(
     for raw in sorted(folder.glob("*_raw.tif")):
         label = tifffile.imread(raw.with_name(raw.name.replace("_raw", "_label"))).astype(np.int32)
         image = tifffile.imread(raw)
+        if image.shape[1:] == label.shape:  # channels first
+            image = np.moveaxis(image, 0, -1)
         if step is not None:
             image = block_reduce(image, (*step, 1)[: image.ndim], np.mean)
             label = label[tuple(slice(s // 2, None, s) for s in step)]
