@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,22 @@ from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
 from spoco_bundle.transforms import KeepInstanceFractiond
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program: its name in tables, the script that trains it, whether that is told the spacing of volumes."""
+
+    name: str
+    script: str
+    takes_spacing: bool = False
+
+
+#: programs that can be trained beside a case, by the setting of their rows
+PEERS = {
+    "stardist": Peer("StarDist", "stardist_baseline.py", takes_spacing=True),
+    "unet": Peer("U-Net, watershed", "unet_baseline.py"),
+}
 
 #: data sets whose train/ is annotated in part as it is
 ANNOTATED_IN_PART = frozenset({"vectra_2ch"})
@@ -63,7 +81,28 @@ def score_predictions(data: Path, predictions: Path) -> dict[str, float]:
     return pool_scores(scores)
 
 
-def train_stardist(
+def chosen_peers(given: Sequence[str]) -> dict[str, Path]:
+    """Interpreters by the names of the programs.
+
+    Args:
+        given: NAME=PYTHON, or NAME for what runs in this environment.
+
+    Raises:
+        SpocoError: if a name is unknown, or the program needs an environment of its own.
+    """
+    chosen = {}
+    for one in given:
+        name, _, python = one.partition("=")
+        if name not in PEERS:
+            raise SpocoError(f"--peers {one}: there is no {name!r}; choose among {', '.join(PEERS)}")
+        if name == "stardist" and not python:
+            raise SpocoError("--peers stardist: give its Python, as stardist=PYTHON; stardist_baseline.py says how")
+        chosen[name] = Path(python or sys.executable)
+    return chosen
+
+
+def train_peer(
+    peer: Peer,
     python: Path,
     data: Path,
     fraction: float,
@@ -74,18 +113,19 @@ def train_stardist(
     step: Sequence[int],
     spacing: Sequence[float],
 ) -> dict[str, Any]:
-    """Trains StarDist on the objects that a training here learns from, for as many minutes, and scores it.
+    """Trains another program on the objects that a training here learns from, for as many minutes, and scores it.
 
     Args:
-        python: interpreter of its environment, see `stardist_baseline.py`.
+        peer: the program.
+        python: interpreter of its environment.
         data: folder with train/ and val/.
         fraction: of the annotated objects that is kept; what is not annotated then is ignored.
         work: folder for what it is given, writes and finds.
-        minutes: to train for; tuning its thresholds on val/ comes on top.
-        threads: of TensorFlow.
+        minutes: to train for; what it chooses on val/ afterwards comes on top.
+        threads: to train with.
         seed: of the choice of objects and of the training.
         step: pixels along each axis that become one.
-        spacing: size of these along each axis; in volumes it says how much wider than high a star is.
+        spacing: size of these along each axis.
 
     Returns:
         What a row holds of it: scores, seed, threads, processor and program.
@@ -97,17 +137,17 @@ def train_stardist(
     if not (found / "training.json").is_file():
         write_thinned(data, fraction, seed, work / "data")
         sparse = ["--sparse"] if fraction < 1 or data.name in ANNOTATED_IN_PART else []
-        shape = ["--spacing", *spacing] if len(step) == 3 else []
+        shape = ["--spacing", *spacing] if len(step) == 3 and peer.takes_spacing else []
         shrunk = ["--downsample", *step] if max(step) > 1 else []
-        script = Path(__file__).with_name("stardist_baseline.py")
         options = ["--output", found, "--minutes", minutes, "--threads", threads, "--seed", seed]
+        script = Path(__file__).with_name(peer.script)
         call = [python, script, work / "data", data / "val", *options, *sparse, *shape, *shrunk]
         log = work / "log.txt"
         with log.open("a") as sink:
             variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(list(map(str, call)), stdout=sink, stderr=sink, env=variables, check=False)
         if done.returncode:
-            raise SpocoError(f"StarDist ended with {done.returncode}; see {log}")
+            raise SpocoError(f"{peer.name} ended with {done.returncode}; see {log}")
     training = json.loads((found / "training.json").read_text())
     return {
         **{"seed": seed, "threads": threads, "seconds": 60 * training["minutes"], "processor": processor()},

@@ -15,57 +15,13 @@ many voxels per axis, and what it finds is brought back to the images' grid.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import stardist
 import tensorflow as tf
-import tifffile
-from csbdeep.utils import normalize
-from skimage.measure import block_reduce
+from peer_images import augment, peer_parser, read_pairs, write_found
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
-
-
-def read_pairs(
-    folder: Path, sparse: bool, step: Sequence[int] | None
-) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
-    """Names, images scaled to percentiles 1 and 99.8, and labels (-1 where ignored) of a folder's pairs.
-
-    Args:
-        folder: with NAME_raw.tif and NAME_label.tif.
-        sparse: whether what is not annotated is ignored.
-        step: voxels per axis that become one.
-    """
-    names, images, labels = [], [], []
-    for raw in sorted(folder.glob("*_raw.tif")):
-        label = tifffile.imread(raw.with_name(raw.name.replace("_raw", "_label"))).astype(np.int32)
-        image = tifffile.imread(raw)
-        if image.shape[1:] == label.shape:  # channels first
-            image = np.moveaxis(image, 0, -1)
-        if step is not None:
-            image = block_reduce(image, (*step, 1)[: image.ndim], np.mean)
-            label = label[tuple(slice(s // 2, None, s) for s in step)]
-        names.append(raw.name.removesuffix("_raw.tif"))
-        images.append(normalize(image, 1, 99.8, axis=tuple(range(label.ndim))).astype(np.float32))
-        labels.append(np.where(label > 0, label, -1) if sparse else label)
-    if not names:
-        raise SystemExit(f"{folder} holds no NAME_raw.tif; give a folder of NAME_raw / NAME_label pairs")
-    return names, images, labels
-
-
-def augment(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Random flips and quarter turns in the plane, and a random brightness and contrast."""
-    axes = range(label.ndim)
-    for axis in axes:
-        if np.random.rand() < 0.5:
-            image, label = np.flip(image, axis), np.flip(label, axis)
-    turns, plane = np.random.randint(4), tuple(axes)[-2:]
-    image, label = np.rot90(image, turns, plane), np.rot90(label, turns, plane)
-    return image * np.random.uniform(0.6, 2) + np.random.uniform(-0.2, 0.2), label
 
 
 class StopAfter(tf.keras.callbacks.Callback):
@@ -83,17 +39,8 @@ class StopAfter(tf.keras.callbacks.Callback):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train/")
-    parser.add_argument("val", type=Path, help="folder of completely annotated pairs")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20, help="to train for")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--sparse", action="store_true", help="ignore what is not annotated")
+    parser = peer_parser(__doc__)
     parser.add_argument("--spacing", type=float, nargs="+", default=[1.0, 1.0, 1.0], help="after --downsample")
-    parser.add_argument("--patch", type=int, nargs="+")
-    parser.add_argument("--downsample", type=int, nargs="+", help="voxels along each axis that become one")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -146,10 +93,7 @@ def main() -> None:
     model.optimize_thresholds(val_images, val_labels)
     for name, image in zip(names, val_images, strict=True):
         found, _ = model.predict_instances(image)
-        if step is not None:
-            shape = tifffile.imread(arguments.val / f"{name}_raw.tif").shape[: found.ndim]
-            found = np.kron(found, np.ones(step, found.dtype))[tuple(slice(n) for n in shape)]
-        tifffile.imwrite(arguments.output / f"{name}_instances.tif", found.astype(np.uint16))
+        write_found(found, name, arguments.val, arguments.output, step)
     program = f"StarDist {stardist.__version__}, TensorFlow {tf.__version__}"
     record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "program": program}
     (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")

@@ -3,21 +3,23 @@
 python scripts/zero_options.py DATA --minutes 30          # trains and scores what has no row yet, then the table
 python scripts/zero_options.py DATA --table-only
 python scripts/zero_options.py DATA --epochs 6 --only fib25_neuron vectra_2ch --set tissue=gaps --set tissue=dense
-python scripts/zero_options.py DATA --minutes 10 --stardist PYTHON --only dsb2018 --fractions 0.1 1 --curve curve.png
+python scripts/zero_options.py DATA --minutes 10 --peers unet --only dsb2018 --fractions 0.1 1 --curve curve.png
 
 DATA is a folder of data sets, each with train/ and val/. A row is one training: a JSON file in the folder of `--rows`.
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
 Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
 for each setting, and the table compares the settings; `--set ""` is the plan as it is, `--set "a=1 b=2"` sets two ids.
-With `--stardist` StarDist is trained beside each case, on the same objects, for as many minutes of as many threads; it
-works on images shrunk by whole steps to about the resolution that was planned. `stardist_baseline.py` says how to
-install it. `--curve` draws the scores against the share of the annotated objects that was kept.
+With `--peers unet stardist=PYTHON` other programs are trained beside each case, on the same objects, for as many
+minutes of as many threads, on images shrunk by whole steps to about the resolution that was planned.
+`stardist_baseline.py` says how to install StarDist. `--curve` draws the scores against the share of the annotated
+objects that was kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Any
 import matplotlib
 from classical_baseline import score_folder
 from measuring import show_table, train_and_score, write_row
-from peers import train_stardist
+from peers import PEERS, chosen_peers, train_peer
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.errors import SpocoError
@@ -42,9 +44,6 @@ CASES = (
     *(("cvppp_a1", 0.1), ("cvppp_a1", 1.0), ("vnc_mito", 0.25), ("vnc_mito", 1.0), ("fib25_neuron", 0.25)),
     *(("bbbc050", 0.25), ("dsb2018", 0.1)),
 )
-
-#: in place of a setting in the rows of StarDist
-STARDIST = "stardist"
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
@@ -76,28 +75,28 @@ def train_row(data: Path, fraction: float, setting: str, options: argparse.Names
     write_row(row, content)
 
 
-def stardist_row(data: Path, fraction: float, options: argparse.Namespace) -> None:
-    """Trains and scores StarDist on the objects of a case, unless its row is there; that of the case has to be.
+def peer_row(data: Path, fraction: float, name: str, python: Path, options: argparse.Namespace) -> None:
+    """Trains and scores another program on the objects of a case, unless its row is there; that of the case has to be.
 
     Raises:
-        SpocoError: if the case has no row, or StarDist fails.
+        SpocoError: if the case has no row, or the program fails.
     """
     row, planned = (
         options.rows / f"{row_name(data, fraction, options.seed, f'{options.minutes:g}min', setting)}.json"
-        for setting in (STARDIST, "")
+        for setting in (name, "")
     )
     if row.is_file():
         return
     if not planned.is_file():
-        raise SpocoError(f"{planned}: not there, so the resolution for StarDist is not known; train that case first")
+        raise SpocoError(f"{planned}: not there, so the resolution is not known; train that case first")
     known = json.loads(planned.read_text())
     profile, target = known["profile"], known["plan"]["target_spacing"]
     step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
     spacing = [given * size for given, size in zip(profile["spacing"], step)]
     chosen = (options.minutes, options.threads, options.seed)
-    trained = train_stardist(options.stardist, data, fraction, options.work / row.stem, *chosen, step, spacing)
+    trained = train_peer(PEERS[name], python, data, fraction, options.work / row.stem, *chosen, step, spacing)
     case_ids = {"data": data.name, "fraction": fraction, "minutes": options.minutes, "epochs": None}
-    write_row(row, {**case_ids, "setting": STARDIST, **trained})
+    write_row(row, {**case_ids, "setting": name, **trained})
 
 
 def otsu_scores(data: Path) -> dict[str, float]:
@@ -107,20 +106,25 @@ def otsu_scores(data: Path) -> dict[str, float]:
 
 def table(rows: Path) -> str:
     """The rows as Markdown."""
+    contents = sorted(
+        timed_rows(rows, ""), key=lambda row: (row["data"], row["fraction"], row["minutes"] * row["threads"])
+    )
+    beside = {
+        peer.name: {case_of(row): f"{row['scores']['teacher']['ap_50']:.2f}" for row in timed_rows(rows, name)}
+        for name, peer in PEERS.items()
+    }
     lines = [
-        "| `val` of | annotated | minutes, threads | AP50 | SBD | StarDist | Otsu | objects across | "
+        f"| `val` of | annotated | minutes, threads | AP50 | SBD | {' | '.join(beside)} | Otsu | objects across | "
         "working resolution | levels | crop |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---" * (9 + len(beside)) + "|",
     ]
-    contents, peers = (timed_rows(rows, setting) for setting in ("", STARDIST))
-    beside = {case_of(row): f"{row['scores']['teacher']['ap_50']:.2f}" for row in peers}
-    contents.sort(key=lambda row: (row["data"], row["fraction"], row["minutes"] * row["threads"]))
     for row in contents:
         plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
         spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
         lines.append(
             f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} | "
-            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | {beside.get(case_of(row), '')} | "
+            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | "
+            f"{' | '.join(of_peer.get(case_of(row), '') for of_peer in beside.values())} | "
             f"{row['otsu']['ap_50']:.2f} | "
             f"{profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
             f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')} |"
@@ -137,7 +141,7 @@ def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a training and one of StarDist's beside it have in common."""
+    """What a training and one of another program beside it have in common."""
     return tuple(row[name] for name in ("data", "fraction", "minutes", "threads", "seed"))
 
 
@@ -153,7 +157,7 @@ def draw_curve(rows: Path, minutes: float, file: Path) -> None:
         SpocoError: if no data set has two shares.
     """
     found: dict[str, dict[str, dict[float, list[dict[str, float]]]]] = {}
-    for setting, name in (("", "this bundle"), (STARDIST, "StarDist")):
+    for setting, name in {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}.items():
         for row in timed_rows(rows, setting):
             if row["minutes"] == minutes:
                 of_method = found.setdefault(row["data"], {}).setdefault(name, {})
@@ -194,6 +198,16 @@ def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
     return "\n".join(lines)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise SpocoError(f"--only NAME:{text}: give a share of the annotated objects, above 0 and at most 1")
+    return share
+
+
 def _numbers(values: list[Any], form: str) -> str:
     return " x ".join(form.format(value) for value in values)
 
@@ -204,12 +218,15 @@ def cases(only: list[str] | None, fractions: list[float] | None = None) -> list[
     Args:
         only: NAME or NAME:SHARE; None for all.
         fractions: shares for each NAME, in place of those of `CASES`.
+
+    Raises:
+        SpocoError: if a share is no number from 0 to 1.
     """
     if fractions:
         return [(name, share) for name in only or dict(CASES) for share in fractions]
     chosen = []
     for name, _, share in (one.partition(":") for one in only or dict(CASES)):
-        chosen += [(name, float(share))] if share else [case for case in CASES if case[0] == name] or [(name, 1.0)]
+        chosen += [(name, _share(share))] if share else [case for case in CASES if case[0] == name] or [(name, 1.0)]
     return chosen
 
 
@@ -222,7 +239,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="to compare; several by blanks")
     parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
     parser.add_argument("--fractions", type=float, nargs="+", help="of the annotated objects, for each data set")
-    parser.add_argument("--stardist", type=Path, metavar="PYTHON", help="of an environment with StarDist")
+    parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
     parser.add_argument("--curve", type=Path, help="PNG of scores against shares")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -232,10 +249,17 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page with the marks <!-- MARK --> and <!-- end -->")
     parser.add_argument("--mark", default="zero_options", help="of the page")
     options = parser.parse_args()
+    if options.peers and options.epochs is not None:
+        parser.error("--peers: other programs are trained for --minutes; leave --epochs out")
+    try:
+        chosen = cases(options.only, options.fractions)
+        beside = [partial(peer_row, name=name, python=python) for name, python in chosen_peers(options.peers).items()]
+    except SpocoError as error:
+        parser.error(str(error))
     settings, failed = options.set or [""], []
-    for name, fraction in () if options.table_only else cases(options.only, options.fractions):
-        trainings = [partial(train_row, setting=setting) for setting in settings]
-        for train in [*trainings, *([stardist_row] if options.stardist else [])]:
+    trainings = [partial(train_row, setting=setting) for setting in settings]
+    for name, fraction in () if options.table_only else chosen:
+        for train in [*trainings, *beside]:
             try:
                 train(options.data / name, fraction, options=options)
             except SpocoError as error:

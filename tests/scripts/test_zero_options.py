@@ -25,7 +25,7 @@ def test_a_row_shows_scores_and_plan(tmp_path):
     write_row(tmp_path, "cells", 0.71)
     write_row(tmp_path, "cells", 0.3, "tissue=dense", 6)
     lines = zero_options.table(tmp_path).splitlines()
-    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 |  | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
+    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 |  |  | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
     assert lines[-1] == "a processor, seed 0." and len(lines) == 5
 
 
@@ -92,7 +92,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
     row = json.loads((rows / "cells-.json").read_text())
     row["profile"]["spacing"] = [1, 1]
     (rows / "cells-.json").rename(rows / "cells-25-seed0-30min.json").write_text(json.dumps(row))
-    arguments = [str(tmp_path), "--rows", str(rows), "--work", str(work), "--stardist", str(in_place_of_stardist)]
+    arguments = [str(tmp_path), "--rows", str(rows), "--work", str(work), "--peers", f"stardist={in_place_of_stardist}"]
     write_row(rows, "cells", 0.81)
     complete = json.loads((rows / "cells-.json").read_text()) | {"fraction": 1.0}
     (rows / "cells-.json").write_text(json.dumps(complete))
@@ -100,12 +100,29 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
         asked = ["--only", "cells:0.25", "--curve", str(tmp_path / "curve.png")]
         monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, *asked])
         zero_options.main()
-    assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 | 0.50 |" in capsys.readouterr().out
+    assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 |  | 0.50 |" in capsys.readouterr().out
     assert (tmp_path / "curve.png").stat().st_size > 1000
     case = work / "cells-25-seed0-30min-stardist"
     asked = json.loads((case / "found" / "asked.json").read_text())
     assert asked == ["--minutes", "30", "--threads", "2", "--seed", "0", "--sparse", "--downsample", "2", "3"]
     assert len(np.unique(tifffile.imread(case / "data" / "train" / "a_label.tif"))) == 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        (["--peers", "cellpose"], "there is no 'cellpose'; choose among stardist, unet"),
+        (["--peers", "stardist"], "give its Python"),
+        (["--peers", "unet", "--epochs", "2"], "leave --epochs out"),
+        (["--only", "cells:x"], "--only NAME:x: give a share"),
+        (["--only", "cells:0"], "--only NAME:0: give a share"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, asked, refused, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zero_options.py", str(tmp_path), "--rows", str(tmp_path), *asked])
+    with pytest.raises(SystemExit):
+        zero_options.main()
+    assert refused in capsys.readouterr().err
 
 
 def test_a_curve_needs_two_shares(tmp_path):

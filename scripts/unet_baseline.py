@@ -1,0 +1,104 @@
+"""A U-Net of three classes with a watershed on the same objects, to compare with: what a lab would write with MONAI.
+
+    python scripts/unet_baseline.py DATA DATA/val --output found --minutes 20
+
+Classes are the background, the inside of an object, and its outermost voxels. With `--sparse` the background is a ring
+of three voxels around annotated objects, and whatever lies farther away is ignored. What is surely inside, apart from
+each other, are the seeds of a watershed over all that is no background.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import monai
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from monai.networks.nets import UNet
+from peer_images import augment, peer_parser, read_pairs, write_found
+from scipy import ndimage
+from skimage.morphology import remove_small_objects
+from skimage.segmentation import expand_labels, find_boundaries, watershed
+from torch.nn.functional import cross_entropy
+
+IGNORED = -1
+RING = 3
+
+
+def classes(label: np.ndarray) -> np.ndarray:
+    """0 background, 1 inside, 2 outermost voxels, -1 ignored, of labels in which -1 is not known.
+
+    Args:
+        label: (*spatial) integers.
+    """
+    objects = np.maximum(label, 0)
+    target = np.where(label < 0, IGNORED, (objects > 0).astype(np.int64))
+    target[(label < 0) & (expand_labels(objects, RING) > 0)] = 0
+    target[find_boundaries(objects, mode="inner")] = 2
+    return target
+
+
+def crop(image: np.ndarray, target: np.ndarray, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A random crop of image (*spatial, C) and target (*spatial) around a voxel that is not ignored."""
+    known = np.argwhere(target >= 0)
+    voxel = known[np.random.randint(len(known))]
+    start = [int(np.clip(v - np.random.randint(p), 0, max(n - p, 0))) for v, p, n in zip(voxel, patch, target.shape)]
+    window = tuple(slice(a, a + p) for a, p in zip(start, patch))
+    image, target = augment(image[window], target[window])
+    short = [(0, p - n) for p, n in zip(patch, target.shape)]
+    return np.pad(image, [*short, (0, 0)], mode="symmetric"), np.pad(target, short, constant_values=IGNORED)
+
+
+def instances(probabilities: np.ndarray, least: float) -> np.ndarray:
+    """Seeds of a watershed from the probabilities (3, *spatial); objects below `least` voxels are left out."""
+    background, inside, _ = probabilities
+    seeds, _ = ndimage.label(inside > 0.5)
+    return remove_small_objects(watershed(-inside, seeds, mask=background < 0.5), max_size=int(least))
+
+
+def main() -> None:
+    """Command line."""
+    arguments = peer_parser(__doc__).parse_args()
+    torch.set_num_threads(arguments.threads)
+    monai.utils.set_determinism(arguments.seed)
+    step = arguments.downsample
+    _, images, labels = read_pairs(arguments.data / "train", arguments.sparse, step)
+    names, val_images, _ = read_pairs(arguments.val, False, step)
+    dims = labels[0].ndim
+    images, val_images = (
+        [image if image.ndim > dims else image[..., None] for image in some] for some in (images, val_images)
+    )
+    targets = [classes(label) for label in labels]
+    known = [number for number, target in enumerate(targets) if (target > 0).any()]
+    patch, batch = tuple(arguments.patch or ((32, 64, 64) if dims == 3 else (256, 256))), 2 if dims == 3 else 4
+    sizes = np.concatenate([np.unique(label[label > 0], return_counts=True)[1] for label in labels])
+    network = UNet(dims, images[0].shape[-1], 3, (32, 64, 128, 256), (2, 2, 2), num_res_units=2, norm="batch")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    began, iterations = time.monotonic(), 0
+    while time.monotonic() < began + 60 * arguments.minutes:
+        crops = [crop(images[n], targets[n], patch) for n in np.random.choice(known, batch)]
+        inputs = torch.from_numpy(np.stack([np.moveaxis(image, -1, 0) for image, _ in crops])).float()
+        wanted = torch.from_numpy(np.stack([target for _, target in crops]))
+        loss = cross_entropy(network(inputs), wanted, ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        iterations += 1
+    minutes = (time.monotonic() - began) / 60
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    network.eval()
+    for name, image in zip(names, val_images, strict=True):
+        inputs = torch.from_numpy(np.moveaxis(image, -1, 0)[None])
+        with torch.no_grad():
+            logits = sliding_window_inference(inputs, patch, 1, network, overlap=0.5, mode="gaussian")
+        found = instances(logits[0].softmax(0).numpy(), 0.1 * np.median(sizes))
+        write_found(found, name, arguments.val, arguments.output, step)
+    program = f"MONAI {monai.__version__}, torch {torch.__version__}"
+    record = {"minutes": minutes, "iterations": iterations, "program": program}
+    (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
+
+
+if __name__ == "__main__":
+    main()
