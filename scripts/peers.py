@@ -128,7 +128,7 @@ def train_peer(
         spacing: size of these along each axis.
 
     Returns:
-        What a row holds of it: scores, seed, threads, processor and program.
+        What a row holds of it: scores, seed, threads, processor, program, and whether it was tuned on val/.
 
     Raises:
         SpocoError: if it fails; names the log.
@@ -151,6 +151,6 @@ def train_peer(
     training = json.loads((found / "training.json").read_text())
     return {
         **{"seed": seed, "threads": threads, "seconds": 60 * training["minutes"], "processor": processor()},
-        **{"program": training["program"], "iterations": training["iterations"], "step": list(step)},
+        **{"program": training["program"], "iterations": training["iterations"], "step": list(step), "tuned": training["tuned"]},
         "scores": {"teacher": score_predictions(data, found)},
     }

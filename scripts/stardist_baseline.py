@@ -9,13 +9,15 @@ It needs an environment of its own:
 
 Trains for so many minutes by the clock, so other work on the machine costs it steps. With `--sparse` every voxel
 outside the objects is marked -1, which StarDist ignores: its published convention for labels that are not complete. The
-thresholds of probability and overlap are tuned on val/, which favours it. With `--downsample` it works on means over so
+thresholds of probability and overlap are tuned on val/, which favours it; where that takes longer than the training
+did, it has its own usual ones. With `--downsample` it works on means over so
 many voxels per axis, and what it finds is brought back to the images' grid.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 import stardist
@@ -35,6 +37,23 @@ class StopAfter(tf.keras.callbacks.Callback):
         """Looks at the clock."""
         if time.monotonic() > self.end:
             self.model.stop_training = True
+
+
+def tune_thresholds(model: StarDist2D | StarDist3D, images: list, labels: list, seconds: float) -> bool:
+    """Tunes the thresholds of a model, and says whether that was done in time; else they stay as they were."""
+
+    def out_of_time(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, out_of_time)
+    signal.alarm(round(seconds))
+    try:
+        model.optimize_thresholds(images, labels)
+    except TimeoutError:
+        return False
+    finally:
+        signal.alarm(0)
+    return True
 
 
 def main() -> None:
@@ -90,12 +109,12 @@ def main() -> None:
         seed=arguments.seed,
     )
     minutes = (time.monotonic() - began) / 60
-    model.optimize_thresholds(val_images, val_labels)
+    tuned = tune_thresholds(model, val_images, val_labels, 60 * arguments.minutes)
     for name, image in zip(names, val_images, strict=True):
         found, _ = model.predict_instances(image)
         write_found(found, name, arguments.val, arguments.output, step)
     program = f"StarDist {stardist.__version__}, TensorFlow {tf.__version__}"
-    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "program": program}
+    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "tuned": tuned, "program": program}
     (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
 
 

@@ -96,7 +96,7 @@ def main() -> None:
         found = instances(logits[0].softmax(0).numpy(), 0.1 * np.median(sizes))
         write_found(found, name, arguments.val, arguments.output, step)
     program = f"MONAI {monai.__version__}, torch {torch.__version__}"
-    record = {"minutes": minutes, "iterations": iterations, "program": program}
+    record = {"minutes": minutes, "iterations": iterations, "tuned": False, "program": program}
     (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
 
 

@@ -71,7 +71,7 @@ def in_place_of_stardist(tmp_path):
         "for label in pathlib.Path(val).glob('*_label.tif'):\n"
         "    shutil.copy(label, found / label.name.replace('_label', '_instances'))\n"
         "(found / 'asked.json').write_text(json.dumps(rest))\n"
-        "training = {'minutes': 30.2, 'iterations': 50, 'program': 'StarDist 1'}\n"
+        "training = {'minutes': 30.2, 'iterations': 50, 'tuned': True, 'program': 'StarDist 1'}\n"
         "(found / 'training.json').write_text(json.dumps(training))\n"
     )
     file.chmod(0o755)
