@@ -151,6 +151,6 @@ def train_peer(
     training = json.loads((found / "training.json").read_text())
     return {
         **{"seed": seed, "threads": threads, "seconds": 60 * training["minutes"], "processor": processor()},
-        **{"program": training["program"], "iterations": training["iterations"], "step": list(step), "tuned": training["tuned"]},
+        **{"step": list(step), **{name: training[name] for name in ("program", "iterations", "tuned")}},
         "scores": {"teacher": score_predictions(data, found)},
     }
