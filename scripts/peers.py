@@ -25,17 +25,30 @@ from spoco_bundle.transforms import KeepInstanceFractiond
 
 @dataclass(frozen=True)
 class Peer:
-    """Another program: its name in tables, the script that trains it, whether that is told the spacing of volumes."""
+    """Another program.
+
+    Attributes:
+        name: in tables.
+        script: that trains it.
+        own_environment: whether it needs one.
+        takes_spacing: whether the script is told the spacing of volumes.
+        ignores: whether it can ignore what is not annotated; else that is background.
+        volumes: whether it learns from volumes, not from flat images alone.
+    """
 
     name: str
     script: str
+    own_environment: bool = True
     takes_spacing: bool = False
+    ignores: bool = True
+    volumes: bool = True
 
 
 #: programs that can be trained beside a case, by the setting of their rows
 PEERS = {
     "stardist": Peer("StarDist", "stardist_baseline.py", takes_spacing=True),
-    "unet": Peer("U-Net, watershed", "unet_baseline.py"),
+    "cellpose": Peer("Cellpose", "cellpose_baseline.py", ignores=False, volumes=False),
+    "unet": Peer("U-Net, watershed", "unet_baseline.py", own_environment=False),
 }
 
 #: data sets whose train/ is annotated in part as it is
@@ -95,8 +108,8 @@ def chosen_peers(given: Sequence[str]) -> dict[str, Path]:
         name, _, python = one.partition("=")
         if name not in PEERS:
             raise SpocoError(f"--peers {one}: there is no {name!r}; choose among {', '.join(PEERS)}")
-        if name == "stardist" and not python:
-            raise SpocoError("--peers stardist: give its Python, as stardist=PYTHON; stardist_baseline.py says how")
+        if PEERS[name].own_environment and not python:
+            raise SpocoError(f"--peers {name}: give its Python, as {name}=PYTHON; {PEERS[name].script} says how")
         chosen[name] = Path(python or sys.executable)
     return chosen
 
@@ -119,7 +132,7 @@ def train_peer(
         peer: the program.
         python: interpreter of its environment.
         data: folder with train/ and val/.
-        fraction: of the annotated objects that is kept; what is not annotated then is ignored.
+        fraction: of the annotated objects that is kept; what is not annotated then is ignored, where it can be.
         work: folder for what it is given, writes and finds.
         minutes: to train for; what it chooses on val/ afterwards comes on top.
         threads: to train with.
@@ -136,7 +149,7 @@ def train_peer(
     found = work / "found"
     if not (found / "training.json").is_file():
         write_thinned(data, fraction, seed, work / "data")
-        sparse = ["--sparse"] if fraction < 1 or data.name in ANNOTATED_IN_PART else []
+        sparse = ["--sparse"] if peer.ignores and (fraction < 1 or data.name in ANNOTATED_IN_PART) else []
         shape = ["--spacing", *spacing] if len(step) == 3 and peer.takes_spacing else []
         shrunk = ["--downsample", *step] if max(step) > 1 else []
         options = ["--output", found, "--minutes", minutes, "--threads", threads, "--seed", seed]

@@ -9,10 +9,10 @@ DATA is a folder of data sets, each with train/ and val/. A row is one training:
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
 Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
 for each setting, and the table compares the settings; `--set ""` is the plan as it is, `--set "a=1 b=2"` sets two ids.
-With `--peers unet stardist=PYTHON` other programs are trained beside each case, on the same objects, for as many
-minutes of as many threads, on images shrunk by whole steps to about the resolution that was planned.
-`stardist_baseline.py` says how to install StarDist. `--curve` draws the scores against the share of the annotated
-objects that was kept.
+With `--peers unet stardist=PYTHON cellpose=PYTHON` other programs are trained beside each case, on the same objects,
+for as many minutes of as many threads, on images shrunk by whole steps to about the resolution that was planned;
+Cellpose for flat images alone. `stardist_baseline.py` and `cellpose_baseline.py` say how to install them.
+`--curve` draws the scores against the share of the annotated objects that was kept.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def peer_row(data: Path, fraction: float, name: str, python: Path, options: argp
         raise SpocoError(f"{planned}: not there, so the resolution is not known; train that case first")
     known = json.loads(planned.read_text())
     profile, target = known["profile"], known["plan"]["target_spacing"]
+    if len(profile["spacing"]) == 3 and not PEERS[name].volumes:
+        return
     step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
     spacing = [given * size for given, size in zip(profile["spacing"], step)]
     chosen = (options.minutes, options.threads, options.seed)
