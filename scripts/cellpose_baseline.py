@@ -11,13 +11,12 @@ many fit into the minutes, so that its own schedule of the learning rate ends wi
 
 from __future__ import annotations
 
-import json
 import time
 from importlib.metadata import version
 
 import torch
 from cellpose import models, train
-from peer_images import peer_parser, read_pairs, write_found
+from peer_images import peer_parser, read_pairs, write_found, write_training
 
 PROBE = 3
 
@@ -51,8 +50,7 @@ def main() -> None:
         found = model.eval(image, channels=channels, channel_axis=None if flat else -1)[0]
         write_found(found, name, arguments.val, arguments.output, step)
     program = f"Cellpose {version('cellpose')}, torch {torch.__version__}"
-    record = {"minutes": minutes, "iterations": PROBE + epochs, "tuned": False, "program": program}
-    (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
+    write_training(arguments.output, minutes, PROBE + epochs, False, program)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,3 +75,9 @@ def write_found(found: np.ndarray, name: str, val: Path, output: Path, step: Seq
         found = np.pad(found, [(0, max(size - n, 0)) for size, n in zip(shape, found.shape)], mode="edge")
         found = found[tuple(slice(n) for n in shape)]
     tifffile.imwrite(output / f"{name}_instances.tif", found.astype(np.uint16))
+
+
+def write_training(output: Path, minutes: float, iterations: int, tuned: bool, program: str) -> None:
+    """Writes `training.json`, the end of it all: how long the training was, and whether it was tuned on val/."""
+    record = {"minutes": minutes, "iterations": iterations, "tuned": tuned, "program": program}
+    (output / "training.json").write_text(json.dumps(record, indent=4) + "\n")

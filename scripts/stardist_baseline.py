@@ -10,19 +10,18 @@ It needs an environment of its own:
 Trains for so many minutes by the clock, so other work on the machine costs it steps. With `--sparse` every voxel
 outside the objects is marked -1, which StarDist ignores: its published convention for labels that are not complete. The
 thresholds of probability and overlap are tuned on val/, which favours it; where that takes longer than the training
-did, it has its own usual ones. With `--downsample` it works on means over so
-many voxels per axis, and what it finds is brought back to the images' grid.
+did, it has its own usual ones. With `--downsample` it works on means over so many voxels per axis, and what it finds is
+brought back to the images' grid.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 
 import stardist
 import tensorflow as tf
-from peer_images import augment, peer_parser, read_pairs, write_found
+from peer_images import augment, peer_parser, read_pairs, write_found, write_training
 from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
 
@@ -114,8 +113,7 @@ def main() -> None:
         found, _ = model.predict_instances(image)
         write_found(found, name, arguments.val, arguments.output, step)
     program = f"StarDist {stardist.__version__}, TensorFlow {tf.__version__}"
-    record = {"minutes": minutes, "iterations": 50 * len(history.history["loss"]), "tuned": tuned, "program": program}
-    (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
+    write_training(arguments.output, minutes, 50 * len(history.history["loss"]), tuned, program)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ each other, are the seeds of a watershed over all that is no background.
 
 from __future__ import annotations
 
-import json
 import time
 
 import monai
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
-from peer_images import augment, peer_parser, read_pairs, write_found
+from peer_images import augment, peer_parser, read_pairs, write_found, write_training
 from scipy import ndimage
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import expand_labels, find_boundaries, watershed
@@ -96,8 +95,7 @@ def main() -> None:
         found = instances(logits[0].softmax(0).numpy(), 0.1 * np.median(sizes))
         write_found(found, name, arguments.val, arguments.output, step)
     program = f"MONAI {monai.__version__}, torch {torch.__version__}"
-    record = {"minutes": minutes, "iterations": iterations, "tuned": False, "program": program}
-    (arguments.output / "training.json").write_text(json.dumps(record, indent=4) + "\n")
+    write_training(arguments.output, minutes, iterations, False, program)
 
 
 if __name__ == "__main__":

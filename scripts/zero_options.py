@@ -92,6 +92,7 @@ def peer_row(data: Path, fraction: float, name: str, python: Path, options: argp
     known = json.loads(planned.read_text())
     profile, target = known["profile"], known["plan"]["target_spacing"]
     if len(profile["spacing"]) == 3 and not PEERS[name].volumes:
+        print(f"{data.name}: {PEERS[name].name} learns from flat images alone", flush=True)
         return
     step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
     spacing = [given * size for given, size in zip(profile["spacing"], step)]
@@ -200,13 +201,13 @@ def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
     return "\n".join(lines)
 
 
-def _share(text: str) -> float:
+def _share(option: str, given: str | float) -> float:
     try:
-        share = float(text)
+        share = float(given)
     except ValueError:
         share = math.nan
     if not 0 < share <= 1:
-        raise SpocoError(f"--only NAME:{text}: give a share of the annotated objects, above 0 and at most 1")
+        raise SpocoError(f"{option}{given}: give a share of the annotated objects, above 0 and at most 1")
     return share
 
 
@@ -225,10 +226,13 @@ def cases(only: list[str] | None, fractions: list[float] | None = None) -> list[
         SpocoError: if a share is no number from 0 to 1.
     """
     if fractions:
-        return [(name, share) for name in only or dict(CASES) for share in fractions]
+        return [(name, _share("--fractions ", share)) for name in only or dict(CASES) for share in fractions]
     chosen = []
     for name, _, share in (one.partition(":") for one in only or dict(CASES)):
-        chosen += [(name, _share(share))] if share else [case for case in CASES if case[0] == name] or [(name, 1.0)]
+        if share:
+            chosen.append((name, _share("--only NAME:", share)))
+        else:
+            chosen += [case for case in CASES if case[0] == name] or [(name, 1.0)]
     return chosen
 
 

@@ -116,6 +116,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
         (["--peers", "unet", "--epochs", "2"], "leave --epochs out"),
         (["--only", "cells:x"], "--only NAME:x: give a share"),
         (["--only", "cells:0"], "--only NAME:0: give a share"),
+        (["--fractions", "0.5", "2"], "--fractions 2.0: give a share"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, asked, refused, monkeypatch, capsys):
