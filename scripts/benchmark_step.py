@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Events
-from measuring import processor
+from measuring import machine
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
@@ -156,7 +156,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     with tempfile.TemporaryDirectory() as folder:
         seconds, precision = measure(args, Path(folder))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    device = machine()
     print(f"`python {shlex.join(sys.argv)}`\n")
     print(f"{device}, {args.threads} threads, torch {torch.__version__}, {precision}, seed {args.seed}, ", end="")
     print(f"{args.iterations} iterations after {args.warm_up}\n")

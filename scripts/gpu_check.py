@@ -136,7 +136,7 @@ class Checks:
             labels, other = self.labels.to(device), teacher.to(device)
 
             def run() -> list[Tensor]:
-                given = embeddings.to(device).requires_grad_()
+                given = embeddings.clone().to(device).requires_grad_()
                 terms = criterion(given, labels, other, seeds=[0])
                 terms["loss"].backward()
                 return [*terms.values(), given.grad]

@@ -50,7 +50,7 @@ def train_and_score(
         threads: of all commands.
 
     Returns:
-        What a row holds of it: scores of teacher and student, seconds, seed, threads, processor and release of torch.
+        What a row holds of it: scores of teacher and student, seconds, seed, threads, machine and release of torch.
 
     Raises:
         SpocoError: if a command fails; names the log.
@@ -68,7 +68,7 @@ def train_and_score(
     }
     return {
         **{"seed": seed, "threads": threads, "seconds": seconds, "scores": scores},
-        **{"processor": processor(), "torch": torch.__version__},
+        **{"processor": machine(), "torch": torch.__version__},
     }
 
 
@@ -97,6 +97,11 @@ def write_row(row: Path, content: dict[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=1) + "\n")
     teacher = content["scores"]["teacher"]
     print(f"{row.stem}: AP50 {teacher['ap_50']:.3f}, SBD {teacher['sbd']:.3f}", flush=True)
+
+
+def machine() -> str:
+    """Name of the GPU that PyTorch uses, or of the processor where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def processor() -> str:

@@ -82,7 +82,9 @@ def main() -> None:
         )
         kind = StarDist3D
     else:
-        patch = tuple(arguments.patch or (256, 256))
+        # no crop may be larger than an image, and its sides have to be multiples of 16
+        smallest = (min(sides) for sides in zip(*(label.shape for label in [*labels, *val_labels])))
+        patch = tuple(arguments.patch or (min(256, side // 16 * 16) for side in smallest))
         config = Config2D(
             n_rays=32,
             grid=(2, 2),

@@ -75,6 +75,8 @@ class Accelerator(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func is torch.Tensor.tolist and isinstance(args[0], Away):
+            return args[0].cpu().tolist()
         if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.device):
             kwargs["device"], args = args[1], (args[0], *args[2:])
         if func in (torch.Tensor.__setitem__, torch.where):

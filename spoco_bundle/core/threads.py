@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait for each other: set before torch loads, where the user has not.
+"""How many threads and processes work, and how threads wait for each other: set where the user has not.
 
 OpenMP threads wait by spinning. Where other processes want the same cores, one thread of a team is put off while the
 others spin on cores that it needs, and a step takes many times as long. A short spin keeps most of the speed of a
@@ -7,6 +7,7 @@ machine of one's own (``scripts/benchmark_threads.py`` measures both).
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -45,6 +46,25 @@ def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     cores = usable_cores()
     if cores < (os.cpu_count() or 1):
         environment.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def loader_workers(device: str) -> int:
+    """Processes that prepare crops beside a training, for `num_workers`.
+
+    On the processor none: they would take its cores from network and loss. A GPU waits for its crops: every core but
+    one, shared by the trainings that `torchrun` starts here. None where a process cannot be forked (Windows, macOS):
+    there each would load all that this one has loaded, once an epoch.
+
+    Args:
+        device: kind of the device that trains, such as "cpu" or "cuda".
+
+    Returns:
+        0 to 8.
+    """
+    if device == "cpu" or multiprocessing.get_all_start_methods()[0] != "fork":
+        return 0
+    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, min(8, usable_cores() // trainings - 1))
 
 
 def _shares(proc: Path, root: Path) -> Iterator[float]:

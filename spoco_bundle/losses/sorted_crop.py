@@ -19,8 +19,9 @@ class SortedCrop:
     """The order in which the loss walks through the voxels of one crop; ignored voxels are left out.
 
     Rows come as `[unlabeled | background | cluster 0 | cluster 1 | ...]`. A cluster is an annotated object, or, under
-    dense supervision, the background, which is cluster 0 then. On the CPU the rows of each part follow a space-filling
-    curve, so that neighbouring rows are neighbours in space and, mostly, in the embedding.
+    dense supervision, the background, which is cluster 0 then. The rows of each part follow a space-filling curve, so
+    that neighbouring rows are neighbours in space and, mostly, in the embedding; it is the same on every device, and so
+    are the samples that are drawn by it.
 
     Attributes:
         order: (V,) index of each row's voxel in the flattened crop.
@@ -74,16 +75,14 @@ def sort_crop(
     Raises:
         SpocoError: when a label is negative and neither `background_label` nor `ignore_label`, or a scope below -1.
     """
-    curve = _space_filling(tuple(labels.shape)) if labels.device.type == "cpu" else None
-    flat = labels.reshape(-1) if curve is None else labels.reshape(-1)[curve]
+    curve = _space_filling(tuple(labels.shape), labels.device)
+    flat = labels.reshape(-1)[curve]
     # unlabeled voxels, most of a crop, need no sort; int32 because its sort is several times faster than that of int64
     flat = flat.to(torch.int32)
     labeled = flat.nonzero()[:, 0]
     values, order = torch.sort(flat[labeled], stable=True)
     zeros = (flat == 0).nonzero()[:, 0]
-    order = torch.cat([zeros, labeled[order]])
-    if curve is not None:
-        order = curve[order]
+    order = curve[torch.cat([zeros, labeled[order]])]
     ids, counts = torch.unique_consecutive(torch.cat([values.new_zeros(len(zeros)), values]), return_counts=True)
     sizes = counts.tolist()
     unlabeled, background, objects = [], [], []
@@ -140,14 +139,14 @@ def evenly_spread(total: int, count: int, generator: torch.Generator | None = No
 
 
 @lru_cache(maxsize=4)
-def _space_filling(shape: tuple[int, ...]) -> Tensor:
+def _space_filling(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Voxels of a flattened crop along the Z-order curve (Morton 1966): by interleaved bits of their coordinates."""
     axes = torch.meshgrid(*(torch.arange(size, device="cpu") for size in shape), indexing="ij")
     key = torch.zeros(shape, dtype=torch.int64, device="cpu")
     for bit in range(max(shape, default=0).bit_length()):
         for axis, coordinate in enumerate(axes):
             key |= (coordinate >> bit & 1) << bit * len(shape) + axis
-    return key.flatten().argsort()
+    return key.flatten().argsort().to(device)
 
 
 class _TakeRows(torch.autograd.Function):

@@ -1,8 +1,9 @@
+import multiprocessing
 import os
 
 import pytest
 
-from spoco_bundle.core.threads import SPIN_COUNT, prepare_threads, usable_cores
+from spoco_bundle.core.threads import SPIN_COUNT, loader_workers, prepare_threads, usable_cores
 
 BOUND = len(os.sched_getaffinity(0))
 
@@ -56,3 +57,16 @@ def test_waiting_threads_spin_briefly_and_take_no_more_than_the_quota(monkeypatc
     environment = {}
     prepare_threads(environment)
     assert "OMP_NUM_THREADS" not in environment
+
+
+@pytest.mark.parametrize("cores, trainings, workers", [(16, 1, 8), (16, 4, 3), (4, 1, 3), (1, 1, 0), (2, 4, 0)])
+def test_crops_for_a_gpu_are_prepared_on_all_cores_but_one(cores, trainings, workers, monkeypatch):
+    monkeypatch.setattr("spoco_bundle.core.threads.usable_cores", lambda: cores)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", "spawn"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(trainings))
+    assert (loader_workers("cuda"), loader_workers("cpu")) == (workers, 0)
+
+
+def test_what_cannot_be_forked_prepares_none(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert loader_workers("cuda") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerator import AWAY, Accelerator
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses.sorted_crop import evenly_spread, sort_crop, take_rows
@@ -30,6 +31,20 @@ def test_of_many_voxels_outside_a_sample_stands_for_all():
     assert (found[: crop.unlabeled] == 0).all() and (found[crop.unlabeled : 500] == 8).all()
     assert abs(crop.unlabeled - 1850 / 4.7) <= 1
     assert torch.equal(sort_crop(labels, most_outside=5000).order, sort_crop(labels).order)
+
+
+def test_the_same_voxels_are_drawn_on_every_device():
+    labels = torch.zeros(6, 12, 12, dtype=torch.int64)
+    labels[1:4, 2:6, 3:7], labels[2:5, 7:11, 5:9] = 1, 2
+
+    def drawn(labels):
+        return sort_crop(labels, most_outside=200, generator=torch.Generator().manual_seed(0))
+
+    here = drawn(labels)
+    with Accelerator() as accelerator:
+        away = drawn(accelerator.put(labels))
+    assert away.order.device == AWAY and torch.equal(away.order.held, here.order)
+    assert not torch.equal(here.order, here.order.sort().values)
 
 
 def test_every_place_is_as_likely_as_any_other():
