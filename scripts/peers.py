@@ -32,7 +32,7 @@ class Peer:
         script: that trains it.
         own_environment: whether it needs one.
         takes_spacing: whether the script is told the spacing of volumes.
-        ignores: whether it can ignore what is not annotated; else that is background.
+        ignores: whether it is told what is not annotated; else that is background.
         volumes: whether it learns from volumes, not from flat images alone.
     """
 

@@ -12,7 +12,7 @@ for each setting, and the table compares the settings; `--set ""` is the plan as
 With `--peers unet stardist=PYTHON cellpose=PYTHON` other programs are trained beside each case, on the same objects,
 for as many minutes of as many threads, on images shrunk by whole steps to about the resolution that was planned;
 Cellpose for flat images alone. `stardist_baseline.py` and `cellpose_baseline.py` say how to install them.
-`--curve` draws the scores against the share of the annotated objects that was kept.
+`--curve` draws the scores against the share of the annotated objects that was kept, by program or by setting.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ def row_name(data: Path, fraction: float, seed: int, length: str, setting: str) 
 
 def train_row(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> None:
     """Trains and scores one case with a setting such as ``tissue=gaps``, "" for none, unless its row is there."""
-    length = f"{options.minutes:g}min" if options.epochs is None else f"{options.epochs}epochs"
-    name = row_name(data, fraction, options.seed, length, setting)
+    name = row_name(data, fraction, options.seed, length_of(options.minutes, options.epochs), setting)
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
@@ -82,7 +81,7 @@ def peer_row(data: Path, fraction: float, name: str, python: Path, options: argp
         SpocoError: if the case has no row, or the program fails.
     """
     row, planned = (
-        options.rows / f"{row_name(data, fraction, options.seed, f'{options.minutes:g}min', setting)}.json"
+        options.rows / f"{row_name(data, fraction, options.seed, length_of(options.minutes, None), setting)}.json"
         for setting in (name, "")
     )
     if row.is_file():
@@ -137,10 +136,20 @@ def table(rows: Path) -> str:
     return "\n".join(lines)
 
 
+def length_of(minutes: float, epochs: int | None) -> str:
+    """How long a training is, as in the names of rows."""
+    return f"{minutes:g}min" if epochs is None else f"{epochs}epochs"
+
+
+def rows_of(rows: Path, setting: str) -> list[dict[str, Any]]:
+    """The rows with a setting, by their names."""
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    return [row for row in contents if row["setting"] == setting]
+
+
 def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
     """The rows of trainings by the clock with a setting."""
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
-    return [row for row in contents if row["epochs"] is None and row["setting"] == setting]
+    return [row for row in rows_of(rows, setting) if row["epochs"] is None]
 
 
 def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -148,26 +157,27 @@ def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("data", "fraction", "minutes", "threads", "seed"))
 
 
-def draw_curve(rows: Path, minutes: float, file: Path) -> None:
+def draw_curve(rows: Path, length: str, names: dict[str, str], file: Path) -> None:
     """Draws AP50 and SBD against the share of the annotated objects, a column for each data set with several shares.
 
     Args:
-        rows: folder of the rows; those of so many minutes are drawn, and of several seeds the mean.
-        minutes: of the trainings.
+        rows: folder of the rows; of several seeds the mean is drawn.
+        length: of the trainings, as in the names of rows.
+        names: of the curves, by the setting of their rows.
         file: PNG to write.
 
     Raises:
         SpocoError: if no data set has two shares.
     """
     found: dict[str, dict[str, dict[float, list[dict[str, float]]]]] = {}
-    for setting, name in {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}.items():
-        for row in timed_rows(rows, setting):
-            if row["minutes"] == minutes:
+    for setting, name in names.items():
+        for row in rows_of(rows, setting):
+            if length_of(row["minutes"], row["epochs"]) == length:
                 of_method = found.setdefault(row["data"], {}).setdefault(name, {})
                 of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
     curves = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
     if not curves:
-        raise SpocoError(f"{rows}: no data set has rows of {minutes:g} minutes with two shares of its objects")
+        raise SpocoError(f"{rows}: no data set has rows of {length} with two shares of its objects")
     figure, axes = plt.subplots(2, len(curves), figsize=(3.6 * len(curves), 6), squeeze=False, sharey=True)
     for column, (data, methods) in zip(axes.T, curves.items()):
         for axis, (score, label) in zip(column, (("ap_50", "AP50"), ("sbd", "SBD"))):
@@ -186,18 +196,20 @@ def draw_curve(rows: Path, minutes: float, file: Path) -> None:
 
 
 def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
-    """AP50 and SBD by setting as Markdown, of the rows that have all of them."""
+    """AP50 and SBD of each setting as Markdown, for the cases that have a row of all of them."""
     found: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
-    for file in sorted(rows.glob("*.json")):
-        row = json.loads(file.read_text())
-        if row["epochs"] == epochs and row["setting"] in settings:
-            found.setdefault((row["data"], row["fraction"]), {})[row["setting"]] = row["scores"]["teacher"]
-    names = [f"`--{setting}`" if setting else "as planned" for setting in settings]
-    lines = [f"| `val` of | annotated | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-    for (data, fraction), scores in found.items():
-        if len(scores) == len(settings):
-            cells = [f"{scores[setting]['ap_50']:.2f} / {scores[setting]['sbd']:.2f}" for setting in settings]
-            lines.append(f"| {data} | {fraction:.0%} | {' | '.join(cells)} |")
+    for setting in settings:
+        for row in rows_of(rows, setting):
+            if row["epochs"] == epochs:
+                found.setdefault((row["data"], row["fraction"]), {})[setting] = row["scores"]["teacher"]
+    complete = {case: scores for case, scores in sorted(found.items()) if len(scores) == len(settings)}
+    lines = [
+        f"| setting | {' | '.join(f'{data}, {fraction:.0%}' for data, fraction in complete)} |",
+        "|---" * (1 + len(complete)) + "|",
+    ]
+    for setting in settings:
+        cells = (f"{scores[setting]['ap_50']:.2f} / {scores[setting]['sbd']:.2f}" for scores in complete.values())
+        lines.append(f"| {f'`{setting}`' if setting else 'as planned'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -274,7 +286,9 @@ def main() -> None:
     found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
     show_table(found, options.page, options.mark)
     if options.curve:
-        draw_curve(options.rows, options.minutes, options.curve)
+        programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
+        curves = {setting: setting or "as planned" for setting in settings} if options.set else programs
+        draw_curve(options.rows, length_of(options.minutes, options.epochs), curves, options.curve)
     if failed:
         parser.exit(1)
 

@@ -34,8 +34,8 @@ def test_settings_are_compared_where_all_are_there(tmp_path):
         for number, setting in enumerate(settings):
             write_row(tmp_path, data, 0.7 + number / 10, setting, 6)
     lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], 6).splitlines()
-    assert lines[0] == "| `val` of | annotated | `--tissue=gaps` | `--tissue=dense` |"
-    assert lines[2:] == ["| cells | 25% | 0.70 / 0.80 | 0.80 / 0.80 |"]
+    assert lines[0] == "| setting | cells, 25% |"
+    assert lines[2:] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
 
 
 def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monkeypatch, capsys):
@@ -128,8 +128,8 @@ def test_wrong_options_are_refused(tmp_path, asked, refused, monkeypatch, capsys
 
 def test_a_curve_needs_two_shares(tmp_path):
     write_row(tmp_path, "cells", 0.71)
-    with pytest.raises(SpocoError, match="no data set has rows of 30 minutes with two shares"):
-        zero_options.draw_curve(tmp_path, 30, tmp_path / "curve.png")
+    with pytest.raises(SpocoError, match="no data set has rows of 30min with two shares"):
+        zero_options.draw_curve(tmp_path, "30min", {"": "this bundle"}, tmp_path / "curve.png")
 
 
 def test_data_sets_are_chosen_by_name_or_with_any_share():
