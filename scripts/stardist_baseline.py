@@ -3,9 +3,9 @@
 It needs an environment of its own:
 
     python -m venv stardist && stardist/bin/pip install stardist==0.9.2 tensorflow-cpu==2.21.0
-    python scripts/benchmark_sparse.py labels bbbc050 --fraction 0.25 --seed 0 --output thinned
-    stardist/bin/python scripts/stardist_baseline.py thinned bbbc050/val --output found --sparse --spacing 1.75 0.8 0.8
-    python scripts/benchmark_sparse.py score bbbc050 --predictions found --fraction 0.25 --seed 0
+    stardist/bin/python scripts/stardist_baseline.py DATA DATA/val --output found --sparse --spacing 1.75 0.8 0.8
+
+`zero_options.py --peers stardist=stardist/bin/python` calls it for a share of the objects, and scores what it found.
 
 Trains for so many minutes by the clock, so other work on the machine costs it steps. With `--sparse` every voxel
 outside the objects is marked -1, which StarDist ignores: its published convention for labels that are not complete. The
