@@ -3,9 +3,9 @@
     python scripts/unet_baseline.py DATA DATA/val --output found --minutes 20
 
 Classes are the background, the inside of an object, and its outermost voxels. With `--sparse` the background is a ring
-of three voxels around annotated objects; whatever lies farther away counts as background too, with a tenth of the
-weight, since most of it is: were it ignored, the network would find objects all over dark images. What is surely
-inside, apart from each other, are the seeds of a watershed over all that is no background.
+of three voxels around annotated objects; whatever lies farther away counts as background too, with a hundredth of the
+weight: most of it is, and were it ignored, the network would find objects all over dark images. What is surely inside,
+apart from each other, are the seeds of a watershed over all that is no background.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import expand_labels, find_boundaries, watershed
 from torch.nn.functional import cross_entropy
 
-UNKNOWN, UNKNOWN_WEIGHT = -1, 0.1
+UNKNOWN, UNKNOWN_WEIGHT = -1, 0.01
 RING = 3
 
 
