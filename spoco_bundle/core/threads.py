@@ -52,8 +52,8 @@ def loader_workers(device: str) -> int:
     """Processes that prepare crops beside a training, for `num_workers`.
 
     On the processor none: they would take its cores from network and loss. A GPU waits for its crops: every core but
-    one, shared by the trainings that `torchrun` starts here. None where a process cannot be forked (Windows, macOS):
-    there each would load all that this one has loaded, once an epoch.
+    one, shared by the trainings that `torchrun` starts here. None where Python does not fork by default (Windows,
+    macOS, from 3.14 on): there each would load all that this one has loaded, once an epoch.
 
     Args:
         device: kind of the device that trains, such as "cpu" or "cuda".
