@@ -56,12 +56,12 @@ def loader_workers(device: str) -> int:
     macOS, from 3.14 on): there each would load all that this one has loaded, once an epoch.
 
     Args:
-        device: kind of the device that trains, such as "cpu" or "cuda".
+        device: that trains, such as "cpu" or "cuda:0".
 
     Returns:
         0 to 8.
     """
-    if device == "cpu" or multiprocessing.get_all_start_methods()[0] != "fork":
+    if device.startswith("cpu") or multiprocessing.get_all_start_methods()[0] != "fork":
         return 0
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(0, min(8, usable_cores() // trainings - 1))

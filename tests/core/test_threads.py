@@ -64,7 +64,7 @@ def test_crops_for_a_gpu_are_prepared_on_all_cores_but_one(cores, trainings, wor
     monkeypatch.setattr("spoco_bundle.core.threads.usable_cores", lambda: cores)
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", "spawn"])
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(trainings))
-    assert (loader_workers("cuda"), loader_workers("cpu")) == (workers, 0)
+    assert (loader_workers("cuda:0"), loader_workers("cpu")) == (workers, 0)
 
 
 def test_what_cannot_be_forked_prepares_none(monkeypatch):
