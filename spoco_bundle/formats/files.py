@@ -75,10 +75,13 @@ def read_image(
             volume = _read_by_itk(path, kind, spatial_dims, axes, channel, time)
         else:
             volume = _read_described(path, kind, spatial_dims, axes, channel, time)
-    except (SpocoError, MemoryError):
+    except MemoryError:
         raise
     # there is no end to the ways in which a damaged header can contradict its file
     except Exception as error:
+        _existing_file(path)  # one that has gone while it was being read is not damaged
+        if isinstance(error, SpocoError):
+            raise
         raise SpocoError(
             f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
         ) from error

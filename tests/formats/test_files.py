@@ -10,6 +10,7 @@ import tifffile
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import image_name
 from spoco_bundle.formats import file_suffix, read_image, write_instances
+from spoco_bundle.formats.names import family
 
 
 @pytest.fixture
@@ -62,6 +63,20 @@ def test_missing_and_empty_files(tmp_path, name):
         read_image(tmp_path / name)
     with pytest.raises(SpocoError, match="is a folder"):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.nii.gz"])
+def test_a_file_that_goes_while_it_is_opened_is_missing_not_damaged(tmp_path, voxels, name, monkeypatch):
+    save(tmp_path / name, voxels)
+    from_disk = family(tmp_path / name)
+
+    def gone(path):
+        path.unlink(missing_ok=True)
+        return from_disk
+
+    monkeypatch.setattr("spoco_bundle.formats.files.family", gone)
+    with pytest.raises(SpocoError, match=rf"{name}: no such file: check the path$"):
+        read_image(tmp_path / name)
 
 
 def test_complex_voxels(tmp_path, voxels):
