@@ -156,9 +156,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     with tempfile.TemporaryDirectory() as folder:
         seconds, precision = measure(args, Path(folder))
-    device = machine()
     print(f"`python {shlex.join(sys.argv)}`\n")
-    print(f"{device}, {args.threads} threads, torch {torch.__version__}, {precision}, seed {args.seed}, ", end="")
+    print(f"{machine()}, {args.threads} threads, torch {torch.__version__}, {precision}, seed {args.seed}, ", end="")
     print(f"{args.iterations} iterations after {args.warm_up}\n")
     print(table(seconds))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,11 @@ def read_image(
     if spatial_dims not in (2, 3):
         raise SpocoError(f"spatial_dims is {spatial_dims!r}: give 2 or 3")
     path = _existing_file(path)
-    try:
+    with _failures_named(path):
         if family(path) == "itk":
             volume = _read_by_itk(path, kind, spatial_dims, axes, channel, time)
         else:
             volume = _read_described(path, kind, spatial_dims, axes, channel, time)
-    except MemoryError:
-        raise
-    # there is no end to the ways in which a damaged header can contradict its file
-    except Exception as error:
-        _existing_file(path)  # one that has gone while it was being read is not damaged
-        if isinstance(error, SpocoError):
-            raise
-        raise SpocoError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
-        ) from error
     if min(volume.array.shape) == 0:
         raise SpocoError(f"{path}: shape {volume.array.shape} holds no voxel: export the file again")
     if spacing is not None:
@@ -124,18 +115,15 @@ def image_dimensions(
         else:
             describe(path, dims, axes, time=time).choose(channel, time)
 
-    try:
-        look(2)
-    except SpocoError as flat:
+    with _failures_named(path):
         try:
-            look(3)
-        except SpocoError:
-            raise flat from None
-        return 3
-    except Exception as error:
-        raise SpocoError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
-        ) from error
+            look(2)
+        except SpocoError as flat:
+            try:
+                look(3)
+            except SpocoError:
+                raise flat from None
+            return 3
     return 2
 
 
@@ -290,6 +278,23 @@ def _as_stored(labels: np.ndarray) -> np.ndarray:
     if low < 0 or high >= 2**32:
         raise ValueError(f"labels lie in {low}..{high}: ids must be in 0..4294967295")
     return labels.astype(np.uint16 if high < 2**16 else np.uint32)
+
+
+@contextmanager
+def _failures_named(path: Path) -> Iterator[None]:
+    """Whatever fails while a file is read is said to a person: it has gone, or its reader's words, or it is damaged."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    # there is no end to the ways in which a damaged header can contradict its file
+    except Exception as error:
+        _existing_file(path)
+        if isinstance(error, SpocoError):
+            raise
+        raise SpocoError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}): the file is damaged, export it again"
+        ) from error
 
 
 def _existing_file(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import tifffile
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import image_name
 from spoco_bundle.formats import file_suffix, read_image, write_instances
+from spoco_bundle.formats.files import image_dimensions
 from spoco_bundle.formats.names import family
 
 
@@ -66,7 +67,8 @@ def test_missing_and_empty_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.nii.gz"])
-def test_a_file_that_goes_while_it_is_opened_is_missing_not_damaged(tmp_path, voxels, name, monkeypatch):
+@pytest.mark.parametrize("door", [read_image, image_dimensions])
+def test_a_file_that_goes_while_it_is_opened_is_missing_not_damaged(tmp_path, voxels, door, name, monkeypatch):
     save(tmp_path / name, voxels)
     from_disk = family(tmp_path / name)
 
@@ -76,7 +78,7 @@ def test_a_file_that_goes_while_it_is_opened_is_missing_not_damaged(tmp_path, vo
 
     monkeypatch.setattr("spoco_bundle.formats.files.family", gone)
     with pytest.raises(SpocoError, match=rf"{name}: no such file: check the path$"):
-        read_image(tmp_path / name)
+        door(tmp_path / name)
 
 
 def test_complex_voxels(tmp_path, voxels):
