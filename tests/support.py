@@ -29,7 +29,8 @@ TINY = {
 
 #: what the profile of a training set decides, as plain values, for tests that have no images
 PLAN = {
-    **{"spatial_dims": 3, "in_channels": 1, "object_diameter": 16.0, "target_spacing": None, "dense": False},
+    **{"spatial_dims": 3, "in_channels": 1, "object_diameter": 16.0, "large_diameter": 20.0},
+    **{"target_spacing": None, "dense": False},
     **{"strides": [[1, 2, 2], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], 3, 3, 3]},
     **{"convolutions": [1, 2, 2, 2], "objectness_threshold": 0.4, "min_fraction": 0.1},
     **{"channels": [8, 16, 32, 64], "crop_size": [32, 64, 64], "batch_size": 2},

@@ -35,7 +35,7 @@ MODEL_CONFIG = "model.json"
 
 #: ids that the profile of a training decides, see ``app.plan``
 PLANNED = (
-    *("spatial_dims", "in_channels", "object_diameter", "target_spacing", "dense"),
+    *("spatial_dims", "in_channels", "object_diameter", "large_diameter", "target_spacing", "dense"),
     *("strides", "kernel_sizes", "convolutions", "channels", "crop_size", "batch_size"),
     *("embedding_channels", "coordinate_channels"),
     *("objectness_target", "objectness_weight", "objectness_unlabeled_weight", "objectness_unlabeled_relative"),

@@ -41,6 +41,9 @@ __all__ = ["BlockwisePredictor"]
 
 logger = logging.getLogger(__name__)
 
+#: of the working resolution, what results depend on
+_SIZES = ("diameter", "object_diameter", "large_diameter", "target_spacing")
+
 
 class BlockwisePredictor:
     """Segments images of any size in blocks, on Dask, and writes what ``SaveInstancesd`` writes for small ones.
@@ -339,7 +342,7 @@ class BlockwisePredictor:
             "block_size": list(job.grid.block),
             "chunk_size": list(self.chunk_size),
             "overlap": list(job.grid.overlap),
-            **{name: getattr(self.working, name) for name in ("diameter", "object_diameter", "target_spacing")},
+            **{name: getattr(self.working, name) for name in _SIZES},
             "outline": job.clustering.outline,
             "fit": fitted,
             "clustering": {

@@ -75,9 +75,9 @@ class Profile:
         return self.diameters[1] * typical / np.exp(np.log(typical).mean())
 
     @property
-    def length(self) -> float:
-        """Diameter of a typical object in ``unit``."""
-        return self.diameters[1] * float(np.prod(self.spacing)) ** (1 / len(self.spacing))
+    def lengths(self) -> list[float]:
+        """Diameters of a small, a typical and a large object in ``unit``."""
+        return [diameter * float(np.prod(self.spacing)) ** (1 / len(self.spacing)) for diameter in self.diameters]
 
     def lines(self) -> list[str]:
         """Five plain lines."""

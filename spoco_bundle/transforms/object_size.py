@@ -35,6 +35,7 @@ class Look(NamedTuple):
 
 def find_scale(
     look: Callable[[float], Look],
+    largest: float = 1.0,
     starts: Sequence[float] = (1.0, 0.5, 2.0),
     looks: int = 6,
     tolerance: float = 0.2,
@@ -50,11 +51,15 @@ def find_scale(
     or nothing is found, is followed by the next. Of all scales looked at, that of the best score is taken, and where
     objects have about the learnt size there, corrected by what is left.
 
+    Objects that are larger than a typical one of the training, but not than its large ones, are not shrunk where scale
+    1 shows them: the training had such images too, and small objects and outlines would be lost.
+
     On nuclei in 2D and 3D, enlarged and reduced up to 2.5 times, the score is highest, 0.69 to 0.83, near the scale of
     the training; in noise, and in images of what the network has not learnt, it stays below 0.57 at any scale.
 
     Args:
         look: what is seen at a scale.
+        largest: size of the training's large objects over its typical one, 1 where it is not known.
         starts: scales to begin with, in this order.
         looks: how often to look at most, 1 or more.
         tolerance: relative deviation from the learnt size that is accepted.
@@ -88,7 +93,8 @@ def find_scale(
         return 1.0 if 1.0 in found and deviation(found[1.0]) <= accepted else None
     if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
         return 1.0
-    return best / found[best].size if near < deviation(found[best]) <= accepted else best
+    scale = best / found[best].size if near < deviation(found[best]) <= accepted else best
+    return 1.0 if 1.0 in found and 1 / largest <= scale < 1 else scale
 
 
 class ObjectFinder:

@@ -69,6 +69,7 @@ class WorkingSpacingd(MapTransform):
             training where the image differs from it.
         diameter: of the objects, in pixels of the image plane; None where it is not known.
         object_diameter: of the objects that the network learnt, in its unit; None for what its weights say.
+        large_diameter: of a large one of these; objects up to it are not shrunk. None where it is not known.
         assumed_spacing: that ``LoadVolumed`` was given: it is no size that an image states.
         second_network: where ``clustering`` compares two.
         foreground_key: a foreground mask, resampled with the image by the nearest voxel; None without.
@@ -91,6 +92,7 @@ class WorkingSpacingd(MapTransform):
         target_spacing: Sequence[float] | None = None,
         diameter: float | None = None,
         object_diameter: float | None = None,
+        large_diameter: float | None = None,
         assumed_spacing: Sequence[float] | None = None,
         second_network: torch.nn.Module | None = None,
         foreground_key: str | None = None,
@@ -107,6 +109,7 @@ class WorkingSpacingd(MapTransform):
         self.target_spacing = None if target_spacing is None else tuple(target_spacing)
         self.diameter = diameter
         self.object_diameter = object_diameter
+        self.large_diameter = large_diameter
         self.assumed_spacing = None if assumed_spacing is None else tuple(assumed_spacing)
         self.second_network = second_network
         self.foreground_key = foreground_key
@@ -229,7 +232,7 @@ class WorkingSpacingd(MapTransform):
             self.clustering,
             second_network=self.second_network,
         )
-        scale = find_scale(look)
+        scale = find_scale(look, (self.large_diameter or diameter) / diameter)
         learnt = diameter / _in_plane(base)
         if scale is not None and max(scale, 1 / scale) > self.same_size:
             found = (

@@ -43,7 +43,7 @@ def test_sizes_are_those_of_the_annotated_objects():
     assert found.objects == 3 and found.images == 1 and found.channels == 1 and found.unit == "pixel"
     assert found.extents[1] == [4, 8] and found.shape == [40, 40]
     disc = 2 * np.sqrt(32 / np.pi)
-    assert np.allclose(found.diameters, disc) and found.length == pytest.approx(disc)
+    assert np.allclose(found.diameters, disc) and found.lengths[1] == pytest.approx(disc)
     assert found.elongation == pytest.approx(8 / disc)
     assert found.neighbour == pytest.approx(np.hypot(5, 9) / disc)
     assert found.fill == 1
@@ -57,7 +57,7 @@ def test_lengths_follow_the_voxel_size_and_sizes_in_voxels_do_not():
     labels = boxes((20, 40, 40), [4, 8, 8], [4, 8, 8])
     plain, scaled = profile(sample(labels)), profile(sample(labels, spacing=(2.0, 0.5, 0.5)))
     assert scaled.extents == plain.extents and scaled.diameters == pytest.approx(plain.diameters)
-    assert scaled.unit == "micrometer" and scaled.length == pytest.approx(plain.length * 0.5 ** (1 / 3))
+    assert scaled.unit == "micrometer" and scaled.lengths[1] == pytest.approx(plain.lengths[1] * 0.5 ** (1 / 3))
 
 
 def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
@@ -100,7 +100,7 @@ def test_an_object_outlined_in_its_middle_is_as_high_as_it_is_wide():
     found = profile(sample(labels, spacing=(2.0, 1.0, 1.0)), annotation="slices")
     assert found.kinds == {"slices": 2} and "2 in slices" in found.lines()[2]
     assert found.extents[1] == pytest.approx([7, 14, 14])
-    assert found.length == pytest.approx(14)
+    assert found.lengths[1] == pytest.approx(14)
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -66,6 +66,16 @@ def test_scale_1_is_left_for_a_clear_gain_only():
     assert find_scale(seen.__getitem__) == 1.0
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1.5, 1.0), (1.7, 1 / 1.7), (0.7, 1 / 0.7)])
+def test_objects_up_to_the_large_ones_of_the_training_are_not_shrunk(size, expected):
+    assert find_scale(lambda scale: Look(size * scale, 0.7 if scale == 1 else 0.8), 1.6) == pytest.approx(expected)
+
+
+def test_objects_that_only_shrinking_shows_are_shrunk():
+    seen = {1.0: Look(math.nan, 0.3), 0.5: Look(0.8, 0.7), 0.625: Look(1.0, 0.8)}
+    assert find_scale(seen.__getitem__, 2.0) == 0.625
+
+
 @pytest.mark.parametrize(("size", "expected"), [(1.1, 1.0), (2.0, None)])
 def test_what_convinces_at_no_scale_changes_nothing(size, expected):
     assert find_scale(lambda scale: Look(size * scale, 0.5)) == expected

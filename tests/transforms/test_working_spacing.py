@@ -35,8 +35,9 @@ def looked(monkeypatch):
     asked = []
 
     def answer(scale):
-        def find_scale(finder):
+        def find_scale(finder, largest):
             asked.append(finder)
+            finder.largest = largest
             return scale
 
         monkeypatch.setattr(working_spacing, "find_scale", find_scale)
@@ -106,10 +107,17 @@ def test_without_a_size_the_objects_decide(caplog, looked):
     result = seen(image(), network(), caplog)
     assert result.shape == (1, 4, 16, 24) and voxel_spacing(result, 3) == pytest.approx(TRAINED)
     assert asked[0].grid == (8, 32, 48) and asked[0].spacing == TRAINED and asked[0].diameter == 6
+    assert asked[0].largest == 1
     assert [record.message for record in caplog.records] == [
         "cells.tif: objects are about 24 pixels across, the model learnt 12: looked at 0.5 times the size; --diameter "
         "corrects it"
     ]
+
+
+def test_how_large_the_large_objects_of_the_training_were_is_passed_on(looked):
+    asked = looked(1.0)
+    seen(image(), network(), large_diameter=9.0)
+    assert asked[0].largest == 1.5
 
 
 def test_objects_about_as_large_as_the_trainings_change_nothing(caplog, looked):
