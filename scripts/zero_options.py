@@ -188,7 +188,8 @@ def draw_curve(rows: Path, length: str, names: dict[str, str], file: Path) -> No
             ticks = sorted({share for shares in methods.values() for share in shares})
             axis.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
             axis.minorticks_off()
-            axis.legend(frameon=False)
+            if len(methods) > 1:
+                axis.legend(frameon=False)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)
