@@ -51,8 +51,8 @@ def find_scale(
     or nothing is found, is followed by the next. Of all scales looked at, that of the best score is taken, and where
     objects have about the learnt size there, corrected by what is left.
 
-    Objects that are larger than a typical one of the training, but not than its large ones, are not shrunk where scale
-    1 shows them: the training had such images too, and small objects and outlines would be lost.
+    Where scale 1 shows objects of about the learnt size it is kept, and also where they are larger, but no larger than
+    the large ones of the training: it had such images too, and shrunk, small objects and outlines would be lost.
 
     On nuclei in 2D and 3D, enlarged and reduced up to 2.5 times, the score is highest, 0.69 to 0.83, near the scale of
     the training; in noise, and in images of what the network has not learnt, it stays below 0.57 at any scale.
@@ -62,7 +62,7 @@ def find_scale(
         largest: size of the training's large objects over its typical one, 1 where it is not known.
         starts: scales to begin with, in this order.
         looks: how often to look at most, 1 or more.
-        tolerance: relative deviation from the learnt size that is accepted.
+        tolerance: relative deviation up to which objects count as of the learnt size.
         enough: score from which objects are convincing, in [0, 1]; below it nothing but scale 1 is trusted.
         gain: by how much the best score has to exceed that of scale 1.
         near: natural logarithm of the ratio up to which two scales count as one: less is not corrected.
@@ -94,7 +94,7 @@ def find_scale(
     if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
         return 1.0
     scale = best / found[best].size if near < deviation(found[best]) <= accepted else best
-    return 1.0 if 1.0 in found and 1 / largest <= scale < 1 else scale
+    return 1.0 if 1.0 in found and 1 / max(largest, 1 + tolerance) <= scale <= 1 + tolerance else scale
 
 
 class ObjectFinder:

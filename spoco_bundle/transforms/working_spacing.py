@@ -69,17 +69,16 @@ class WorkingSpacingd(MapTransform):
             training where the image differs from it.
         diameter: of the objects, in pixels of the image plane; None where it is not known.
         object_diameter: of the objects that the network learnt, in its unit; None for what its weights say.
-        large_diameter: of a large one of these; objects up to it are not shrunk. None where it is not known.
+        large_diameter: of a large one of these, no less; objects up to it are not shrunk. None where it is not known.
         assumed_spacing: that ``LoadVolumed`` was given: it is no size that an image states.
         second_network: where ``clustering`` compares two.
         foreground_key: a foreground mask, resampled with the image by the nearest voxel; None without.
         tolerance: ratio along an axis, at least 1, up to which two resolutions count as the same.
-        same_size: ratio, at least 1, up to which objects count as large as those of the training.
         allow_missing_keys: whether a sample without the key passes through.
 
     Raises:
-        SpocoError: if a ratio is out of range; when called, if the axes do not fit the network, or a diameter is
-            given and the size of the objects that the network learnt is unknown.
+        SpocoError: if the tolerance is below 1; when called, if the axes do not fit the network, a diameter is given
+            and the size of the objects that the network learnt is unknown, or large objects are below typical ones.
     """
 
     def __init__(
@@ -97,12 +96,11 @@ class WorkingSpacingd(MapTransform):
         second_network: torch.nn.Module | None = None,
         foreground_key: str | None = None,
         tolerance: float = 1.25,
-        same_size: float = 1.2,
         allow_missing_keys: bool = False,
     ):
         super().__init__(keys, allow_missing_keys)
-        if min(tolerance, same_size) < 1:
-            raise SpocoError(f"tolerance is {tolerance}, same_size {same_size}: give ratios of at least 1")
+        if tolerance < 1:
+            raise SpocoError(f"tolerance is {tolerance}: give a ratio of at least 1")
         self.network = network
         self.clustering = clustering
         self.inferer = inferer
@@ -114,7 +112,6 @@ class WorkingSpacingd(MapTransform):
         self.second_network = second_network
         self.foreground_key = foreground_key
         self.tolerance = tolerance
-        self.same_size = same_size
         self._said: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -178,6 +175,11 @@ class WorkingSpacingd(MapTransform):
         usual, message = spacing_for(self.network, own, unit, name, stated)
         trained, learnt = learnt_lengths(self.network)
         diameter = self.object_diameter or learnt_diameter(self.network)
+        if diameter is not None and self.large_diameter is not None and self.large_diameter < diameter:
+            raise SpocoError(
+                f"large_diameter: {self.large_diameter:g} is less than the {diameter:g} of a typical object that the "
+                "network learnt: give at least that, or None"
+            )
         if self.diameter is not None:
             if trained is None or diameter is None:
                 raise SpocoError(
@@ -234,7 +236,7 @@ class WorkingSpacingd(MapTransform):
         )
         scale = find_scale(look, (self.large_diameter or diameter) / diameter)
         learnt = diameter / _in_plane(base)
-        if scale is not None and max(scale, 1 / scale) > self.same_size:
+        if scale not in (None, 1.0):
             found = (
                 f"{image.name}: objects are about {learnt / scale:.2g} pixels across, the model learnt {learnt:.2g}: "
                 f"looked at {scale:.2g} times the size; --diameter corrects it"

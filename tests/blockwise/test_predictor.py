@@ -117,8 +117,8 @@ def test_the_objects_decide_as_in_one_piece(image, tmp_path, monkeypatch):
     sample = NormalizePercentiled("image")(LoadVolumed("image", spatial_dims=2)({"image": image}))
     seen = working(sample)["image"]
     assert tuple(seen.shape[1:]) == tuple(fitted["shape"]) == (45, 60)
-    assert len(looked) == 2 and looked[0][:4] == looked[1][:4]
-    torch.testing.assert_close(looked[0][4], looked[1][4], rtol=0, atol=1e-6)
+    assert len(looked) == 2 and looked[0][:5] == looked[1][:5]
+    torch.testing.assert_close(looked[0][5], looked[1][5], rtol=0, atol=1e-6)
 
 
 def test_a_size_that_the_weights_do_not_know_is_refused(image, tmp_path):

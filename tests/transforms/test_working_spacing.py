@@ -120,8 +120,13 @@ def test_how_large_the_large_objects_of_the_training_were_is_passed_on(looked):
     assert asked[0].largest == 1.5
 
 
-def test_objects_about_as_large_as_the_trainings_change_nothing(caplog, looked):
-    looked(0.85)
+def test_large_objects_below_typical_ones_are_refused():
+    with pytest.raises(SpocoError, match="large_diameter: 5 is less than the 6 of a typical object"):
+        seen(image(), network(), large_diameter=5.0)
+
+
+def test_objects_as_large_as_the_trainings_change_nothing(caplog, looked):
+    looked(1.0)
     given = image()
     result = seen(given, network(), caplog)
     assert torch.equal(result.as_tensor(), given.as_tensor()) and voxel_spacing(result, 3) == TRAINED
@@ -187,6 +192,6 @@ def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
     seen(image((2.0, 0.25, 0.25), "micrometer"), network())
 
 
-def test_ratios_are_at_least_1():
-    with pytest.raises(SpocoError, match="ratios of at least 1"):
+def test_a_tolerance_is_at_least_1():
+    with pytest.raises(SpocoError, match="a ratio of at least 1"):
         WorkingSpacingd(network=network(), tolerance=0.5)
