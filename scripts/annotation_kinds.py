@@ -26,7 +26,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tifffile
-from measuring import replace_table, train_and_score, write_row
+from measuring import show_table, train_and_score, write_row
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
@@ -313,9 +313,8 @@ def main() -> None:
             except SpocoError as error:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
-    print(table(options.rows))
+    show_table(table(options.rows), options.page, "annotation_kinds")
     if options.page:
-        replace_table(options.page, "annotation_kinds", table(options.rows))
         plot(options.rows, PLOT)
     if failed:
         parser.exit(1)
