@@ -36,8 +36,12 @@ def test_touching_objects_are_told_apart_and_specks_left_out():
         probabilities[:, 2:18, columns] = np.array([0, 0.1, 0.9])[:, None, None]
         probabilities[:, 3:17, columns.start + 1 : columns.stop - 1] = np.array([0, 0.9, 0.1])[:, None, None]
     probabilities[:, 19, 20] = [0, 1, 0]
-    found = unet_baseline.instances(probabilities, least=5)
+    found = unet_baseline.instances(probabilities, 0.5, least=5)
     assert len(np.unique(found)) == 3 and (found[2:18, 2:18] > 0).all() and found[19, 20] == 0
+    probabilities[:, 8, 8:12] = np.array([0, 0.7, 0.3])[:, None]  # a bridge that is less surely inside
+    merged, apart = (unet_baseline.instances(probabilities, threshold, 5) for threshold in (0.5, 0.8))
+    assert merged.max() == 1 and apart.max() == 2
+    assert unet_baseline.ap_50([merged], [found]) == 0.5 and unet_baseline.ap_50([apart], [found]) == 1
 
 
 def test_it_learns_discs_in_two_channels_and_writes_them_on_the_grid_of_the_labels(tmp_path, monkeypatch):

@@ -68,7 +68,14 @@ def test_scale_1_is_left_for_a_clear_gain_only():
 
 @pytest.mark.parametrize(
     ("largest", "size", "expected"),
-    [(1.6, 1.5, 1.0), (1.6, 1.7, 1 / 1.7), (1.6, 0.7, 1 / 0.7), (1.0, 1.15, 1.0), (1.0, 1.3, 1 / 1.3), (1.0, 0.85, 1.0)],
+    [
+        (1.6, 1.5, 1.0),
+        (1.6, 1.7, 1 / 1.7),
+        (1.6, 0.7, 1 / 0.7),
+        (1.0, 1.15, 1.0),
+        (1.0, 1.3, 1 / 1.3),
+        (1.0, 0.85, 1.0),
+    ],
 )
 def test_objects_from_the_learnt_size_to_the_large_ones_of_the_training_stay(largest, size, expected):
     found = find_scale(lambda scale: Look(size * scale, 0.7 if scale == 1 else 0.8), largest)
