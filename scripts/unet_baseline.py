@@ -4,9 +4,9 @@
 
 Classes are the background, the inside of an object, and its outermost voxels. With `--sparse` the background is a ring
 of three voxels around annotated objects; whatever lies farther away counts as background too, with a hundredth of the
-weight: most of it is, and were it ignored, the network would find objects all over dark images. What is inside with a
-probability above a threshold, apart from each other, are the seeds of a watershed over all that is no background. Of
-some thresholds the one of the best AP50 on val/ is taken.
+weight: most of it is, and were it ignored, the network would find objects all over dark images. Connected parts in
+which the inside is more probable than a threshold are the seeds of a watershed over all that is no background. The
+threshold is the one of the best AP50 on val/.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def crop(image: np.ndarray, target: np.ndarray, patch: tuple[int, ...]) -> tuple
 
 
 def instances(probabilities: np.ndarray, threshold: float, least: float) -> np.ndarray:
-    """A watershed from what is inside with a probability above the threshold; objects below `least` voxels left out.
+    """A watershed from the parts in which the inside is more probable than the threshold; small objects are left out.
 
     Args:
         probabilities: (3, *spatial) of the classes.
         threshold: in (0, 1).
-        least: voxels.
+        least: voxels of the smallest object.
     """
     background, inside, _ = probabilities
     seeds, _ = ndimage.label(inside > threshold)
