@@ -321,12 +321,12 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         if ids["dense"]
         else f"with gaps: objects have a centre, and are told from what lies around them ({looks} of 1)"
     )
-    crop = " x ".join(map(str, ids["crop_size"]))
+    crop, room = " x ".join(map(str, ids["crop_size"])), math.prod(ids["crop_size"]) / float(typical.prod())
     return [
         f"working resolution {resolution}",
         f"network of {len(ids['channels'])} levels, strides {' x '.join(str(int(step)) for step in steps)} in all: "
         f"a large object is {biggest} voxels long",
-        f"{ids['batch_size']} crops of {crop} voxels at a time: each holds several objects",
+        f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {room:.2g} typical objects",
         f"tissue {tissue}",
     ]
 

@@ -44,6 +44,8 @@ def test_what_is_given_wins_and_the_rest_follows(folder):
     assert ids["target_spacing"] == [0.5, 0.5] and ids["batch_size"] == 1
     assert ids["crop_size"][0] > plan_folder(folder)[1]["crop_size"][0]
     assert plan_folder(folder, tissue="dense")[1]["coordinate_channels"] == 0
+    lines, _ = plan_folder(folder, target_spacing=[1, 1], crop_size=[64, 64])
+    assert any("crops of 64 x 64 voxels at a time: each has room for 1.1 typical" in line for line in lines)
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels"):
         plan_folder(folder, in_channels=1)
 
