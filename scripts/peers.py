@@ -47,6 +47,7 @@ class Peer:
 #: programs that can be trained beside a case, by the setting of their rows
 PEERS = {
     "stardist": Peer("StarDist", "stardist_baseline.py", takes_spacing=True),
+    "embedseg": Peer("EmbedSeg", "embedseg_baseline.py", takes_spacing=True),
     "cellpose": Peer("Cellpose", "cellpose_baseline.py", ignores=False, volumes=False),
     "unet": Peer("U-Net, watershed", "unet_baseline.py", own_environment=False),
 }

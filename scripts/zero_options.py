@@ -9,9 +9,9 @@ DATA is a folder of data sets, each with train/ and val/. A row is one training:
 What is there is not done again. A training that was cut off goes on where it stopped; its clock counts training alone.
 Otsu's threshold with a watershed stands beside it, which learns from nothing. With `--set` each case is trained once
 for each setting, and the table compares the settings; `--set ""` is the plan as it is, `--set "a=1 b=2"` sets two ids.
-With `--peers unet stardist=PYTHON cellpose=PYTHON` other programs are trained beside each case, on the same objects,
-for as many minutes of as many threads, on images shrunk by whole steps to about the resolution that was planned;
-Cellpose for flat images alone. `stardist_baseline.py` and `cellpose_baseline.py` say how to install them.
+With `--peers unet stardist=PYTHON embedseg=PYTHON cellpose=PYTHON` other programs are trained beside each case, on the
+same objects, for as many minutes of as many threads, on images shrunk by whole steps to about the resolution that was
+planned; Cellpose for flat images alone. Their scripts, `NAME_baseline.py`, say how to install them.
 `--curve` draws the scores against the share of the annotated objects that was kept, by program or by setting.
 """
 

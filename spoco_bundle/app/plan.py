@@ -57,11 +57,11 @@ def working_spacing(profile: Profile, tolerance: float = 1.5) -> list[float] | N
         tolerance: an axis is left as it is while its objects are less than so many times as large.
 
     Returns:
-        Voxel size along each axis in the unit of the profile; None where the images are used as they are.
+        Voxel size along each axis in the unit of the profile; None where all images are used as they are.
     """
     shrink = profile.axis_diameters / _ACROSS[len(profile.shape)]
     shrink[shrink < tolerance] = 1
-    if (shrink == 1).all():
+    if (shrink == 1).all() and not profile.sizes_differ:
         return None
     return [float(f"{step:.4g}") for step in shrink * profile.spacing]
 
@@ -269,6 +269,11 @@ def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.in
             f"{in_words(profile.shape, 'voxels')}: no image shows a whole one: give images of a larger "
             "field of view, or number the objects apart"
         )
+    if profile.sizes_differ and target_spacing is None:
+        raise SpocoError(
+            "images show their objects at different sizes, and are brought to one: leave --target_spacing out, give one, "
+            "or add --equal_sizes False"
+        )
     if typical.min() < 1:
         raise SpocoError(
             f"at a working resolution of {in_words(target_spacing or profile.spacing, profile.unit)} a typical object "
@@ -314,6 +319,8 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     else:
         words = in_words([float(f"{step:.3g}") for step in spacing], profile.unit)
         resolution = f"{words}: objects become {across} voxels across in the plane"
+    if profile.sizes_differ:
+        resolution += ", also in images that show them larger or smaller"
     steps = np.prod(np.asarray([np.broadcast_to(step, len(profile.shape)) for step in ids["strides"]]), axis=0)
     looks = "unknown" if profile.surroundings is None else f"{profile.surroundings:.2f}"
     tissue = (

@@ -1,10 +1,12 @@
-"""Size of objects: the radius of the ball or disc that is as large."""
+"""Size of objects: the ball or disc that is as large."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+__all__ = ["ball_radius", "ball_volume"]
 
 
 def ball_radius(volume: np.ndarray | float, dims: int) -> np.ndarray | float:
@@ -13,3 +15,8 @@ def ball_radius(volume: np.ndarray | float, dims: int) -> np.ndarray | float:
     r = (3V / 4 pi)^(1/3) or (A / pi)^(1/2).
     """
     return np.cbrt(volume * 3 / (4 * math.pi)) if dims == 3 else np.sqrt(volume / math.pi)
+
+
+def ball_volume(radius: np.ndarray | float, dims: int) -> np.ndarray | float:
+    """Volume of the ball (3D), or area of the disc (2D), of a radius, or of each of several."""
+    return (4 / 3 if dims == 3 else 1) * math.pi * radius**dims

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from spoco_bundle.annotation.scope import outlined_planes
+from spoco_bundle.dataset.object_size import ball_volume
 
 if TYPE_CHECKING:
     from spoco_bundle.dataset.label_checks import MeasuredObject
@@ -110,7 +111,7 @@ def _are_strokes(pieces: Sequence[tuple[np.ndarray, np.ndarray]], length: float)
     if any(ndimage.minimum_filter(mask, _WIDTH[dims], mode="nearest").any() for mask, _ in pieces):
         return False
     radii = np.array([ndimage.distance_transform_edt(mask).max() for mask, _ in pieces])
-    balls = (math.pi * radii**2 if dims == 2 else 4 / 3 * math.pi * radii**3).sum()
+    balls = ball_volume(radii, dims).sum()
     if sum(np.count_nonzero(mask) for mask, _ in pieces) < length * balls:
         return False
     inside = [values[:, mask] for mask, values in pieces]

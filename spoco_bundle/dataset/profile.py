@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,8 @@ from scipy.spatial import cKDTree
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.sampling import sampled_places
-from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
-from spoco_bundle.dataset.object_size import ball_radius
+from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
+from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.dataset.read_once import ReadOnce
 from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
 from spoco_bundle.formats.geometry import voxel_spacing
@@ -50,6 +49,8 @@ class Profile:
             two objects in an image.
         surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
             where too few objects can be looked at.
+        sizes_differ: whether some images show their objects at another size than the others, and are to be brought to
+            that of the others, see ``equal_scale``. All lengths and shapes are those after that.
     """
 
     images: int
@@ -67,6 +68,7 @@ class Profile:
     fill: float
     neighbour: float | None
     surroundings: float | None
+    sizes_differ: bool = False
 
     @property
     def axis_diameters(self) -> np.ndarray:
@@ -108,14 +110,10 @@ def measure_profile(
     diameter: float | None = None,
     ignore_label: int | None = None,
     background_label: int | None = None,
+    equal_sizes: bool = False,
     min_voxels: int = 8,
 ) -> Profile:
     """Measures the annotated images of a training; each is read once, and kept for the training.
-
-    An object that is outlined in slices or marked by strokes is taken for the ellipsoid (ellipse) in the box around
-    what is drawn of it. Where some objects of an image are outlined in several slices, each ends half a gap between two
-    slices beyond its first and its last one. Along an axis on which that is still two voxels or less, it is as large as
-    along the others, or as the image.
 
     Args:
         volumes: samples with ``image`` (C, *spatial) and ``label`` (1, *spatial), MetaTensors, and, where objects are
@@ -124,13 +122,14 @@ def measure_profile(
         diameter: of the objects in pixels of the image plane, where it is known; points do not say it.
         ignore_label: id of voxels that count nowhere.
         background_label: id of voxels known to belong to no object.
+        equal_sizes: whether images of unknown voxel size are brought to one size of objects.
         min_voxels: smaller whole objects are fragments and do not count.
 
     Raises:
         SpocoError: if there is no annotated object of usable size, or the images differ in their channels.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
-    found, inner, elongations, fills, neighbours, shapes, spacings, intensities = ([] for _ in range(8))
+    found, owner, inner, apart, shapes, spacings, intensities = ([] for _ in range(7))
     annotated, channels, unit, counted = 0, {}, PIXEL, Counter()
     for number in range(len(volumes)):
         sample = volumes.look(number)
@@ -143,25 +142,16 @@ def measure_profile(
         intensities.append(_percentiles(np.asarray(image)))
         ids = np.where((labels < 1) | np.isin(labels, special), 0, labels)
         annotated += np.count_nonzero(ids) / ids.size / len(volumes)
-        kinds = sample.get("kinds", {})
-        objects = []
-        items = measured_objects(ids)
-        gaps = _gaps([item for item in items if kinds.get(item.id, annotation) == "slices"], labels.ndim)
-        for item in items:
-            kind = kinds.get(item.id, annotation)
-            if kind != "whole" or item.voxels.sum() >= min_voxels:
-                counted[kind] += 1
-                objects.append(item)
-            size = _size(item, kind, spacing, min_voxels, diameter, gaps, labels.shape)
-            if size is not None:
-                volume, edges = size
-                found.append([2 * ball_radius(volume, ids.ndim), *edges])
-                inner.append(bool((item.first.min(0) > 0).all() and (item.stop.max(0) < ids.shape).all()))
-                elongations.append(edges.max() / found[-1][0])
-                fills.append(volume / edges.prod())
-        centres = [(item.first.min(0) + item.stop.max(0)) / 2 * spacing for item in objects]
-        if len(objects) > 1:
-            neighbours += cKDTree(centres).query(centres, k=2)[0][:, 1].tolist()
+        sizes = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter, min_voxels)
+        counted.update(one.kind for one in sizes)
+        for one in sizes:
+            if one.diameter is not None:
+                found.append([one.diameter, *one.edges])
+                owner.append(number)
+                inner.append(bool((one.first > 0).all() and (one.stop < ids.shape).all()))
+        centres = [(one.first + one.stop) / 2 * spacing for one in sizes]
+        if len(sizes) > 1:
+            apart.append((number, cKDTree(centres).query(centres, k=2)[0][:, 1]))
     if not found and counted["points"]:
         raise SpocoError(
             f"{counted['points']} objects are annotated, by points alone, which do not say how large they are: give "
@@ -178,15 +168,23 @@ def measure_profile(
             f"{second}: has {other} channel{'s' * (other > 1)} where {first} has {one}: choose one with --channel, or "
             "train apart"
         )
+    found, owner = np.asarray(found), np.asarray(owner)
+    scales = np.ones(len(volumes))
+    if equal_sizes and unit == PIXEL:
+        usual = float(np.median(found[:, 0]))
+        scales = np.array([equal_scale(found[owner == number, 0], usual) for number in range(len(volumes))])
     # what the image's border cuts is smaller than it is
     whole = np.asarray(inner) if 2 * np.count_nonzero(inner) >= len(inner) else np.ones(len(inner), bool)
-    sizes = np.percentile(np.asarray(found)[whole], SIZES, axis=0)
+    found = (found * scales[owner, None])[whole]
+    diameters, edges = found[:, 0], found[:, 1:]
+    sizes = np.percentile(found, SIZES, axis=0)
+    neighbours = np.concatenate([[], *(scales[number] * distances for number, distances in apart)])
     spacing = np.median(spacings, axis=0)
     edge = spacing.prod() ** (1 / len(spacing))
     return Profile(
         images=len(volumes),
         channels=next(iter(channels)),
-        shape=np.median(shapes, axis=0).astype(int).tolist(),
+        shape=np.median(np.asarray(shapes) * scales[:, None], axis=0).astype(int).tolist(),
         spacing=[float(f"{step:.7g}") for step in spacing],
         unit=unit,
         intensities=np.median(intensities, axis=0).tolist(),
@@ -195,52 +193,12 @@ def measure_profile(
         annotated=annotated,
         diameters=(sizes[:, 0] / edge).tolist(),
         extents=(sizes[:, 1:] / spacing).tolist(),
-        elongation=float(np.median(np.asarray(elongations)[whole])),
-        fill=float(np.median(np.asarray(fills)[whole])),
-        neighbour=float(np.median(neighbours) / sizes[1, 0]) if neighbours else None,
+        elongation=float(np.median(edges.max(1) / diameters)),
+        fill=float(np.median(ball_volume(diameters / 2, edges.shape[1]) / edges.prod(1))),
+        neighbour=float(np.median(neighbours) / sizes[1, 0]) if len(neighbours) else None,
         surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special),
+        sizes_differ=bool((scales != 1).any()),
     )
-
-
-def _is_thin(item: MeasuredObject) -> np.ndarray:
-    """Whether all pieces of an object are two voxels or less, per axis."""
-    return (item.stop - item.first <= 2).all(0)
-
-
-def _gaps(items: Sequence[MeasuredObject], dims: int) -> np.ndarray:
-    """Voxels from one outlined slice of an object to its next one, the median, per axis; 1 where there are not two."""
-    gaps = np.ones(dims)
-    for axis in range(dims):
-        steps = [np.diff(np.sort(item.first[:, axis])) for item in items if _is_thin(item)[axis]]
-        steps = np.concatenate([[], *steps])
-        if (steps > 1).any():
-            gaps[axis] = np.median(steps[steps > 1])
-    return gaps
-
-
-def _size(
-    item: MeasuredObject,
-    kind: str,
-    spacing: np.ndarray,
-    min_voxels: int,
-    diameter: float | None,
-    gaps: np.ndarray,
-    shape: Sequence[int],
-) -> tuple[float, np.ndarray] | None:
-    """Volume of an object and the edges of its box, both in units of length; None where nothing says them."""
-    dims = len(spacing)
-    ellipsoid = math.pi / (2 * dims)  # share of its box: pi / 4 of an ellipse, pi / 6 of an ellipsoid
-    if diameter is not None:
-        edges = np.full(dims, diameter * math.sqrt(spacing[-2] * spacing[-1]))
-        return ellipsoid * edges.prod(), edges
-    if kind == "whole":
-        return (item.voxels.sum() * spacing.prod(), item.extent * spacing) if item.voxels.sum() >= min_voxels else None
-    extent = item.extent + np.where(_is_thin(item), gaps - 1, 0) * (kind == "slices")
-    edges, thin = extent * spacing, extent <= 2
-    if thin.all():
-        return None
-    edges[thin] = np.minimum(np.exp(np.log(edges[~thin]).mean()), shape * spacing)[thin]
-    return ellipsoid * edges.prod(), edges
 
 
 def _in_kinds(kinds: dict[str, int]) -> str:

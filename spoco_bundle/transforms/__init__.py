@@ -5,6 +5,7 @@ from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
+from spoco_bundle.transforms.equal_sizes import EqualSizesd
 from spoco_bundle.transforms.foreground import FindForegroundd
 from spoco_bundle.transforms.hold_out import DrawHeldOutd, HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
@@ -22,6 +23,7 @@ __all__ = [
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
     "DrawHeldOutd",
+    "EqualSizesd",
     "FindForegroundd",
     "HandOutd",
     "HoldOutObjectsd",

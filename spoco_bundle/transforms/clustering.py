@@ -18,6 +18,7 @@ from spoco_bundle.clustering.blocks import block_size
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.networks.decode import Decoder
 from spoco_bundle.transforms.spacing import GRID_SHAPE
@@ -158,8 +159,7 @@ class ClusterEmbeddingsd(MapTransform):
             return int(self.params["min_size"])
         if self.min_fraction is None or not self.decoder.coordinate_channels:
             return int(default_parameters(self.method)["min_size"])
-        radius = 2 * self.decoder.scale
-        ball = 4 / 3 * math.pi * radius**3 if len(spacing) == 3 else math.pi * radius**2
+        ball = float(ball_volume(2 * self.decoder.scale, len(spacing)))
         return max(1, round(self.min_fraction * ball / math.prod(spacing)))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.core.resampling import read_linear, read_nearest
+from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 
 __all__ = ["Look", "ObjectFinder", "find_scale", "fullest"]
@@ -176,7 +177,7 @@ class ObjectFinder:
     def _measured(self, labels: np.ndarray, confidence: np.ndarray) -> Look:
         dims, count = labels.ndim, len(confidence)
         voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        ball = (4 / 3 if dims == 3 else 1) * math.pi * (self.diameter / 2) ** dims / math.prod(self.spacing)
+        ball = ball_volume(self.diameter / 2, dims) / math.prod(self.spacing)
         size = (np.maximum(voxels, 1) / ball) ** (1 / dims)
         fit = np.exp(-(np.log(size) ** 2) / (2 * self.spread**2))
         score = float((voxels * confidence * fit).sum() / max(1, voxels.sum()))

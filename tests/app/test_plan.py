@@ -55,6 +55,7 @@ def planned(profile):
 def test_objects_of_a_size_that_the_network_likes_are_left_as_they_are():
     assert plan.working_spacing(NUCLEI) is None
     assert plan.working_spacing(replace(NUCLEI, diameters=[3.0, 6.0, 8.0])) is None, "never finer than the image"
+    assert plan.working_spacing(replace(NUCLEI, sizes_differ=True)) == NUCLEI.spacing, "others are brought to it"
 
 
 def test_large_objects_are_brought_to_the_size_that_the_network_likes():
@@ -129,6 +130,8 @@ def test_plans_that_cannot_work_are_refused():
         plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), ids)
     with pytest.raises(SpocoError, match="set a finer --target_spacing"):
         plan.check_plan(NUCLEI, ids | {"target_spacing": [50, 50, 50]})
+    with pytest.raises(SpocoError, match="at different sizes.*--equal_sizes False"):
+        plan.check_plan(replace(NUCLEI, sizes_differ=True), ids)
     need = plan.training_bytes(ids)
     plan.check_plan(NUCLEI, ids, need)
     with pytest.raises(SpocoError, match="2 crops of 32 x 64 x 64 voxels take about .* smaller --crop_size"):

@@ -60,6 +60,20 @@ def test_lengths_follow_the_voxel_size_and_sizes_in_voxels_do_not():
     assert scaled.unit == "micrometer" and scaled.lengths[1] == pytest.approx(plain.lengths[1] * 0.5 ** (1 / 3))
 
 
+def test_images_of_unknown_voxel_size_count_as_seen_at_one_size_of_objects():
+    small, large = boxes((40, 40), *[[8, 8]] * 4), boxes((120, 120), *[[24, 24]] * 4)
+    usual = sample(small), sample(small), sample(small, name="b"), sample(large)
+    apart, equal = profile(*usual), profile(*usual, equal_sizes=True)
+    assert not apart.sizes_differ and equal.sizes_differ
+    assert apart.extents[2] == [24, 24] and equal.extents[2] == pytest.approx([8, 8])
+    assert equal.fill == pytest.approx(apart.fill) and equal.shape == [40, 40]
+    assert equal.neighbour == pytest.approx(profile(sample(small)).neighbour)
+    # sizes in micrometers are sizes, and two objects may be two large ones
+    stated = [sample(labels, spacing=(0.5, 0.5)) for labels in (small, small, large)]
+    few = sample(small), sample(small), sample(boxes((120, 120), *[[24, 24]] * 2))
+    assert not profile(*stated, equal_sizes=True).sizes_differ and not profile(*few, equal_sizes=True).sizes_differ
+
+
 def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
     labels = boxes((60, 60), [8, 8], [8, 8], [8, 8])
     labels[:3, 40:60] = 9

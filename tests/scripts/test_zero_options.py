@@ -111,7 +111,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
 @pytest.mark.parametrize(
     ("asked", "refused"),
     [
-        (["--peers", "embedseg"], "there is no 'embedseg'; choose among stardist, cellpose, unet"),
+        (["--peers", "nnunet"], "there is no 'nnunet'; choose among stardist, embedseg, cellpose, unet"),
         (["--peers", "stardist"], "give its Python"),
         (["--peers", "unet", "--epochs", "2"], "leave --epochs out"),
         (["--only", "cells:x"], "--only NAME:x: give a share"),
