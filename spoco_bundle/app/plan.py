@@ -271,8 +271,8 @@ def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.in
         )
     if profile.sizes_differ and target_spacing is None:
         raise SpocoError(
-            "images show their objects at different sizes, and are brought to one: leave --target_spacing out, give one, "
-            "or add --equal_sizes False"
+            "images show their objects at different sizes, and are brought to one: leave --target_spacing out, give "
+            "one, or add --equal_sizes False"
         )
     if typical.min() < 1:
         raise SpocoError(

@@ -67,23 +67,27 @@ def annotated_sizes(
     return sizes
 
 
-def equal_scale(diameters: np.ndarray, usual: float, enough: int = 3, tolerance: float = 1.5) -> float:
+def equal_scale(
+    diameters: np.ndarray, usual: float, dims: int, enough: int = 3, tolerance: float = 1.5, growth: float = 10.0
+) -> float:
     """By how much an image is enlarged for its objects to be as large as usual; 1 where they nearly are.
 
     Args:
         diameters: (n,) of its annotated objects.
         usual: diameter of a typical object of all images.
+        dims: axes of the image.
         enough: of fewer objects the size says nothing.
         tolerance: ratio up to which sizes count as the same.
+        growth: ratio of voxels up to which an image is enlarged, or shrunk: a few specks are no reason for more.
 
     Example:
-        >>> equal_scale(np.array([38, 40, 44]), 20)
+        >>> equal_scale(np.array([38, 40, 44]), 20, dims=2)
         0.5
     """
     if len(diameters) < enough:
         return 1.0
-    scale = usual / float(np.median(diameters))
-    return scale if max(scale, 1 / scale) > tolerance else 1.0
+    scale, limit = usual / float(np.median(diameters)), growth ** (1 / dims)
+    return min(max(scale, 1 / limit), limit) if max(scale, 1 / scale) > tolerance else 1.0
 
 
 def _is_thin(item: MeasuredObject) -> np.ndarray:

@@ -172,7 +172,7 @@ def measure_profile(
     scales = np.ones(len(volumes))
     if equal_sizes and unit == PIXEL:
         usual = float(np.median(found[:, 0]))
-        scales = np.array([equal_scale(found[owner == number, 0], usual) for number in range(len(volumes))])
+        scales = np.array([equal_scale(found[owner == n, 0], usual, found.shape[1] - 1) for n in range(len(volumes))])
     # what the image's border cuts is smaller than it is
     whole = np.asarray(inner) if 2 * np.count_nonzero(inner) >= len(inner) else np.ones(len(inner), bool)
     found = (found * scales[owner, None])[whole]

@@ -60,7 +60,8 @@ class EqualSizesd(MapTransform):
         ids = np.where((ids < 1) | np.isin(ids, self.special), 0, ids)
         spacing = np.asarray(voxel_spacing(label, ids.ndim))
         sizes = annotated_sizes(ids, sample.get("kinds", {}), self.annotation, spacing)
-        scale = equal_scale(np.array([one.diameter for one in sizes if one.diameter is not None]), self.diameter)
+        diameters = np.array([one.diameter for one in sizes if one.diameter is not None])
+        scale = equal_scale(diameters, self.diameter, ids.ndim)
         if scale == 1:
             return sample
         for key in self.key_iterator(sample):

@@ -42,6 +42,11 @@ def test_objects_of_another_size_become_as_large_as_usual(diameter):
     assert np.mean(shown != labelled) < 0.03
 
 
+def test_a_few_specks_enlarge_an_image_tenfold_at_most():
+    sample = discs(3.5)
+    assert np.prod(brought(sample)["image"].shape) == pytest.approx(10 * np.prod(sample["image"].shape), rel=0.15)
+
+
 @pytest.mark.parametrize(
     ("sample", "options"),
     [
