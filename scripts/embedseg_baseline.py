@@ -65,7 +65,7 @@ def centers(label: np.ndarray, anisotropy: float) -> np.ndarray:
 def crop(
     image: np.ndarray, label: np.ndarray, centre: np.ndarray, patch: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window of image (*spatial, C) and label (*spatial) around a voxel, as far as it fits inside; 0 fills the rest."""
+    """A window around a voxel, or as near as it fits inside, of image (*spatial, C) and label (*spatial)."""
     start = [int(np.clip(c - p // 2, 0, max(n - p, 0))) for c, p, n in zip(centre, patch, label.shape)]
     window = tuple(slice(a, a + p) for a, p in zip(start, patch))
     short = [(0, max(p - n, 0)) for p, n in zip(patch, label.shape)]
