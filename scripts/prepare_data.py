@@ -4,6 +4,7 @@
     python scripts/prepare_data.py cityscapes CITYSCAPES cityscapes_car --class-name car --fraction 0.4
     python scripts/prepare_data.py dsb2018 stage1_train dsb2018
     python scripts/prepare_data.py bbbc050 BBBC050 bbbc050
+    python scripts/prepare_data.py omnipose omnipose/docs/test_files bacteria
     python scripts/prepare_data.py hdf5 cells --split volume.h5:raw volume.h5:label --val-fraction 0.2
 
 The output folder holds `{train,val}/NAME_raw.tif` and `NAME_label.tif`, where the data set has one also the foreground
@@ -342,6 +343,33 @@ def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
     return write_data_set(output, examples(), len(files))
 
 
+def omnipose(source: Path, output: Path, least: int = 5) -> Counter:
+    """Bacteria of Omnipose's documentation: `NAME.EXT` and `masks/NAME_cp_masks.tif`, which Omnipose found itself.
+
+    Left halves go to train, right halves to val. Pictures with few bacteria, in one of the halves, are left out.
+
+    Args:
+        source: the folder test_files.
+        output: folder to make.
+        least: bacteria in each half.
+    """
+    files = _found(source / "masks", "*_cp_masks.tif", "clone the repository and name its docs/test_files")
+
+    def examples() -> Iterator[Example]:
+        for label in files:
+            name = label.name.removesuffix("_cp_masks.tif")
+            image = _found(source, f"{name}.*", "its masks have a picture there: take the whole folder")[0]
+            picture, ids = read_picture(image), read_ids(label)
+            picture = picture[..., 0] if picture.ndim == 3 and _is_grey(picture) else picture
+            middle = ids.shape[1] // 2
+            halves = {"train": slice(middle), "val": slice(middle, None)}
+            if all(np.unique(ids[:, half]).size > least for half in halves.values()):
+                for split, half in halves.items():
+                    yield Example(split, name, picture[:, half], ids[:, half], (str(image), str(label)))
+
+    return write_data_set(output, examples(), 2 * len(files))
+
+
 def hdf5(
     output: Path,
     train: Sequence[Sequence[str]],
@@ -513,6 +541,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", **seed)
     one = kind(bbbc050)
     one.add_argument("--val-embryos", nargs="+", default=["Emb09"], help="embryos of train that go to val")
+    kind(omnipose)
     one = kind(hdf5, "planes of --split", of_source=False)
     for name, words in (
         ("--train", "image and labels for train, each path.h5:dataset; may be given several times"),

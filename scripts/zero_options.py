@@ -111,26 +111,27 @@ def table(rows: Path) -> str:
     contents = sorted(
         timed_rows(rows, ""), key=lambda row: (row["data"], row["fraction"], row["minutes"] * row["threads"])
     )
-    beside = {
+    scored = {
         peer.name: {case_of(row): f"{row['scores']['teacher']['ap_50']:.2f}" for row in timed_rows(rows, name)}
         for name, peer in PEERS.items()
     }
-    lines = [
-        f"| `val` of | annotated | minutes, threads | AP50 | SBD | {' | '.join(beside)} | Otsu | objects across | "
-        "working resolution | levels | crop |",
-        "|---" * (9 + len(beside)) + "|",
-    ]
+    beside = {name: of_peer for name, of_peer in scored.items() if of_peer}
+    titles = ["`val` of", "annotated", "minutes, threads", "AP50", "SBD", *beside, "Otsu", "objects across"]
+    cells = [[*titles, "working resolution", "levels", "crop"]]
     for row in contents:
         plan, profile, scores = row["plan"], row["profile"], row["scores"]["teacher"]
         spacing = "as the images" if plan["target_spacing"] is None else _numbers(plan["target_spacing"], "{:.3g}")
-        lines.append(
-            f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} | "
-            f"{scores['ap_50']:.2f} | {scores['sbd']:.2f} | "
-            f"{' | '.join(of_peer.get(case_of(row), '') for of_peer in beside.values())} | "
-            f"{row['otsu']['ap_50']:.2f} | "
-            f"{profile['diameters'][1]:.0f} | {spacing} | {len(plan['channels'])} | "
-            f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')} |"
+        cells.append(
+            [
+                *(row["data"], f"{row['fraction']:.0%}", f"{row['minutes']:g}, {row['threads']}"),
+                *(f"{scores['ap_50']:.2f}", f"{scores['sbd']:.2f}"),
+                *(of_peer.get(case_of(row), "") for of_peer in beside.values()),
+                *(f"{row['otsu']['ap_50']:.2f}", f"{profile['diameters'][1]:.0f}", spacing),
+                *(f"{len(plan['channels'])}", f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')}"),
+            ]
         )
+    lines = [f"| {' | '.join(line)} |" for line in cells]
+    lines.insert(1, "|---" * len(cells[0]) + "|")
     if contents:
         lines += ["", f"{contents[-1]['processor']}, seed {contents[-1]['seed']}."]
     return "\n".join(lines)

@@ -261,6 +261,21 @@ def test_dsb2018_masks_that_do_not_fit(script, dsb2018, tmp_path, capsys):
     refused(script, capsys, ["dsb2018", tmp_path / "nowhere", tmp_path / "out"], "nowhere", "stage1_train.zip")
 
 
+def test_omnipose_pictures_are_halved_where_both_halves_hold_enough(script, tmp_path, capsys):
+    source, output = tmp_path / "test_files", tmp_path / "bacteria"
+    one, many = squares(1, 2, 3, 4), np.tile(np.arange(1, 9), (4, 1)).repeat(3, 0).repeat(6, 1)
+    many[6:] += 8 * (many[6:] > 0)
+    for name, labels in (("few", one), ("many", many)):
+        save(source / "masks" / f"{name}_cp_masks.tif", labels.astype(np.uint8))
+        save(source / f"{name}.png", noise(*labels.shape)[..., None].repeat(3, -1))
+    assert script.main(["omnipose", str(source), str(output)]) == 0
+    assert "1 train images, 8 train objects, 1 val images, 8 val objects" in capsys.readouterr().out
+    halves = labels_of(output)
+    assert np.array_equal(halves["train"]["many"], many[:, :24])
+    assert np.array_equal(halves["val"]["many"], many[:, 24:])
+    assert read_image(output / "train" / "many_raw.tif", "image", 2).array.shape == (1, 12, 24), "grey has one channel"
+
+
 @pytest.fixture
 def bbbc050(tmp_path):
     import tifffile

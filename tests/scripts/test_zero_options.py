@@ -25,7 +25,7 @@ def test_a_row_shows_scores_and_plan(tmp_path):
     write_row(tmp_path, "cells", 0.71)
     write_row(tmp_path, "cells", 0.3, "tissue=dense", 6)
     lines = zero_options.table(tmp_path).splitlines()
-    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 |  |  |  | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
+    assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
     assert lines[-1] == "a processor, seed 0." and len(lines) == 5
 
 
@@ -100,7 +100,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
         asked = ["--only", "cells:0.25", "--curve", str(tmp_path / "curve.png")]
         monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, *asked])
         zero_options.main()
-    assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 |  |  | 0.50 |" in capsys.readouterr().out
+    assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 | 0.50 |" in capsys.readouterr().out
     assert (tmp_path / "curve.png").stat().st_size > 1000
     case = work / "cells-25-seed0-30min-stardist"
     asked = json.loads((case / "found" / "asked.json").read_text())
