@@ -127,7 +127,7 @@ def main() -> None:
         optimizer.param_groups[0]["lr"] = 5e-4 * (1 - gone / seconds) ** 0.9
         crops = [augment(*crop(*samples[number], patch)) for number in np.random.randint(len(samples), size=batch)]
         inputs = torch.from_numpy(np.stack([np.moveaxis(image, -1, 0) for image, _ in crops])).float()
-        packed = torch.from_numpy(np.stack([one for _, one in crops]))
+        packed = torch.from_numpy(np.ascontiguousarray([one for _, one in crops]))
         objects, at, known = packed // 4, (packed & 2) > 0, (packed & 1) > 0
         background = (objects == 0) & known
         with contextlib.redirect_stdout(quiet):

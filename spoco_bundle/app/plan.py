@@ -333,7 +333,7 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         f"working resolution {resolution}",
         f"network of {len(ids['channels'])} levels, strides {' x '.join(str(int(step)) for step in steps)} in all: "
         f"a large object is {biggest} voxels long",
-        f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {room:.2g} typical objects",
+        f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {float(f'{room:.2g}'):g} typical objects",
         f"tissue {tissue}",
     ]
 

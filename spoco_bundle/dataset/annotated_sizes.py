@@ -68,7 +68,7 @@ def annotated_sizes(
 
 
 def equal_scale(
-    diameters: np.ndarray, usual: float, dims: int, enough: int = 3, tolerance: float = 1.5, growth: float = 10.0
+    diameters: np.ndarray, usual: float, dims: int, enough: int = 3, tolerance: float = 1.25, growth: float = 10.0
 ) -> float:
     """By how much an image is enlarged for its objects to be as large as usual; 1 where they nearly are.
 

@@ -50,7 +50,7 @@ def test_a_few_specks_enlarge_an_image_tenfold_at_most():
 @pytest.mark.parametrize(
     ("sample", "options"),
     [
-        (discs(27), {}),  # nearly as large
+        (discs(24), {}),  # nearly as large
         (discs(48, count=2), {}),  # two objects may be two large ones
         (discs(48, unit="micrometer"), {}),  # states its size
         (discs(48), {"ignore_label": 1, "background_label": 2}),  # two objects, and what is none
