@@ -328,12 +328,13 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         if ids["dense"]
         else f"with gaps: objects have a centre, and are told from what lies around them ({looks} of 1)"
     )
-    crop, room = " x ".join(map(str, ids["crop_size"])), math.prod(ids["crop_size"]) / float(typical.prod())
+    crop = " x ".join(map(str, ids["crop_size"]))
+    room = float(f"{math.prod(ids['crop_size']) / typical.prod():.2g}")
     return [
         f"working resolution {resolution}",
         f"network of {len(ids['channels'])} levels, strides {' x '.join(str(int(step)) for step in steps)} in all: "
         f"a large object is {biggest} voxels long",
-        f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {float(f'{room:.2g}'):g} typical objects",
+        f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {room:g} typical objects",
         f"tissue {tissue}",
     ]
 
