@@ -32,7 +32,7 @@ from EmbedSeg.models import get_model
 from EmbedSeg.utils.generate_crops import generate_center_image, generate_center_image_3d
 from EmbedSeg.utils.metrics import matching_dataset
 from EmbedSeg.utils.utils import Cluster, Cluster_3d
-from peer_images import augment, peer_parser, read_pairs, write_found, write_training
+from peer_images import augment, peer_parser, read_pairs, with_channels, write_found, write_training
 from skimage.segmentation import expand_labels
 
 RING = 3
@@ -84,9 +84,7 @@ def main() -> None:
     _, images, labels = read_pairs(arguments.data / "train", arguments.sparse, step)
     names, val_images, val_labels = read_pairs(arguments.val, False, step)
     dims = labels[0].ndim
-    images, val_images = (
-        [image if image.ndim > dims else image[..., None] for image in some] for some in (images, val_images)
-    )
+    images, val_images = with_channels(images, dims), with_channels(val_images, dims)
     extents, voxels = object_sizes([np.maximum(label, 0) for label in labels])
     typical = extents.mean(0) + extents.std(0)
     typical[-2:] = typical[-2:].max()

@@ -56,6 +56,11 @@ def read_pairs(
     return names, images, labels
 
 
+def with_channels(images: list[np.ndarray], dims: int) -> list[np.ndarray]:
+    """The images, each with a last axis of channels, which grey ones of so many axes lack."""
+    return [image if image.ndim > dims else image[..., None] for image in images]
+
+
 def augment(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Random flips and quarter turns in the plane, and a random brightness and contrast."""
     axes = range(label.ndim)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
-from peer_images import augment, peer_parser, read_pairs, write_found, write_training
+from peer_images import augment, peer_parser, read_pairs, with_channels, write_found, write_training
 from scipy import ndimage
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import expand_labels, find_boundaries, watershed
@@ -82,9 +82,7 @@ def main() -> None:
     _, images, labels = read_pairs(arguments.data / "train", arguments.sparse, step)
     names, val_images, val_labels = read_pairs(arguments.val, False, step)
     dims = labels[0].ndim
-    images, val_images = (
-        [image if image.ndim > dims else image[..., None] for image in some] for some in (images, val_images)
-    )
+    images, val_images = with_channels(images, dims), with_channels(val_images, dims)
     targets = [classes(label) for label in labels]
     known = [number for number, target in enumerate(targets) if (target > 0).any()]
     patch, batch = tuple(arguments.patch or ((32, 64, 64) if dims == 3 else (256, 256))), 2 if dims == 3 else 4
