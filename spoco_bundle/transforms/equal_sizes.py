@@ -48,7 +48,7 @@ class EqualSizesd(MapTransform):
         self.diameter = diameter
         self.label = label
         self.annotation = annotation
-        self.special = [label for label in (ignore_label, background_label) if label is not None]
+        self.special = [number for number in (ignore_label, background_label) if number is not None]
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         """Returns a copy of the sample, with other affines where its objects are of another size."""
