@@ -148,6 +148,11 @@ def check_labels(
     return [f"{label_path}: {doubt.words}" for doubt in doubts]
 
 
+def object_ids(labels: np.ndarray, special: Sequence[int]) -> np.ndarray:
+    """The labels (*spatial) of objects alone, 0 for what is none: ids below 1, and special ones."""
+    return np.where((labels < 1) | np.isin(labels, special), 0, labels)
+
+
 def measured_objects(ids: np.ndarray) -> list[MeasuredObject]:
     """Every object of a label volume (*spatial), 0 for what is none, with its pieces."""
     pieces, count = cc3d.connected_components(ids, connectivity=26 if ids.ndim == 3 else 8, return_N=True)

@@ -15,6 +15,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.sampling import sampled_places
 from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
+from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.dataset.read_once import ReadOnce
 from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
@@ -140,7 +141,7 @@ def measure_profile(
         shapes.append(labels.shape)
         spacings.append(spacing)
         intensities.append(_percentiles(np.asarray(image)))
-        ids = np.where((labels < 1) | np.isin(labels, special), 0, labels)
+        ids = object_ids(labels, special)
         annotated += np.count_nonzero(ids) / ids.size / len(volumes)
         sizes = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter, min_voxels)
         counted.update(one.kind for one in sizes)

@@ -16,6 +16,7 @@ from torch.nn.functional import grid_sample
 from spoco_bundle.annotation.scope import WHOLE
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
+from spoco_bundle.dataset.label_checks import object_ids
 
 INSTANCES_KEY = "instances"
 SCOPE_KEY = "scope"
@@ -36,7 +37,7 @@ def instance_table(
     """
     ids = np.asarray(label)[0]
     special = [s for s in (ignore_label, background_label) if s is not None]
-    small, originals = fastremap.renumber(np.where((ids < 1) | np.isin(ids, special), 0, ids), preserve_zero=True)
+    small, originals = fastremap.renumber(object_ids(ids, special), preserve_zero=True)
     voxels = np.bincount(small.ravel())
     boxes = ndimage.find_objects(small)
     rows = [

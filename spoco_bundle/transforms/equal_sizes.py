@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 
 from spoco_bundle.core.lengths import PIXEL
 from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
+from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
 
 __all__ = ["EqualSizesd"]
@@ -56,8 +57,7 @@ class EqualSizesd(MapTransform):
         label = sample[self.label]
         if str(label.meta["length_unit"]) != PIXEL:
             return sample
-        ids = np.asarray(label)[0]
-        ids = np.where((ids < 1) | np.isin(ids, self.special), 0, ids)
+        ids = object_ids(np.asarray(label)[0], self.special)
         spacing = np.asarray(voxel_spacing(label, ids.ndim))
         sizes = annotated_sizes(ids, sample.get("kinds", {}), self.annotation, spacing)
         diameters = np.array([one.diameter for one in sizes if one.diameter is not None])
