@@ -27,6 +27,8 @@ from spoco_bundle.dataset import build_datalist
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
+# values as configs write them, which fire would take for texts
+_JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 
 PATHS_AS_TYPED = SetParseFns(**dict.fromkeys(PATHS, path_or_word))
 
@@ -338,7 +340,8 @@ def _run_on_annotated(names: list[str], split: str, model: str, config: str, giv
 def _spelled_out(arguments: list[str]) -> list[str]:
     """The command line as fire is to read it: names are taken letter by letter, and no more than the command takes.
 
-    fire would read an image named ``001`` as the number 1, and hand a name too many to what the command returns.
+    fire would read an image named ``001`` as the number 1, ``--invert false`` as a text, and hand a name too many to
+    what the command returns.
 
     Raises:
         SpocoError: if a command that works on one folder is given several.
@@ -354,9 +357,12 @@ def _spelled_out(arguments: list[str]) -> list[str]:
     spelled, names, value_of = [], [], ""
     for argument in rest:
         if re.match("--|-[a-zA-Z]", argument):
-            value_of = "" if "=" in argument else argument
+            name, equals, value = argument.partition("=")
+            value_of = "" if equals else name
+            argument = f"{name}{equals}{_JSON_WORDS.get(value, value)}"
         elif value_of:
             value_of = ""
+            argument = _JSON_WORDS.get(argument, argument)
         else:
             names.append(argument)
             argument = repr(argument) if command == "predict" else argument

@@ -408,7 +408,7 @@ SETTINGS = [
     ("fraction for a whole number", ["--batch_size", "2.5"], ("--batch_size", "2.5")),
     ("batch of none", ["--batch_size", "0"], ("--batch_size", "at least 1")),
     ("negative learning rate", ["--learning_rate", "-1"], ("--learning_rate", "-1")),
-    ("text for a switch", ["--objectness", "maybe"], ("--objectness", "true or false")),
+    ("text for a switch", ["--objectness", "maybe"], ("--objectness", "True or False")),
     ("more than all objects", ["--keep_fraction", "2"], ("--keep_fraction", "2")),
     ("momentum of 1", ["--momentum", "1"], ("--momentum", "below 1")),
     ("four dimensions", ["--spatial_dims", "4"], ("--spatial_dims", "2 or 3")),

@@ -57,7 +57,7 @@ def test_the_shipped_values_fit():
         ("ckpt_dir", "", "a path"),
         ("dataset_dir", [], "a path, or a list of paths"),
         ("weights", "both", "teacher, student, or null"),
-        ("partly_labelled", "yes", "true or false"),
+        ("partly_labelled", "yes", "True or False"),
     ],
 )
 def test_a_value_that_cannot_be_right_is_told_in_words(name, value, words):
