@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import fastremap
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.sampling import sampled_places
-from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
+from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scales
 from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.dataset.read_once import ReadOnce
@@ -51,7 +51,7 @@ class Profile:
         surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
             where too few objects can be looked at.
         sizes_differ: whether some images show their objects at another size than the others, and are to be brought to
-            that of the others, see ``equal_scale``. All lengths and shapes are those after that.
+            that of the others, see ``equal_scales``. All lengths and shapes are those after that.
     """
 
     images: int
@@ -111,7 +111,7 @@ def measure_profile(
     diameter: float | None = None,
     ignore_label: int | None = None,
     background_label: int | None = None,
-    equal_sizes: bool = False,
+    equal_sizes: bool | Literal["auto"] = False,
     min_voxels: int = 8,
 ) -> Profile:
     """Measures the annotated images of a training; each is read once, and kept for the training.
@@ -123,7 +123,7 @@ def measure_profile(
         diameter: of the objects in pixels of the image plane, where it is known; points do not say it.
         ignore_label: id of voxels that count nowhere.
         background_label: id of voxels known to belong to no object.
-        equal_sizes: whether images of unknown voxel size are brought to one size of objects.
+        equal_sizes: whether images of unknown voxel size are brought to one size of objects, see ``equal_scales``.
         min_voxels: smaller whole objects are fragments and do not count.
 
     Raises:
@@ -170,10 +170,8 @@ def measure_profile(
             "train apart"
         )
     found, owner = np.asarray(found), np.asarray(owner)
-    scales = np.ones(len(volumes))
-    if equal_sizes and unit == PIXEL:
-        usual = float(np.median(found[:, 0]))
-        scales = np.array([equal_scale(found[owner == n, 0], usual, found.shape[1] - 1) for n in range(len(volumes))])
+    by_image = [found[owner == number, 0] for number in range(len(volumes))]
+    scales = equal_scales(by_image, found.shape[1] - 1, equal_sizes if unit == PIXEL else False)
     # what the image's border cuts is smaller than it is
     whole = np.asarray(inner) if 2 * np.count_nonzero(inner) >= len(inner) else np.ones(len(inner), bool)
     found = (found * scales[owner, None])[whole]
