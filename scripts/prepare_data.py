@@ -5,6 +5,7 @@
     python scripts/prepare_data.py dsb2018 stage1_train dsb2018
     python scripts/prepare_data.py bbbc050 BBBC050 bbbc050
     python scripts/prepare_data.py omnipose omnipose/docs/test_files bacteria
+    python scripts/prepare_data.py isbi2012 unet/data/membrane/train neurites
     python scripts/prepare_data.py hdf5 cells --split volume.h5:raw volume.h5:label --val-fraction 0.2
 
 The output folder holds `{train,val}/NAME_raw.tif` and `NAME_label.tif`, where the data set has one also the foreground
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from spoco_bundle.core.atomic_files import atomic_folder
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
@@ -370,6 +372,32 @@ def omnipose(source: Path, output: Path, least: int = 5) -> Counter:
     return write_data_set(output, examples(), 2 * len(files))
 
 
+def isbi2012(source: Path, output: Path, val_fraction: float, least: int = 30) -> Counter:
+    """Sections of the ISBI challenge of 2012: `image/N.png`, and `label/N.png`, white but for the cells' membranes.
+
+    A cell is what is connected within its section. The last sections go to val.
+
+    Args:
+        source: holds the two folders.
+        output: folder to make.
+        val_fraction: share of the sections that goes to val.
+        least: pixels of the smallest cell.
+    """
+    files = sorted(_found(source / "image", "*.png", "name the folder that holds image and label"), key=_number)
+    first = max(1, round((1 - val_fraction) * len(files)))
+
+    def examples() -> Iterator[Example]:
+        for number, image in enumerate(files):
+            label = source / "label" / image.name
+            cells, _ = ndimage.label(read_picture(label) > 127)
+            small = np.flatnonzero(np.bincount(cells.ravel()) < least)
+            cells[np.isin(cells, small)] = 0
+            split = "train" if number < first else "val"
+            yield Example(split, f"section{image.stem}", read_picture(image), cells, (str(image), str(label)))
+
+    return write_data_set(output, examples(), len(files))
+
+
 def hdf5(
     output: Path,
     train: Sequence[Sequence[str]],
@@ -505,6 +533,11 @@ def _is_grey(picture: np.ndarray) -> bool:
     return picture.ndim == 2 or bool((picture == picture[..., :1]).all())
 
 
+def _number(file: Path) -> tuple[int, str]:
+    """Sections in their order: 2 before 10."""
+    return int(file.stem) if file.stem.isdecimal() else 0, file.stem
+
+
 def _fraction(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -542,6 +575,7 @@ def _parser() -> argparse.ArgumentParser:
     one = kind(bbbc050)
     one.add_argument("--val-embryos", nargs="+", default=["Emb09"], help="embryos of train that go to val")
     kind(omnipose)
+    kind(isbi2012, "sections").set_defaults(val_fraction=1 / 3)
     one = kind(hdf5, "planes of --split", of_source=False)
     for name, words in (
         ("--train", "image and labels for train, each path.h5:dataset; may be given several times"),

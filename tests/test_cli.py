@@ -152,7 +152,10 @@ def test_the_package_itself_loads_nothing(tmp_path):
         (["predict", "a.tif", "--seed", "-1", "b.tif"], ["predict", "'a.tif'", "--seed", "-1", "'b.tif'"]),
         (["predict", "--output=out", "a.tif"], ["predict", "--output=out", "'a.tif'"]),
         (["train", "data", "--resume"], ["train", "data", "--resume"]),
-        (["predict", "true", "--invert", "false", "--seed=null"], ["predict", "'true'", "--invert", "False", "--seed=None"]),
+        (
+            ["predict", "true", "--invert", "false", "--seed=null"],
+            ["predict", "'true'", "--invert", "False", "--seed=None"],
+        ),
         (["train", "data", "--output", "-h"], ["train", "--", "--help"]),
         (["nosuch", "a.tif"], ["nosuch", "a.tif"]),
         (["learning-curve", "--help"], ["learning_curve", "--", "--help"]),

@@ -276,6 +276,21 @@ def test_omnipose_pictures_are_halved_where_both_halves_hold_enough(script, tmp_
     assert read_image(output / "train" / "many_raw.tif", "image", 2).array.shape == (1, 12, 24), "grey has one channel"
 
 
+def test_isbi2012_sections_hold_what_is_connected_between_membranes(script, tmp_path, capsys):
+    source, output = tmp_path / "train", tmp_path / "neurites"
+    inside = np.full((20, 30), 255, np.uint8)
+    inside[:, 10] = inside[12, 11:] = 0
+    inside[:3, 2] = inside[2, :2] = 0  # four pixels in a corner, too few
+    for number in (2, 10, 11):
+        save(source / "image" / f"{number}.png", noise(20, 30))
+        save(source / "label" / f"{number}.png", inside)
+    assert script.main(["isbi2012", str(source), str(output)]) == 0
+    assert "2 train images, 6 train objects, 1 val images, 3 val objects" in capsys.readouterr().out
+    halves = labels_of(output)
+    assert set(halves["train"]) == {"section2", "section10"}
+    assert sorted(np.unique(halves["val"]["section11"], return_counts=True)[1][1:]) == [7 * 19, 191, 12 * 19]
+
+
 @pytest.fixture
 def bbbc050(tmp_path):
     import tifffile
