@@ -41,8 +41,10 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: a foreground mask (1, *spatial); None without.
         confidence: whether to compute the confidence.
         min_confidence: objects below it are dropped, in [0, 1].
-        min_fraction: least size of an object, as a fraction of a ball (disc) of twice the coordinate scale, which is
-            near the typical object; sets ``min_size`` where that is not given. None leaves it at its default.
+        object_diameter: of the objects that the network learnt, in the unit of the spacing; None for what the coordinate
+            scale says, which is half their radius.
+        min_fraction: least size of an object, as a fraction of the ball (disc) of that diameter; sets ``min_size`` where
+            that is not given. None, and a diameter that nothing says, leave it at its default.
         keep_field: whether to keep what was clustered, for pictures.
         allow_missing_keys: whether a sample without the key passes through.
         params: further keywords of ``cluster_field`` and of the method: background, objectness_threshold,
@@ -64,6 +66,7 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: str | None = None,
         confidence: bool = True,
         min_confidence: float = 0.0,
+        object_diameter: float | None = None,
         min_fraction: float | None = None,
         keep_field: bool = False,
         allow_missing_keys: bool = False,
@@ -83,6 +86,7 @@ class ClusterEmbeddingsd(MapTransform):
         self.foreground_key = foreground_key
         self.confidence = confidence
         self.min_confidence = min_confidence
+        self.object_diameter = object_diameter
         self.min_fraction = min_fraction
         self.keep_field = keep_field
         self.params = params
@@ -157,9 +161,12 @@ class ClusterEmbeddingsd(MapTransform):
         """Voxels of the smallest object that is kept in an image of this spacing."""
         if "min_size" in self.params:
             return int(self.params["min_size"])
-        if self.min_fraction is None or not self.decoder.coordinate_channels:
+        radius = 2 * self.decoder.scale if self.decoder.coordinate_channels else None
+        if self.object_diameter is not None:
+            radius = self.object_diameter / 2
+        if self.min_fraction is None or radius is None:
             return int(default_parameters(self.method)["min_size"])
-        ball = float(ball_volume(2 * self.decoder.scale, len(spacing)))
+        ball = float(ball_volume(radius, len(spacing)))
         return max(1, round(self.min_fraction * ball / math.prod(spacing)))
 
 

@@ -37,3 +37,10 @@ def test_coarse_voxels_still_make_one_voxel():
 
 def test_the_default_holds_without_coordinates_or_fraction():
     assert smallest((1.0, 1.0)) == smallest((1.0, 1.0), channels=0, min_fraction=0.1) == 20
+
+
+def test_where_the_typical_object_is_known_it_counts_with_coordinates_and_without():
+    disc = math.pi * 5**2
+    for channels in (0, 2):
+        found = smallest((1.0, 0.5), channels=channels, object_diameter=10.0, min_fraction=0.2)
+        assert found == round(0.2 * disc / 0.5)
