@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from spoco_bundle.app.config_checks import PLACES
@@ -26,6 +26,19 @@ _NEEDS = {
         "objectness",
     ),
     **dict.fromkeys(("coordinate_scale", "coordinate_radii"), "coordinate_channels"),
+}
+
+#: id -> whether the clustering that is configured makes it meaningless, and the words for it
+_CLUSTERED_OTHERWISE: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
+    "min_fraction": (lambda clustering: clustering.get("min_size") is not None, "clustering#min_size is given"),
+    "merge_distance": (
+        lambda clustering: clustering.get("method", "density_peaks") != "density_peaks",
+        "clustering#method is another than density_peaks",
+    ),
+    "objectness_threshold": (
+        lambda clustering: clustering.get("background", "auto") not in ("auto", "objectness"),
+        "clustering#background is another than auto or objectness",
+    ),
 }
 
 #: ids of the consistency term alone, whose weight the config computes
@@ -64,6 +77,9 @@ def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str
                 f"{where}{name}: has no effect without the consistency term, which embeddings with coordinates do not "
                 f"need: leave it out, or give {where}loss#consistency_weight 1 too"
             )
+        is_meaningless, words = _CLUSTERED_OTHERWISE.get(name, (None, ""))
+        if is_meaningless is not None and config[name] is not None and is_meaningless(config["clustering"]):
+            raise SpocoError(f"{where}{name}: has no effect where {words}: leave one of them out")
         if name == "coordinate_radii" and config.get("coordinate_scale") is not None:
             raise SpocoError(f"{where}{name}: has no effect where coordinate_scale is given: leave one of them out")
 

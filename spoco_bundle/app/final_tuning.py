@@ -37,6 +37,7 @@ def tuned_ids(config: Mapping[str, Any], model: Mapping[str, Any] | None = None)
     taken = {
         "objectness_threshold": bool(config["objectness"]),
         "merge_distance": config["clustering"]["method"] == "density_peaks",
+        "min_fraction": config["clustering"].get("min_size") is None,
     }
     return [
         name

@@ -83,6 +83,7 @@ def test_few_objects_leave_everything_as_planned(train):
         ({"min_fraction": 0.1}, ["objectness_threshold", "merge_distance"]),
         ({"objectness": False}, ["min_fraction", "merge_distance"]),
         ({"clustering#method": "hdbscan"}, ["objectness_threshold", "min_fraction"]),
+        ({"clustering#min_size": 30}, ["objectness_threshold", "merge_distance"]),
     ],
 )
 def test_only_what_the_clustering_takes_and_nobody_gave_is_chosen(given, free):
