@@ -41,10 +41,10 @@ class ClusterEmbeddingsd(MapTransform):
         foreground_key: a foreground mask (1, *spatial); None without.
         confidence: whether to compute the confidence.
         min_confidence: objects below it are dropped, in [0, 1].
-        object_diameter: of the objects that the network learnt, in the unit of the spacing; None for what the coordinate
-            scale says, which is half their radius.
-        min_fraction: least size of an object, as a fraction of the ball (disc) of that diameter; sets ``min_size`` where
-            that is not given. None, and a diameter that nothing says, leave it at its default.
+        object_diameter: of the objects that the network learnt, in the unit of the spacing; None for what the
+            coordinate scale says, which is half their radius.
+        min_fraction: least size of an object, as a fraction of the ball (disc) of that diameter; sets ``min_size``
+            where that is not given. None, and a diameter that nothing says, leave it at its default.
         keep_field: whether to keep what was clustered, for pictures.
         allow_missing_keys: whether a sample without the key passes through.
         params: further keywords of ``cluster_field`` and of the method: background, objectness_threshold,
