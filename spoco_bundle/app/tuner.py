@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from monai.inferers import Inferer
 from monai.transforms import Transform
 
-from spoco_bundle.app.coordinate_search import Trial, coordinate_search
+from spoco_bundle.app.coordinate_search import Trial, are_numbers, coordinate_search
 from spoco_bundle.clustering import default_parameters
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
@@ -153,9 +153,7 @@ class ClusteringTuner:
         Raises:
             SpocoError: if no sample holds an annotated object and `min_objects` is 0.
         """
-        key, values = next(iter(self.search.items()))
-        others = sum(value != self.start[name] for name, tried in self.search.items() for value in tried)
-        with Progress("settings of the first round", 1 + others) as progress:
+        with Progress("settings") as progress:
 
             def is_over() -> bool:
                 return time.monotonic() >= until
@@ -164,8 +162,6 @@ class ClusteringTuner:
                 name = repr(sorted(setting.items()))
                 if name not in known:
                     known[name] = self.details(samples, setting)
-                    if len(known) == others + 2:
-                        progress.extend(others, "settings, again with what was taken")
                     progress.update()
                 return known[name]
 
@@ -176,8 +172,7 @@ class ClusteringTuner:
             pool_scores(first)  # refuses images of which none says anything
             shares = []
             if self.score == EXPECTED:
-                along = [images({**self.start, key: value}) for value in values if not is_over()]
-                shares = annotated_shares([first, *along])
+                shares = annotated_shares([first, *map(images, self._nearest_first(until))])
             return coordinate_search(
                 lambda setting: self.scores(images(setting), shares),
                 self.search,
@@ -185,6 +180,17 @@ class ClusteringTuner:
                 **self.choice,
                 is_over=is_over,
             )
+
+    def _nearest_first(self, until: float) -> Iterator[dict[str, Any]]:
+        """Settings that differ from the start in the first parameter, the nearest first, for a third of the time."""
+        key, values = next(iter(self.search.items()))
+        end = time.monotonic() + (until - time.monotonic()) / 3
+        if are_numbers((self.start[key], *values)):
+            values = sorted(values, key=lambda value: abs(value - self.start[key]))
+        for value in values:
+            if time.monotonic() >= end:
+                return
+            yield {**self.start, key: value}
 
     def details(self, samples: Sequence[Mapping[str, Any]], setting: Mapping[str, Any]) -> list[dict[str, float]]:
         """All scores of every sample with a setting, by config id."""

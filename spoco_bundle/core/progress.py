@@ -58,12 +58,6 @@ class Progress:
             logger.info("%s", self.line(**facts))
             self._said, self._said_done = time.monotonic(), self.done
 
-    def extend(self, steps: int, name: str) -> None:
-        """Adds steps that turn out to be needed, under another name."""
-        self.total = self.bar.total = (self.total or 0) + steps
-        self.name = name
-        self.bar.set_description(name)
-
     def close(self) -> None:
         """Ends the bar."""
         self.bar.close()

@@ -35,8 +35,27 @@ def test_a_later_round_uses_what_an_earlier_one_changed():
     def twisted(setting):  # a = 3 pays only once b = 30
         return np.full(3, {(0, 10): 0.0, (0, 30): 0.2, (3, 30): 0.5}.get((setting["a"], setting["b"]), -1.0))
 
-    assert coordinate_search(twisted, SPACE, {"a": 0, "b": 10}, max_rounds=1)[0] == {"a": 0, "b": 30}
-    assert coordinate_search(twisted, SPACE, {"a": 0, "b": 10})[0] == {"a": 3, "b": 30}
+    space = {"a": [0, 3], "b": [10, 30]}
+    assert coordinate_search(twisted, space, {"a": 0, "b": 10}, max_rounds=1)[0] == {"a": 0, "b": 30}
+    assert coordinate_search(twisted, space, {"a": 0, "b": 10})[0] == {"a": 3, "b": 30}
+
+
+def test_numbers_are_tried_outwards_until_the_score_falls():
+    height = {1: 0.2, 2: 0.5, 3: 0.49, 4: 0.55, 5: 0.4, 6: 0.9}
+    asked = []
+
+    def evaluate(setting):
+        asked.append(setting["a"])
+        return np.full(3, height[setting["a"]])
+
+    assert coordinate_search(evaluate, {"a": [6, 1, 5, 2, 4, 3]}, {"a": 2}, max_rounds=1)[0] == {"a": 4}
+    assert asked == [2, 3, 4, 5, 1], "a dip below the least gain is passed, 6 is behind a real one"
+
+
+def test_what_is_no_number_is_tried_one_by_one():
+    height = {"one": 0.5, "two": 0.1, "three": 0.9, None: 0.2}
+    found = coordinate_search(lambda s: np.full(3, height[s["a"]]), {"a": list(height)}, {"a": "one"})[0]
+    assert found == {"a": "three"}
 
 
 def test_a_gain_within_the_noise_changes_nothing():

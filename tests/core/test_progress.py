@@ -53,13 +53,11 @@ def test_inner_work_is_said_only_as_time_passes(clock, caplog):
     assert [line.split(",")[0] for line in lines(caplog)] == ["windows: 2 of 4", "windows: 4 of 4"]
 
 
-def test_work_may_grow_and_facts_are_said(clock, caplog):
+def test_facts_are_said(clock, caplog):
     caplog.set_level("INFO")
-    with Progress("settings", 2) as shown:
-        shown.update(2)
-        shown.extend(2, "settings again")
-        shown.update(score=0.5)
-    assert lines(caplog)[-1].startswith("settings again: 3 of 4, score 0.5, ")
+    with Progress("settings", 4) as shown:
+        shown.update(3, score=0.5)
+    assert lines(caplog)[-1].startswith("settings: 3 of 4, score 0.5, ")
 
 
 def test_quiet_says_nothing(clock, caplog, capsys):
