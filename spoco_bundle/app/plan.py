@@ -221,15 +221,19 @@ def objectness_threshold(profile: Profile, dense: bool) -> float:
     return 0.65 if len(profile.shape) == 3 and _mostly(profile, "points") else 0.4
 
 
-def min_fraction(profile: Profile, enough: int = 20) -> float:
+def min_fraction(profile: Profile, dense: bool, enough: int = 20) -> float:
     """Size of the smallest object that is kept, as a share of a typical one: of what is smaller most are specks.
 
-    Where people annotate smaller objects than the usual share, these are kept too.
+    Where people annotate smaller objects than the usual share, these are kept too. In dense tissue nearly all are: the
+    place of one that is not kept would go to its neighbour.
 
     Args:
         profile: of the training set.
+        dense: see ``is_dense``.
         enough: of fewer objects the small one (percentile 5) is a single object, and says nothing.
     """
+    if dense:
+        return 0.02
     dims = len(profile.shape)
     usual = 0.15 if dims == 2 else 0.1
     small, typical, _ = profile.diameters

@@ -162,11 +162,12 @@ def test_clicks_in_volumes_and_strokes_are_read_at_a_higher_objectness():
 
 
 def test_objects_as_small_as_annotated_ones_are_kept():
-    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[15.0, 50.0, 90.0])) == 0.09
-    assert plan.min_fraction(replace(NUCLEI, objects=80, diameters=[6.0, 15.0, 19.0])) == 0.064
+    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[15.0, 50.0, 90.0]), dense=False) == 0.09
+    assert plan.min_fraction(replace(NUCLEI, objects=80, diameters=[6.0, 15.0, 19.0]), dense=False) == 0.064
     # specks are no objects, though all annotated ones are alike; of a few objects the smallest says nothing
-    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[40.0, 50.0, 60.0])) == 0.15
-    assert plan.min_fraction(replace(NUCLEI, objects=8, diameters=[6.0, 15.0, 19.0])) == 0.1
+    assert plan.min_fraction(replace(CELLS, objects=80, diameters=[40.0, 50.0, 60.0]), dense=False) == 0.15
+    assert plan.min_fraction(replace(NUCLEI, objects=8, diameters=[6.0, 15.0, 19.0]), dense=False) == 0.1
+    assert plan.min_fraction(replace(CELLS, objects=8), dense=True) == 0.02
 
 
 def test_the_axes_of_a_volume_are_alike_where_the_network_steps_alike():
