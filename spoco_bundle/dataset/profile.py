@@ -127,7 +127,8 @@ def measure_profile(
         min_voxels: smaller whole objects are fragments and do not count.
 
     Raises:
-        SpocoError: if there is no annotated object of usable size, or the images differ in their channels.
+        SpocoError: if there is no annotated object of usable size, the images differ in their channels, or
+            ``equal_sizes`` is True where they state their voxel size.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
     found, owner, inner, apart, shapes, spacings, intensities = ([] for _ in range(7))
@@ -170,6 +171,11 @@ def measure_profile(
             "train apart"
         )
     found, owner = np.asarray(found), np.asarray(owner)
+    if equal_sizes is True and unit != PIXEL:
+        raise SpocoError(
+            f"equal_sizes is True, and the images state their voxel size in {unit}s: they are brought to one resolution "
+            "by that; leave it out"
+        )
     by_image = [found[owner == number, 0] for number in range(len(volumes))]
     scales = equal_scales(by_image, found.shape[1] - 1, equal_sizes if unit == PIXEL else False)
     # what the image's border cuts is smaller than it is

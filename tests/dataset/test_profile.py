@@ -71,7 +71,9 @@ def test_images_of_unknown_voxel_size_count_as_seen_at_one_size_of_objects():
     # sizes in micrometers are sizes, and two objects may be two large ones
     stated = [sample(labels, spacing=(0.5, 0.5)) for labels in (small, small, large)]
     few = sample(small), sample(small), sample(boxes((120, 120), *[[24, 24]] * 2))
-    assert not profile(*stated, equal_sizes=True).sizes_differ and not profile(*few, equal_sizes=True).sizes_differ
+    assert not profile(*stated, equal_sizes="auto").sizes_differ and not profile(*few, equal_sizes=True).sizes_differ
+    with pytest.raises(SpocoError, match="equal_sizes is True.*in micrometers.*leave it out"):
+        profile(*stated, equal_sizes=True)
 
 
 def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
