@@ -173,8 +173,8 @@ def measure_profile(
     found, owner = np.asarray(found), np.asarray(owner)
     if equal_sizes is True and unit != PIXEL:
         raise SpocoError(
-            f"equal_sizes is True, and the images state their voxel size in {unit}s: they are brought to one resolution "
-            "by that; leave it out"
+            f"equal_sizes is True, and the images state their voxel size in {unit}s, which brings them to one "
+            "resolution: leave it out"
         )
     by_image = [found[owner == number, 0] for number in range(len(volumes))]
     scales = equal_scales(by_image, found.shape[1] - 1, equal_sizes if unit == PIXEL else False)
