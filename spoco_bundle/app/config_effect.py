@@ -77,9 +77,10 @@ def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str
                 f"{where}{name}: has no effect without the consistency term, which embeddings with coordinates do not "
                 f"need: leave it out, or give {where}loss#consistency_weight 1 too"
             )
-        is_meaningless, words = _CLUSTERED_OTHERWISE.get(name, (None, ""))
-        if is_meaningless is not None and config[name] is not None and is_meaningless(config["clustering"]):
-            raise SpocoError(f"{where}{name}: has no effect where {words}: leave one of them out")
+        if name in _CLUSTERED_OTHERWISE and config[name] is not None:
+            is_meaningless, words = _CLUSTERED_OTHERWISE[name]
+            if is_meaningless(config["clustering"]):
+                raise SpocoError(f"{where}{name}: has no effect where {words}: leave one of them out")
         if name == "coordinate_radii" and config.get("coordinate_scale") is not None:
             raise SpocoError(f"{where}{name}: has no effect where coordinate_scale is given: leave one of them out")
 

@@ -11,6 +11,7 @@ all images, and far values are seldom better where near ones are worse.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,14 +81,13 @@ def coordinate_search(
             current = scores(kept)
             found = {kept[name]: current}
             for line in _outwards(kept[name], (start[name], *values)):
-                best_so_far = float(np.nanmean(current))
-                for value in line:
-                    if is_over():
-                        break
+                highest = float(np.nanmean(current))
+                for value in itertools.takewhile(lambda _: not is_over(), line):
                     found[value] = scores({**kept, name: value})
-                    if np.nanmean(found[value]) < best_so_far - min_gain:
+                    score = float(np.nanmean(found[value]))
+                    if score < highest - min_gain:
                         break
-                    best_so_far = max(best_so_far, float(np.nanmean(found[value])))
+                    highest = max(highest, score)
             if start[name] not in found and not is_over():
                 found[start[name]] = scores({**kept, name: start[name]})
             best = max(found, key=lambda value: np.nanmean(found[value]))
