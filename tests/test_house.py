@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +31,9 @@ NEIGHBOURS = {
 }
 WITHOUT_MONAI = ("core", "losses", "clustering", "metrics")
 FILES = sorted(PACKAGE.rglob("*.py"))
+#: what lies at the top of the repository
+TOP = {".ci", ".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "configs"}
+TOP |= {"constraints.txt", "docs", "metadata.json", "models", "pyproject.toml", "scripts", "spoco_bundle", "tests"}
 
 
 def room_of(module: str) -> str:
@@ -79,3 +83,10 @@ def test_no_two_classes_have_one_name():
         if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_nothing_else_lies_at_the_top():
+    listed = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git repository: what is committed cannot be listed")
+    assert {name.split("/")[0] for name in listed.stdout.splitlines()} == TOP
