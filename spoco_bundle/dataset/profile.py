@@ -73,9 +73,14 @@ class Profile:
 
     @property
     def axis_diameters(self) -> np.ndarray:
-        """Diameter of a typical object along each axis, in voxels: anisotropic voxels hold flat balls."""
-        typical = np.asarray(self.extents[1])
-        return self.diameters[1] * typical / np.exp(np.log(typical).mean())
+        """Diameter of a typical object along each axis, in voxels: anisotropic voxels hold flat balls.
+
+        In the image plane it is the same length along both axes: a few elongated objects lie more along one by chance.
+        """
+        spacing, typical = np.asarray(self.spacing), np.asarray(self.extents[1])
+        lengths = typical * spacing
+        lengths[-2:] = np.sqrt(lengths[-2:].prod())
+        return self.diameters[1] * lengths / spacing / np.exp(np.log(typical).mean())
 
     @property
     def lengths(self) -> list[float]:
