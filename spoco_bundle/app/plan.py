@@ -326,11 +326,11 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     if profile.sizes_differ:
         resolution += ", also in images that show them larger or smaller"
     steps = np.prod(np.asarray([np.broadcast_to(step, len(profile.shape)) for step in ids["strides"]]), axis=0)
-    looks = "unknown" if profile.surroundings is None else f"{profile.surroundings:.2f}"
+    looks = "" if profile.surroundings is None else f" ({profile.surroundings:.2f} of 1)"
     tissue = (
-        f"dense: objects wind, and look like what lies around them ({looks} of 1), so their borders tell them apart"
+        f"dense: objects wind, and look like what lies around them{looks}, so their borders tell them apart"
         if ids["dense"]
-        else f"with gaps: objects have a centre, and are told from what lies around them ({looks} of 1)"
+        else f"with gaps: objects have a centre, and are told from what lies around them{looks}"
     )
     crop = " x ".join(map(str, ids["crop_size"]))
     room = float(f"{math.prod(ids['crop_size']) / typical.prod():.2g}")
