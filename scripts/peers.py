@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,31 +115,47 @@ def chosen_peers(given: Sequence[str]) -> dict[str, Path]:
     return chosen
 
 
+def resolution(profile: Mapping[str, Any], target: Sequence[float] | None) -> tuple[list[int], list[float]]:
+    """At about which resolution a training here works.
+
+    Args:
+        profile: of that training.
+        target: its ``target_spacing``.
+
+    Returns:
+        Pixels along each axis that become one, and the size of these along each axis.
+    """
+    step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
+    return step, [given * size for given, size in zip(profile["spacing"], step)]
+
+
 def train_peer(
     peer: Peer,
     python: Path,
+    source: Path,
     data: Path,
-    fraction: float,
     work: Path,
     minutes: float,
     threads: int,
     seed: int,
     step: Sequence[int],
     spacing: Sequence[float],
+    in_part: bool = True,
 ) -> dict[str, Any]:
     """Trains another program on the objects that a training here learns from, for as many minutes, and scores it.
 
     Args:
         peer: the program.
         python: interpreter of its environment.
-        data: folder with train/ and val/.
-        fraction: of the annotated objects that is kept; what is not annotated then is ignored, where it can be.
-        work: folder for what it is given, writes and finds.
+        source: folder with train/, NAME_raw.tif and NAME_label.tif.
+        data: folder with val/, where every object counts.
+        work: folder for what it writes and finds.
         minutes: to train for; what it chooses on val/ afterwards comes on top.
         threads: to train with.
-        seed: of the choice of objects and of the training.
+        seed: of the training.
         step: pixels along each axis that become one.
         spacing: size of these along each axis.
+        in_part: whether objects may lie where none is annotated, which is ignored then, where it can be.
 
     Returns:
         What a row holds of it: scores, seed, threads, processor, program, and whether it was tuned on val/.
@@ -149,14 +165,14 @@ def train_peer(
     """
     found = work / "found"
     if not (found / "training.json").is_file():
-        write_thinned(data, fraction, seed, work / "data")
-        sparse = ["--sparse"] if peer.ignores and (fraction < 1 or data.name in ANNOTATED_IN_PART) else []
+        sparse = ["--sparse"] if peer.ignores and in_part else []
         shape = ["--spacing", *spacing] if len(step) == 3 and peer.takes_spacing else []
         shrunk = ["--downsample", *step] if max(step) > 1 else []
         options = ["--output", found, "--minutes", minutes, "--threads", threads, "--seed", seed]
         script = Path(__file__).with_name(peer.script)
-        call = [python, script, work / "data", data / "val", *options, *sparse, *shape, *shrunk]
+        call = [python, script, source, data / "val", *options, *sparse, *shape, *shrunk]
         log = work / "log.txt"
+        work.mkdir(parents=True, exist_ok=True)
         with log.open("a") as sink:
             variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(list(map(str, call)), stdout=sink, stderr=sink, env=variables, check=False)

@@ -29,7 +29,7 @@ from typing import Any
 import matplotlib
 from classical_baseline import score_folder
 from measuring import show_table, train_and_score, write_row
-from peers import PEERS, chosen_peers, train_peer
+from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.errors import SpocoError
@@ -93,10 +93,10 @@ def peer_row(data: Path, fraction: float, name: str, python: Path, options: argp
     if len(profile["spacing"]) == 3 and not PEERS[name].volumes:
         print(f"{data.name}: {PEERS[name].name} learns from flat images alone", flush=True)
         return
-    step = [max(1, round(to / given)) for to, given in zip(target or profile["spacing"], profile["spacing"])]
-    spacing = [given * size for given, size in zip(profile["spacing"], step)]
-    chosen = (options.minutes, options.threads, options.seed)
-    trained = train_peer(PEERS[name], python, data, fraction, options.work / row.stem, *chosen, step, spacing)
+    work, in_part = options.work / row.stem, fraction < 1 or data.name in ANNOTATED_IN_PART
+    write_thinned(data, fraction, options.seed, work / "data")
+    chosen = (options.minutes, options.threads, options.seed, *resolution(profile, target), in_part)
+    trained = train_peer(PEERS[name], python, work / "data", data, work, *chosen)
     case_ids = {"data": data.name, "fraction": fraction, "minutes": options.minutes, "epochs": None}
     write_row(row, {**case_ids, "setting": name, **trained})
 

@@ -1,0 +1,176 @@
+"""What a training reaches from a handful of objects, drawn in one or two images, with nothing else to validate on.
+
+    python scripts/few_objects.py DATA --minutes 5 --page docs/measurements/label_efficiency.md
+    python scripts/few_objects.py DATA --minutes 5 --peers stardist=PYTHON --only dsb2018
+
+DATA is a folder of data sets, each with train/ and val/, completely labelled. The objects are a random choice, by the
+seed, of those that lie whole in the image plane and are at least a quarter as large as the typical one. Trained is with
+nothing but a folder of these images and `--minutes`, so that a quarter of the objects is held out to choose the weights
+by; scored is the whole of val/. Other programs learn from the same objects for as many minutes, and choose their
+thresholds on val/, which favours them. A row is one training, a JSON file in the folder of `--rows`; what is there is
+not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from measuring import show_table, train_and_score, write_row
+from peers import PEERS, chosen_peers, resolution, train_peer
+from skimage.measure import regionprops
+
+from spoco_bundle.app.training_plan import PLAN, PROFILE
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist, stored_dimensions
+from spoco_bundle.formats import read_image
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "docs" / "measurements" / "few_objects"
+#: data sets, and in how many images the objects are drawn
+CASES = {
+    **{"bbbc050": 2, "epithelial_tube_3d": 1, "fib25_neuron": 1},
+    **{"dsb2018": 2, "he_nuclei_rgb": 2, "cvppp_a1": 2, "usiigaci_phase": 2},
+}
+
+
+def worth_drawing(labels: np.ndarray) -> list[int]:
+    """Objects (z, y, x) or (y, x) that somebody would choose: not cut in the plane, and no specks."""
+    found = regionprops(labels)
+    typical = np.median([one.area for one in found])
+    plane, dims = labels.shape[-2:], labels.ndim
+    return [
+        one.label
+        for one in found
+        if one.area >= typical / 4
+        and min(one.bbox[dims - 2 : dims]) > 0
+        and all(stop < size for stop, size in zip(one.bbox[-2:], plane))
+    ]
+
+
+def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) -> None:
+    """Writes train/ with so many objects in so many images of a data set, chosen at random.
+
+    Args:
+        data: folder with train/.
+        folder: to write train/ into: images linked, labels as TIFF.
+        objects: in all.
+        images: with about as many each.
+        seed: of both choices.
+
+    Raises:
+        SpocoError: if too few images have enough objects.
+    """
+    generator, items = np.random.default_rng(seed), build_datalist(data, "train")
+    dims = stored_dimensions(items)
+    shares = [len(part) for part in np.array_split(np.arange(objects), images)]
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    for place in generator.permutation(len(items)):
+        image, label = Path(items[place]["image"]), Path(items[place]["label"])
+        labels = read_image(label, "label", dims).array[0].astype(np.int32)
+        usable = worth_drawing(labels)
+        if len(usable) < shares[0]:
+            continue
+        chosen = generator.choice(usable, shares.pop(0), replace=False)
+        tifffile.imwrite(folder / "train" / label.name, np.where(np.isin(labels, chosen), labels, 0))
+        link = folder / "train" / image.name
+        if not link.exists():
+            link.symlink_to(image.resolve())
+        if not shares:
+            return
+    raise SpocoError(f"{data}: too few images have {shares[0]} whole objects; give fewer --objects")
+
+
+def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespace) -> None:
+    """Trains and scores this bundle and other programs on one data set, each unless its row is there."""
+    name = f"{data.name}-{options.objects}objects-seed{options.seed}-{options.minutes:g}min"
+    work, source = options.work / name, options.work / name / "data"
+    case = {"data": data.name, "objects": options.objects, "images": CASES[data.name], "minutes": options.minutes}
+    if not source.is_dir():
+        write_few(data, source, options.objects, CASES[data.name], options.seed)
+    row = options.rows / f"{name}.json"
+    if not row.is_file():
+        given = ("--minutes", str(options.minutes))
+        trained = train_and_score(source, data, work, given, options.seed, options.threads)
+        read = {file.stem: json.loads((work / "model" / file).read_text()) for file in map(Path, (PLAN, PROFILE))}
+        write_row(row, {**case, "setting": "", **trained, **read})
+    known = json.loads(row.read_text())
+    looked_at = resolution(known["profile"], known["plan"]["target_spacing"])
+    for program, python in programs.items():
+        own = options.rows / f"{name}-{program}.json"
+        if own.is_file() or len(looked_at[0]) == 3 and not PEERS[program].volumes:
+            continue
+        chosen = (options.minutes, options.threads, options.seed, *looked_at)
+        trained = train_peer(PEERS[program], python, source, data, options.work / own.stem, *chosen)
+        write_row(own, {**case, "setting": program, **trained})
+
+
+def table(rows: Path) -> str:
+    """The rows as Markdown, the mean over the choices of objects."""
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    found: dict[tuple, dict[str, list[dict]]] = {}
+    for row in contents:
+        case = tuple(row[key] for key in ("data", "objects", "images", "minutes", "threads"))
+        found.setdefault(case, {}).setdefault(row["setting"], []).append(row["scores"]["teacher"])
+    programs = [name for name in PEERS if any(row["setting"] == name for row in contents)]
+    titles = [
+        "`val` of",
+        "objects, images",
+        "minutes, threads",
+        "AP50",
+        "SBD",
+        *(PEERS[name].name for name in programs),
+    ]
+    cells = [[*titles, "choices"]]
+    for (data, objects, images, minutes, threads), scores in found.items():
+        ap50, sbd = (f"{np.mean([one[key] for one in scores['']]):.2f}" for key in ("ap_50", "sbd"))
+        others = [
+            f"{np.mean([one['ap_50'] for one in scores[name]]):.2f}" if name in scores else "" for name in programs
+        ]
+        cells.append(
+            [data, f"{objects}, {images}", f"{minutes:g}, {threads}", ap50, sbd, *others, str(len(scores[""]))]
+        )
+    lines = [f"| {' | '.join(line)} |" for line in cells]
+    lines.insert(1, "|---" * len(cells[0]) + "|")
+    if contents:
+        lines += ["", f"{contents[-1]['processor']}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--objects", type=int, default=10, help="that are annotated")
+    parser.add_argument("--minutes", type=float, default=5, help="for each training")
+    parser.add_argument("--only", nargs="+", choices=CASES, help="names of data sets")
+    parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of objects and of the training")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--work", type=Path, default=Path("few_objects"), help="folder for models and logs")
+    parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
+    parser.add_argument("--page", type=Path, help="page with the marks <!-- few_objects --> and <!-- end -->")
+    options = parser.parse_args()
+    failed = []
+    try:
+        programs = chosen_peers(options.peers)
+    except SpocoError as error:
+        parser.error(str(error))
+    for name in () if options.table_only else options.only or CASES:
+        try:
+            train_rows(options.data / name, programs, options)
+        except SpocoError as error:
+            failed.append(str(error))
+            print(error, file=sys.stderr, flush=True)
+    show_table(table(options.rows), options.page, "few_objects")
+    if failed:
+        parser.exit(1)
+
+
+if __name__ == "__main__":
+    main()
