@@ -2,13 +2,14 @@
 
     python scripts/few_objects.py DATA --minutes 5 --page docs/measurements/label_efficiency.md
     python scripts/few_objects.py DATA --minutes 5 --peers stardist=PYTHON --only dsb2018
+    python scripts/few_objects.py DATA --minutes 5 --set objectness_unlabeled_weight=1.0
 
 DATA is a folder of data sets, each with train/ and val/, completely labelled. The objects are a random choice, by the
 seed, of those that lie whole in the image plane and are at least a quarter as large as the typical one. Trained is with
 nothing but a folder of these images and `--minutes`, so that a quarter of the objects is held out to choose the weights
 by; scored is the whole of val/. Other programs learn from the same objects for as many minutes, and choose their
-thresholds on val/, which favours them. A row is one training, a JSON file in the folder of `--rows`; what is there is
-not done again.
+thresholds on val/, which favours them. With `--set "a=1 b=2"` these ids are set; it stands in a column beside the plan
+as it is. A row is one training, a JSON file in the folder of `--rows`; what is there is not done again.
 """
 
 from __future__ import annotations
@@ -88,25 +89,26 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
 def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespace) -> None:
     """Trains and scores this bundle and other programs on one data set, each unless its row is there."""
     name = f"{data.name}-{options.objects}objects-seed{options.seed}-{options.minutes:g}min"
-    work, source = options.work / name, options.work / name / "data"
+    source = options.work / name / "data"
     case = {"data": data.name, "objects": options.objects, "images": CASES[data.name], "minutes": options.minutes}
     if not source.is_dir():
         write_few(data, source, options.objects, CASES[data.name], options.seed)
-    row = options.rows / f"{name}.json"
-    if not row.is_file():
-        given = ("--minutes", str(options.minutes))
-        trained = train_and_score(source, data, work, given, options.seed, options.threads)
-        read = {file.stem: json.loads((work / "model" / file).read_text()) for file in map(Path, (PLAN, PROFILE))}
-        write_row(row, {**case, "setting": "", **trained, **read})
-    known = json.loads(row.read_text())
+    own = options.rows / (f"{name}-{options.set}.json" if options.set else f"{name}.json")
+    if not own.is_file():
+        given = ("--minutes", str(options.minutes), *(f"--{one}" for one in options.set.split()))
+        trained = train_and_score(source, data, options.work / own.stem, given, options.seed, options.threads)
+        model = options.work / own.stem / "model"
+        read = {file.removesuffix(".json"): json.loads((model / file).read_text()) for file in (PLAN, PROFILE)}
+        write_row(own, {**case, "setting": options.set, **trained, **read})
+    known = json.loads(own.read_text())
     looked_at = resolution(known["profile"], known["plan"]["target_spacing"])
     for program, python in programs.items():
-        own = options.rows / f"{name}-{program}.json"
-        if own.is_file() or len(looked_at[0]) == 3 and not PEERS[program].volumes:
+        beside = options.rows / f"{name}-{program}.json"
+        if beside.is_file() or len(looked_at[0]) == 3 and not PEERS[program].volumes:
             continue
         chosen = (options.minutes, options.threads, options.seed, *looked_at)
-        trained = train_peer(PEERS[program], python, source, data, options.work / own.stem, *chosen)
-        write_row(own, {**case, "setting": program, **trained})
+        trained = train_peer(PEERS[program], python, source, data, options.work / beside.stem, *chosen)
+        write_row(beside, {**case, "setting": program, **trained})
 
 
 def table(rows: Path) -> str:
@@ -116,24 +118,17 @@ def table(rows: Path) -> str:
     for row in contents:
         case = tuple(row[key] for key in ("data", "objects", "images", "minutes", "threads"))
         found.setdefault(case, {}).setdefault(row["setting"], []).append(row["scores"]["teacher"])
-    programs = [name for name in PEERS if any(row["setting"] == name for row in contents)]
-    titles = [
-        "`val` of",
-        "objects, images",
-        "minutes, threads",
-        "AP50",
-        "SBD",
-        *(PEERS[name].name for name in programs),
-    ]
-    cells = [[*titles, "choices"]]
-    for (data, objects, images, minutes, threads), scores in found.items():
-        ap50, sbd = (f"{np.mean([one[key] for one in scores['']]):.2f}" for key in ("ap_50", "sbd"))
-        others = [
-            f"{np.mean([one['ap_50'] for one in scores[name]]):.2f}" if name in scores else "" for name in programs
-        ]
-        cells.append(
-            [data, f"{objects}, {images}", f"{minutes:g}, {threads}", ap50, sbd, *others, str(len(scores[""]))]
-        )
+    beside = sorted({row["setting"] for row in contents if row["setting"]})
+    titles = ["`val` of", "objects, images", "minutes, threads", "AP50", "SBD"]
+    cells = [[*titles, *(PEERS[name].name if name in PEERS else f"`{name}`" for name in beside), "choices"]]
+    for (*names, objects, images, minutes, threads), scores in found.items():
+        if "" not in scores:
+            continue
+        ap50 = {setting: f"{np.mean([one['ap_50'] for one in some]):.2f}" for setting, some in scores.items()}
+        sbd = f"{np.mean([one['sbd'] for one in scores['']]):.2f}"
+        others = [ap50.get(setting, "") for setting in beside]
+        choices = str(len(scores[""]))
+        cells.append([*names, f"{objects}, {images}", f"{minutes:g}, {threads}", ap50[""], sbd, *others, choices])
     lines = [f"| {' | '.join(line)} |" for line in cells]
     lines.insert(1, "|---" * len(cells[0]) + "|")
     if contents:
@@ -148,6 +143,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=10, help="that are annotated")
     parser.add_argument("--minutes", type=float, default=5, help="for each training")
     parser.add_argument("--only", nargs="+", choices=CASES, help="names of data sets")
+    parser.add_argument("--set", default="", metavar="ID=VALUE", help="to compare; several by blanks")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the choice of objects and of the training")

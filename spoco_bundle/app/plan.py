@@ -180,10 +180,11 @@ def is_dense(profile: Profile, tissue: str = "auto", alike: float = 0.72, windin
 def objectness_unlabeled_weight(profile: Profile, dense: bool) -> float:
     """Weight of unlabeled voxels, which the objectness takes for background.
 
-    Outlines say where objects end, and a small weight keeps objects that nobody annotated; where they are drawn in
-    slices, only unlabeled voxels of these slices count, and more of them lie in objects that are drawn. Of strokes
-    nothing else says where an object ends, so the weight is relative (``objectness_unlabeled_relative``). Points keep
-    the small weight: with a large one the objectness learns to keep to the middle of objects.
+    Outlines say where objects end, and a small weight keeps objects that nobody annotated. In flat images a full weight
+    outlines better, but a few objects would be learnt by heart, and all others taken for background. Where outlines are
+    drawn in slices, only unlabeled voxels of these slices count, and more of them lie in objects that are drawn. Of
+    strokes nothing else says where an object ends, so the weight is relative (``objectness_unlabeled_relative``).
+    Points in volumes keep the small weight: with a large one the objectness learns to keep to the middle of objects.
 
     Args:
         profile: of the training set.
@@ -195,7 +196,7 @@ def objectness_unlabeled_weight(profile: Profile, dense: bool) -> float:
         return 0.25
     if _mostly(profile, "slices"):
         return 0.5
-    return 1.0 if len(profile.shape) == 2 else 0.3
+    return 1.0 if _many_in_flat_images(profile) else 0.3
 
 
 def by_strokes(profile: Profile) -> bool:
@@ -207,8 +208,8 @@ def objectness_threshold(profile: Profile, dense: bool) -> float:
     """Objectness from which on a voxel belongs to an object.
 
     Around a click or a stroke nothing says where its object ends, so that the objectness falls off slowly, and outlines
-    at the usual threshold are too wide. Measured in volumes: 0.65 for clicks and 0.6 for strokes are best both for
-    nuclei and for packed cells.
+    at the usual threshold are too wide, unless unlabeled voxels count fully. Measured in volumes: 0.65 for clicks and
+    0.6 for strokes are best both for nuclei and for packed cells.
 
     Args:
         profile: of the training set.
@@ -218,7 +219,7 @@ def objectness_threshold(profile: Profile, dense: bool) -> float:
         return 0.8
     if by_strokes(profile):
         return 0.6
-    return 0.65 if len(profile.shape) == 3 and _mostly(profile, "points") else 0.4
+    return 0.65 if _mostly(profile, "points") and not _many_in_flat_images(profile) else 0.4
 
 
 def min_fraction(profile: Profile, dense: bool, enough: int = 20) -> float:
@@ -341,6 +342,11 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {room:g} typical objects",
         f"tissue {tissue}",
     ]
+
+
+def _many_in_flat_images(profile: Profile, enough: int = 20) -> bool:
+    """Whether unlabeled voxels may count fully as background: in flat images with so many annotated objects."""
+    return len(profile.shape) == 2 and profile.objects >= enough
 
 
 def _mostly(profile: Profile, kind: str) -> bool:

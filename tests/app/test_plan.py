@@ -142,6 +142,7 @@ def test_plans_that_cannot_work_are_refused():
 def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels():
     weight = plan.objectness_unlabeled_weight
     assert weight(NUCLEI, dense=False) == 0.3 and weight(CELLS, dense=False) == 1.0
+    assert weight(replace(CELLS, objects=10), dense=False) == 0.3  # few are learnt by heart
     assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.5
     assert weight(replace(NUCLEI, kinds={"slices": 40, "whole": 60}), dense=False) == 0.3
     assert weight(replace(NUCLEI, kinds={"strokes": 100}), dense=True) == 0
@@ -151,13 +152,14 @@ def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels(
     assert weight(clicked, dense=False) == 0.3 and not plan.by_strokes(clicked)
 
 
-def test_clicks_in_volumes_and_strokes_are_read_at_a_higher_objectness():
+def test_clicks_and_strokes_are_read_at_a_higher_objectness():
     threshold = plan.objectness_threshold
     assert threshold(NUCLEI, dense=False) == threshold(CELLS, dense=False) == 0.4
     assert threshold(NUCLEI, dense=True) == 0.8
     assert threshold(replace(NUCLEI, kinds={"points": 60, "whole": 40}), dense=False) == 0.65
     assert threshold(replace(NUCLEI, kinds={"points": 40, "whole": 60}), dense=False) == 0.4
     assert threshold(replace(CELLS, kinds={"points": 100}), dense=False) == 0.4
+    assert threshold(replace(CELLS, objects=10, kinds={"points": 10}), dense=False) == 0.65
     assert threshold(replace(CELLS, kinds={"strokes": 100}), dense=False) == 0.6
 
 

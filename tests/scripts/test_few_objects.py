@@ -50,7 +50,7 @@ def test_more_objects_than_an_image_has_are_refused(cells, tmp_path):
 
 
 def test_a_row_is_the_mean_over_choices_of_objects_beside_other_programs(tmp_path, monkeypatch, capsys):
-    for seed, setting, ap50 in ((0, "", 0.6), (1, "", 0.7), (0, "stardist", 0.25)):
+    for seed, setting, ap50 in ((0, "", 0.6), (1, "", 0.7), (0, "stardist", 0.25), (0, "a=1", 0.5)):
         row = {
             **{"data": "dsb2018", "objects": 10, "images": 2, "minutes": 5.0, "threads": 1, "setting": setting},
             **{"scores": {"teacher": {"ap_50": ap50, "sbd": ap50 + 0.1}}, "processor": "a processor"},
@@ -58,4 +58,6 @@ def test_a_row_is_the_mean_over_choices_of_objects_beside_other_programs(tmp_pat
         (tmp_path / f"{seed}{setting}.json").write_text(json.dumps(row))
     monkeypatch.setattr(sys, "argv", ["few_objects.py", str(tmp_path), "--rows", str(tmp_path), "--table-only"])
     few_objects.main()
-    assert "| dsb2018 | 10, 2 | 5, 1 | 0.65 | 0.75 | 0.25 | 2 |" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| AP50 | SBD | `a=1` | StarDist | choices |")
+    assert lines[2] == "| dsb2018 | 10, 2 | 5, 1 | 0.65 | 0.75 | 0.50 | 0.25 | 2 |"
