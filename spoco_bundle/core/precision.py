@@ -11,9 +11,6 @@ from spoco_bundle.core.errors import SpocoError
 __all__ = ["uses_bfloat16"]
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
-# the backward pass of torch 2.13 wrote beyond its memory on an Intel Xeon with crops of 8 x 96 x 96 to 8 x 128 x 128
-# voxels, not with those of 8 x 64 x 64 or 12 x 120 x 120
-_THIN, _WIDE = 12, 64
 
 
 def uses_bfloat16(
@@ -22,7 +19,8 @@ def uses_bfloat16(
     """Whether a network is to compute in bfloat16.
 
     On a processor, "auto" takes float32 for volumes with which PyTorch goes wrong: where a row shrinks to one voxel in
-    the network (pytorch/pytorch#169688: wrong values or NaN), and for learning from wide volumes of few planes.
+    the network (pytorch/pytorch#169688: wrong values or NaN), and for learning from volumes that shrink to two planes
+    or one: there the gradients of convolutions are wrong, infinite or NaN (torch 2.13, Intel Xeon and AMD EPYC).
 
     Args:
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor or GPU computes in it natively.
@@ -38,11 +36,11 @@ def uses_bfloat16(
         raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}")
     volume = device.type == "cpu" and len(shape) == 3
     row = volume and len(stride) == 3 and shape[-1] <= stride[-1] > 1
-    plate = volume and learns and min(shape) < _THIN and max(shape) > _WIDE
-    if precision == "bfloat16" and (row or plate):
+    thin = volume and learns and len(stride) == 3 and shape[0] <= 2 * stride[0]
+    if precision == "bfloat16" and (row or thin):
         voxels = " x ".join(map(str, shape))
         raise SpocoError(f"precision: bfloat16 goes wrong on a processor with {voxels} voxels: give --precision auto")
-    return precision == "bfloat16" or precision == "auto" and not (row or plate) and _has_native_bfloat16(device)
+    return precision == "bfloat16" or precision == "auto" and not (row or thin) and _has_native_bfloat16(device)
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:
