@@ -11,6 +11,8 @@ from spoco_bundle.core.errors import SpocoError
 __all__ = ["uses_bfloat16"]
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
+#: planes up to which a volume may shrink to two in a network that does not tell its strides
+_FEW = 11
 
 
 def uses_bfloat16(
@@ -36,7 +38,7 @@ def uses_bfloat16(
         raise SpocoError(f"precision: {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}")
     volume = device.type == "cpu" and len(shape) == 3
     row = volume and len(stride) == 3 and shape[-1] <= stride[-1] > 1
-    thin = volume and learns and len(stride) == 3 and shape[0] <= 2 * stride[0]
+    thin = volume and learns and shape[0] <= (2 * stride[0] if len(stride) == 3 else _FEW)
     if precision == "bfloat16" and (row or thin):
         voxels = " x ".join(map(str, shape))
         raise SpocoError(f"precision: bfloat16 goes wrong on a processor with {voxels} voxels: give --precision auto")

@@ -19,20 +19,30 @@ def native(monkeypatch):
 
 def test_not_for_learning_from_volumes_that_shrink_to_two_planes():
     default, cubic = (4, 8, 8), (16, 16, 16)
-    for shape, stride in [((8, 24, 24), default), ((8, 120, 120), default), ((4, 64, 64), default), ((32,) * 3, cubic)]:
+    # the last one is of a network that does not tell its strides
+    for shape, stride in [
+        ((8, 24, 24), default),
+        ((8, 120, 120), default),
+        ((4, 64, 64), default),
+        ((32,) * 3, cubic),
+        ((8, 120, 120), ()),
+    ]:
         assert not uses_bfloat16("auto", CPU, shape, stride, learns=True)
         assert uses_bfloat16("auto", GPU, shape, stride, learns=True) and uses_bfloat16("auto", CPU, shape, stride)
     for shape, stride in [
         ((9, 24, 24), default),
         ((48,) * 3, cubic),
         ((8, 16, 16), (2, 8, 8)),
+        ((12, 120, 120), ()),
+        ((8, 120), ()),
         ((8, 120), (8, 8)),
         ((), ()),
     ]:
         assert uses_bfloat16("auto", CPU, shape, stride, learns=True)
         assert uses_bfloat16("bfloat16", CPU, shape, stride, learns=True)
-    with pytest.raises(SpocoError, match="with 8 x 96 x 96 voxels: give --precision auto"):
-        uses_bfloat16("bfloat16", CPU, (8, 96, 96), default, learns=True)
+    for stride in ((), default):
+        with pytest.raises(SpocoError, match="with 8 x 96 x 96 voxels: give --precision auto"):
+            uses_bfloat16("bfloat16", CPU, (8, 96, 96), stride, learns=True)
 
 
 def test_not_where_rows_shrink_to_one_voxel():
