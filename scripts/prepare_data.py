@@ -6,6 +6,7 @@
     python scripts/prepare_data.py bbbc050 BBBC050 bbbc050
     python scripts/prepare_data.py omnipose omnipose/docs/test_files bacteria
     python scripts/prepare_data.py isbi2012 unet/data/membrane/train neurites
+    python scripts/prepare_data.py coelho2009 Coelho2009_ISBI_NuclearSegmentation nuclei --cells U2OS
     python scripts/prepare_data.py hdf5 cells --split volume.h5:raw volume.h5:label --val-fraction 0.2
 
 The output folder holds `{train,val}/NAME_raw.tif` and `NAME_label.tif`, where the data set has one also the foreground
@@ -51,6 +52,7 @@ CITYSCAPES = {
     "bicycle": 33,
 }
 IGNORED = 65535  # Cityscapes: groups whose members were not told apart; `ignore_label` in configs/paper_cityscapes.json
+COELHO_CELLS = {"U2OS": "gnf", "NIH3T3": "ic100"}  # its folders, by the kind of cell
 BBBC050_SPACING = {"train": (1.75, 0.8, 0.8), "test": (2.0, 0.8, 0.8)}  # micrometres, by the data set's description
 BBBC050_SPLITS = ("train", "test")
 
@@ -361,8 +363,7 @@ def omnipose(source: Path, output: Path, least: int = 5) -> Counter:
         for label in files:
             name = label.name.removesuffix("_cp_masks.tif")
             image = _found(source, f"{name}.*", "its masks have a picture there: take the whole folder")[0]
-            picture, ids = read_picture(image), read_ids(label)
-            picture = picture[..., 0] if picture.ndim == 3 and _is_grey(picture) else picture
+            picture, ids = _one_channel(read_picture(image)), read_ids(label)
             middle = ids.shape[1] // 2
             halves = {"train": slice(middle), "val": slice(middle, None)}
             if all(np.unique(ids[:, half]).size > least for half in halves.values()):
@@ -394,6 +395,35 @@ def isbi2012(source: Path, output: Path, val_fraction: float, least: int = 30) -
             cells[np.isin(cells, small)] = 0
             split = "train" if number < first else "val"
             yield Example(split, f"section{image.stem}", read_picture(image), cells, (str(image), str(label)))
+
+    return write_data_set(output, examples(), len(files))
+
+
+def coelho2009(
+    source: Path, output: Path, cells: Sequence[str], val_fraction: float, seed: int, least: int = 200
+) -> Counter:
+    """Nuclei of Coelho et al. 2009: `data/images/dna-images/KIND/dna-N.png`, `data/preprocessed-data/KIND/dna-N.png`.
+
+    Args:
+        source: the repository of the data.
+        output: folder to make.
+        cells: kinds of `COELHO_CELLS`.
+        val_fraction: share of the images that goes to val.
+        seed: of the draw.
+        least: pixels of the smallest nucleus.
+    """
+    folder = source / "data" / "preprocessed-data"
+    files = [file for kind in cells for file in _found(folder / COELHO_CELLS[kind], "*.png", "clone it whole")]
+    kept = held_out((f"{file.parent.name}-{file.stem}" for file in files), val_fraction, seed)
+
+    def examples() -> Iterator[Example]:
+        for label in files:
+            name = f"{label.parent.name}-{label.stem}"
+            image = source / "data" / "images" / "dna-images" / label.parent.name / label.name
+            ids = read_ids(label)
+            ids = np.where(np.isin(ids, np.flatnonzero(np.bincount(ids.ravel()) < least)), 0, ids)
+            split = "val" if name in kept else "train"
+            yield Example(split, name, _one_channel(read_picture(image)), ids, (str(image), str(label)))
 
     return write_data_set(output, examples(), len(files))
 
@@ -533,6 +563,11 @@ def _is_grey(picture: np.ndarray) -> bool:
     return picture.ndim == 2 or bool((picture == picture[..., :1]).all())
 
 
+def _one_channel(picture: np.ndarray) -> np.ndarray:
+    """The picture, with one channel where red, green and blue are the same."""
+    return picture[..., 0] if picture.ndim == 3 and _is_grey(picture) else picture
+
+
 def _number(file: Path) -> tuple[int, str]:
     """Sections in their order: 2 before 10."""
     return int(file.stem) if file.stem.isdecimal() else 0, file.stem
@@ -576,6 +611,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--val-embryos", nargs="+", default=["Emb09"], help="embryos of train that go to val")
     kind(omnipose)
     kind(isbi2012, "sections").set_defaults(val_fraction=1 / 3)
+    one = kind(coelho2009, "images")
+    one.add_argument("--cells", nargs="+", choices=list(COELHO_CELLS), default=list(COELHO_CELLS), help="kinds to take")
+    one.add_argument("--seed", **seed)
+    one.set_defaults(val_fraction=1 / 3)
     one = kind(hdf5, "planes of --split", of_source=False)
     for name, words in (
         ("--train", "image and labels for train, each path.h5:dataset; may be given several times"),

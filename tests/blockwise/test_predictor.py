@@ -103,9 +103,9 @@ def test_the_objects_decide_as_in_one_piece(image, tmp_path, monkeypatch):
 
     looked = []
 
-    def find_scale(finder, largest):
+    def find_scale(finder, *limits):
         shape, region = finder._part(0.5)
-        looked.append((finder.middle, finder.grid, finder.spacing, finder.diameter, largest, finder.image.read(region)))
+        looked.append((finder.middle, finder.grid, finder.spacing, finder.diameter, limits, finder.image.read(region)))
         return 0.5
 
     monkeypatch.setattr(working_spacing, "find_scale", find_scale)

@@ -291,6 +291,26 @@ def test_isbi2012_sections_hold_what_is_connected_between_membranes(script, tmp_
     assert sorted(np.unique(halves["val"]["section11"], return_counts=True)[1][1:]) == [7 * 19, 191, 12 * 19]
 
 
+def test_coelho2009_nuclei_are_taken_by_kind_of_cell_without_specks(script, tmp_path, capsys):
+    source, output = tmp_path / "coelho", tmp_path / "nuclei"
+    ids = np.zeros((60, 60), np.uint8)
+    ids[5:25, 5:25], ids[30:50, 30:50], ids[55, 55:58] = 3, 7, 9
+    for kind in ("gnf", "ic100"):
+        for number in range(3):
+            save(source / "data" / "preprocessed-data" / kind / f"dna-{number}.png", ids)
+            grey = noise(60, 60)[..., None].repeat(3, -1)
+            save(source / "data" / "images" / "dna-images" / kind / f"dna-{number}.png", grey)
+    assert script.main(["coelho2009", str(source), str(output), "--cells", "U2OS"]) == 0
+    assert "2 train images, 4 train objects, 1 val images, 2 val objects" in capsys.readouterr().out
+    halves = labels_of(output)
+    names = {name for half in halves.values() for name in half}
+    assert names == {f"gnf-dna-{number}" for number in range(3)}
+    labels = next(iter(halves["val"].values()))
+    assert np.array_equal(labels > 0, (ids > 0) & (ids < 9)) and len(np.unique(labels)) == 3
+    file = next((output / "val").glob("*_raw.tif"))
+    assert read_image(file, "image", 2).array.shape == (1, 60, 60), "grey has one channel"
+
+
 @pytest.fixture
 def bbbc050(tmp_path):
     import tifffile

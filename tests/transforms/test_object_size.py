@@ -33,7 +33,7 @@ def test_the_scale_is_found(true):
     assert len(looked) <= 4 and looked[0] == 1.0
 
 
-@pytest.mark.parametrize(("true", "start"), [(0.3, 0.5), (2.4, 2.0)])
+@pytest.mark.parametrize(("true", "start"), [(0.3, 0.5), (2.4, 2.0), (0.2, 0.25), (0.07, 0.12)])
 def test_where_nothing_is_seen_at_scale_1_others_are_tried(true, start):
     look, looked = eyes(true, 0.7, 2.0)
     assert find_scale(look) == pytest.approx(true, rel=0.1)
@@ -42,7 +42,21 @@ def test_where_nothing_is_seen_at_scale_1_others_are_tried(true, start):
 
 def test_nothing_anywhere():
     look, looked = eyes(1.0, 5.0)
-    assert find_scale(look) is None and looked == [1.0, 0.5, 2.0]
+    assert find_scale(look) is None and looked == [1.0, 0.5, 0.25, 2.0, 0.12]
+
+
+def test_nothing_is_looked_at_below_the_least_scale():
+    look, looked = eyes(0.07, 0.7, 2.0)
+    assert find_scale(look, least=0.2) is None and min(looked) == 0.25
+
+
+def test_grains_of_the_learnt_size_inside_large_objects_are_not_taken_for_them():
+    """What the shipped weights see of nuclei 110 pixels across."""
+    seen = {
+        **{1.0: Look(1.19, 0.43), 0.5: Look(1.59, 0.38), 0.5 / 1.59: Look(1.8, 0.35)},
+        **{0.25: Look(1.88, 0.52), 0.25 / 1.88: Look(1.01, 0.82)},
+    }
+    assert find_scale(seen.__getitem__) == pytest.approx(0.133, abs=0.001)
 
 
 def test_looks_are_bounded_and_the_best_one_counts():
@@ -162,6 +176,9 @@ def test_the_part_lies_where_the_objects_are():
     assert shape == (300, 400) and rows.stop - rows.start == columns.stop - columns.start == 100
     shape, (rows, columns) = finder._part(0.5)
     assert shape == (150, 200) and rows.stop == 150 and columns.start == 0
+    finder.read = 30_000  # of the image; shrunk to a quarter of its area it has a quarter of them
+    _, (rows, columns) = finder._part(0.5)
+    assert (rows.stop - rows.start) * (columns.stop - columns.start) == pytest.approx(7_500, rel=0.02)
 
 
 @pytest.mark.parametrize("boxes", [False, True])

@@ -35,9 +35,9 @@ def looked(monkeypatch):
     asked = []
 
     def answer(scale):
-        def find_scale(finder, largest):
+        def find_scale(finder, largest, least):
             asked.append(finder)
-            finder.largest = largest
+            finder.largest, finder.least = largest, least
             return scale
 
         monkeypatch.setattr(working_spacing, "find_scale", find_scale)
@@ -118,6 +118,14 @@ def test_how_large_the_large_objects_of_the_training_were_is_passed_on(looked):
     asked = looked(1.0)
     seen(image(), network(), large_diameter=9.0)
     assert asked[0].largest == 1.5
+
+
+def test_an_image_is_shrunk_no_further_than_to_two_objects(looked):
+    asked = looked(1.0)
+    given = image()
+    seen(given, network())
+    across = min(given.shape[-2:]) * TRAINED[-1]
+    assert asked[0].least == pytest.approx(2 * 6.0 / across)
 
 
 def test_large_objects_below_typical_ones_are_refused():
