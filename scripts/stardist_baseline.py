@@ -41,14 +41,18 @@ class StopAfter(tf.keras.callbacks.Callback):
 def tune_thresholds(model: StarDist2D | StarDist3D, images: list, labels: list, seconds: float) -> bool:
     """Tunes the thresholds of a model, and says whether that was done in time; else they stay as they were."""
 
+    late = TimeoutError()
+
     def out_of_time(*_: object) -> None:
-        raise TimeoutError
+        raise late
 
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(round(seconds))
     try:
         model.optimize_thresholds(images, labels)
-    except TimeoutError:
+    except (TimeoutError, SystemError) as error:  # the latter from its C code, of which the former is the cause
+        if late not in (error, error.__cause__):
+            raise
         return False
     finally:
         signal.alarm(0)
