@@ -32,7 +32,7 @@ from spoco_bundle.formats import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "few_objects"
-#: data sets, and in how many images the objects are drawn
+#: data sets, and in how many images the objects are drawn; two in any other
 CASES = {
     **{"bbbc050": 2, "epithelial_tube_3d": 1, "fib25_neuron": 1},
     **{"dsb2018": 2, "he_nuclei_rgb": 2, "cvppp_a1": 2, "usiigaci_phase": 2},
@@ -90,9 +90,10 @@ def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespac
     """Trains and scores this bundle and other programs on one data set, each unless its row is there."""
     name = f"{data.name}-{options.objects}objects-seed{options.seed}-{options.minutes:g}min"
     source = options.work / name / "data"
-    case = {"data": data.name, "objects": options.objects, "images": CASES[data.name], "minutes": options.minutes}
+    images = CASES.get(data.name, 2)
+    case = {"data": data.name, "objects": options.objects, "images": images, "minutes": options.minutes}
     if not source.is_dir():
-        write_few(data, source, options.objects, CASES[data.name], options.seed)
+        write_few(data, source, options.objects, images, options.seed)
     own = options.rows / (f"{name}-{options.set}.json" if options.set else f"{name}.json")
     if not own.is_file():
         given = ("--minutes", str(options.minutes), *(f"--{one}" for one in options.set.split()))
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--objects", type=int, default=10, help="that are annotated")
     parser.add_argument("--minutes", type=float, default=5, help="for each training")
-    parser.add_argument("--only", nargs="+", choices=CASES, help="names of data sets")
+    parser.add_argument("--only", nargs="+", help="names of data sets; any folder of DATA")
     parser.add_argument("--set", default="", metavar="ID=VALUE", help="to compare; several by blanks")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
     parser.add_argument("--threads", type=int, default=2)
