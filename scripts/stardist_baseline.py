@@ -86,9 +86,9 @@ def main() -> None:
         )
         kind = StarDist3D
     else:
-        # no crop may be larger than an image, and its sides have to be multiples of 16
-        smallest = (min(sides) for sides in zip(*(label.shape for label in [*labels, *val_labels])))
-        patch = tuple(arguments.patch or (min(256, side // 16 * 16) for side in smallest))
+        # no crop may be larger than an image, its sides have to be multiples of 16, and as it is turned they are equal
+        smallest = min(min(label.shape) for label in [*labels, *val_labels])
+        patch = tuple(arguments.patch or [min(256, smallest // 16 * 16)] * 2)
         config = Config2D(
             n_rays=32,
             grid=(2, 2),
