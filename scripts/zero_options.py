@@ -12,7 +12,7 @@ for each setting, and the table compares the settings; `--set ""` is the plan as
 With `--peers unet stardist=PYTHON embedseg=PYTHON cellpose=PYTHON` other programs are trained beside each case, on the
 same objects, for as many minutes of as many threads, on images shrunk by whole steps to about the resolution that was
 planned; Cellpose for flat images alone. Their scripts, `NAME_baseline.py`, say how to install them.
-`--curve` draws the scores against the share of the annotated objects that was kept, by program or by setting.
+With `--curve` the table has a column for each share of the annotated objects that was kept, and a picture is drawn.
 """
 
 from __future__ import annotations
@@ -158,14 +158,16 @@ def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("data", "fraction", "minutes", "threads", "seed"))
 
 
-def draw_curve(rows: Path, length: str, names: dict[str, str], file: Path) -> None:
-    """Draws AP50 and SBD against the share of the annotated objects, a column for each data set with several shares.
+Curves = dict[str, dict[str, dict[float, dict[str, float]]]]
+
+
+def curves(rows: Path, length: str, names: dict[str, str]) -> Curves:
+    """Scores by data set, by curve and by the share of the annotated objects; of several seeds the mean.
 
     Args:
-        rows: folder of the rows; of several seeds the mean is drawn.
+        rows: folder of the rows.
         length: of the trainings, as in the names of rows.
         names: of the curves, by the setting of their rows.
-        file: PNG to write.
 
     Raises:
         SpocoError: if no data set has two shares.
@@ -176,17 +178,41 @@ def draw_curve(rows: Path, length: str, names: dict[str, str], file: Path) -> No
             if length_of(row["minutes"], row["epochs"]) == length:
                 of_method = found.setdefault(row["data"], {}).setdefault(name, {})
                 of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
-    curves = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
-    if not curves:
+    several = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
+    if not several:
         raise SpocoError(f"{rows}: no data set has rows of {length} with two shares of its objects")
-    figure, axes = plt.subplots(2, len(curves), figsize=(3.6 * len(curves), 6), squeeze=False, sharey=True)
-    for column, (data, methods) in zip(axes.T, curves.items()):
+    return {
+        data: {
+            name: {
+                share: {score: mean(one[score] for one in some) for score in ("ap_50", "sbd")}
+                for share, some in sorted(shares.items())
+            }
+            for name, shares in methods.items()
+        }
+        for data, methods in sorted(several.items())
+    }
+
+
+def curve_table(found: Curves) -> str:
+    """AP50 and SBD as Markdown, a column for each share."""
+    shares = sorted({share for methods in found.values() for of_one in methods.values() for share in of_one})
+    lines = [f"| `val` of | | {' | '.join(f'{share:.0%}' for share in shares)} |", "|---" * (2 + len(shares)) + "|"]
+    for data, methods in found.items():
+        for name, scores in methods.items():
+            cells = (f"{scores[s]['ap_50']:.2f} / {scores[s]['sbd']:.2f}" if s in scores else "" for s in shares)
+            lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_curve(found: Curves, file: Path) -> None:
+    """Draws AP50 and SBD against the share of the annotated objects, a column for each data set, to a PNG."""
+    figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 6), squeeze=False, sharey=True)
+    for column, (data, methods) in zip(axes.T, found.items()):
         for axis, (score, label) in zip(column, (("ap_50", "AP50"), ("sbd", "SBD"))):
-            for name, shares in methods.items():
-                kept = sorted(shares)
-                axis.plot(kept, [mean(one[score] for one in shares[share]) for share in kept], "o-", label=name)
+            for name, scores in methods.items():
+                axis.plot(list(scores), [one[score] for one in scores.values()], "o-", label=name)
             axis.set(xscale="log", ylim=(0, 1), xlabel="share of the objects", ylabel=label, title=data)
-            ticks = sorted({share for shares in methods.values() for share in shares})
+            ticks = sorted({share for scores in methods.values() for share in scores})
             axis.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
             axis.minorticks_off()
             if len(methods) > 1:
@@ -260,7 +286,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
     parser.add_argument("--fractions", type=float, nargs="+", help="of the annotated objects, for each data set")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
-    parser.add_argument("--curve", type=Path, help="PNG of scores against shares")
+    parser.add_argument("--curve", type=Path, help="PNG to draw of scores against shares")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
@@ -285,12 +311,20 @@ def main() -> None:
             except SpocoError as error:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
-    found = comparison(options.rows, settings, options.epochs) if options.set else table(options.rows)
-    show_table(found, options.page, options.mark)
     if options.curve:
         programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
-        curves = {setting: setting or "as planned" for setting in settings} if options.set else programs
-        draw_curve(options.rows, length_of(options.minutes, options.epochs), curves, options.curve)
+        names = {setting: setting or "as planned" for setting in settings} if options.set else programs
+        try:
+            drawn = curves(options.rows, length_of(options.minutes, options.epochs), names)
+        except SpocoError as error:
+            parser.error(str(error))
+        draw_curve(drawn, options.curve)
+        found = curve_table(drawn)
+    elif options.set:
+        found = comparison(options.rows, settings, options.epochs)
+    else:
+        found = table(options.rows)
+    show_table(found, options.page, options.mark)
     if failed:
         parser.exit(1)
 

@@ -97,11 +97,16 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
     complete = json.loads((rows / "cells-.json").read_text()) | {"fraction": 1.0}
     (rows / "cells-.json").write_text(json.dumps(complete))
     for _ in range(2):  # what has a row is not done again
-        asked = ["--only", "cells:0.25", "--curve", str(tmp_path / "curve.png")]
-        monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, *asked])
+        monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, "--only", "cells:0.25"])
         zero_options.main()
     assert "| cells | 25% | 30, 2 | 0.71 | 0.80 | 1.00 | 0.50 |" in capsys.readouterr().out
+    curve = ["--table-only", "--curve", str(tmp_path / "curve.png")]
+    monkeypatch.setattr(sys, "argv", ["zero_options.py", *arguments, *curve])
+    zero_options.main()
     assert (tmp_path / "curve.png").stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert "| `val` of | | 25% | 100% |" in shown and "| cells | StarDist | 1.00 / 1.00 |  |" in shown
+    assert "| cells | this bundle | 0.71 / 0.80 |" in shown
     case = work / "cells-25-seed0-30min-stardist"
     asked = json.loads((case / "found" / "asked.json").read_text())
     assert asked == ["--minutes", "30", "--threads", "2", "--seed", "0", "--sparse", "--downsample", "2", "3"]
@@ -129,7 +134,7 @@ def test_wrong_options_are_refused(tmp_path, asked, refused, monkeypatch, capsys
 def test_a_curve_needs_two_shares(tmp_path):
     write_row(tmp_path, "cells", 0.71)
     with pytest.raises(SpocoError, match="no data set has rows of 30min with two shares"):
-        zero_options.draw_curve(tmp_path, "30min", {"": "this bundle"}, tmp_path / "curve.png")
+        zero_options.curves(tmp_path, "30min", {"": "this bundle"})
 
 
 def test_data_sets_are_chosen_by_name_or_with_any_share():
