@@ -234,8 +234,8 @@ class WorkingSpacingd(MapTransform):
             self.clustering,
             second_network=self.second_network,
         )
-        # an image of less than two objects across tells a clump from an object no more
-        least = max(0.05, 2 * diameter / min(size * step for size, step in zip(image.shape[-2:], base[-2:])))
+        # no object is larger than the image
+        least = max(0.05, diameter / min(size * step for size, step in zip(image.shape[-2:], base[-2:])))
         scale = find_scale(look, (self.large_diameter or diameter) / diameter, min(least, 1.0))
         learnt = diameter / _in_plane(base)
         if scale not in (None, 1.0):

@@ -120,12 +120,12 @@ def test_how_large_the_large_objects_of_the_training_were_is_passed_on(looked):
     assert asked[0].largest == 1.5
 
 
-def test_an_image_is_shrunk_no_further_than_to_two_objects(looked):
+def test_an_image_is_shrunk_no_further_than_to_one_object(looked):
     asked = looked(1.0)
     given = image()
     seen(given, network())
     across = min(given.shape[-2:]) * TRAINED[-1]
-    assert asked[0].least == pytest.approx(2 * 6.0 / across)
+    assert asked[0].least == pytest.approx(6.0 / across)
 
 
 def test_large_objects_below_typical_ones_are_refused():
