@@ -57,9 +57,9 @@ def find_scale(
     the large ones of the training: it had such images too, and shrunk, small objects and outlines would be lost.
 
     On nuclei in 2D and 3D, enlarged and reduced up to 2.5 times, the score is highest, 0.69 to 0.83, near the scale of
-    the training; in noise, and in images of what the network has not learnt, it stays below 0.57 at any scale. Where
-    nuclei are eight times as large, the grains inside them are of the learnt size at scale 1, with a score of 0.43, and
-    near 1/8 the score is 0.83: only a start close enough to it leads there.
+    the training; in noise it stays below 0.5, and in images of what the network has not learnt mostly below 0.6, at any
+    scale. Where nuclei are eight times as large, the grains inside them are of the learnt size at scale 1, with a score
+    of 0.43, and near 1/8 the score is 0.83: only a start close enough to it leads there.
 
     Args:
         look: what is seen at a scale.
