@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from benchmark_clustering import raw_outputs, read_argument, scores_of
+from zoom_table import ap_50
+
+from spoco_bundle.dataset import build_datalist
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,13 @@ def test_shipped_weights_keep_their_scores(shared_dir, argument, ap_50, sbd):
     pooled = scores_of(parser, raw_outputs(parser))
     assert pooled["ap_50"] == pytest.approx(ap_50, abs=0.002)
     assert pooled["sbd"] == pytest.approx(sbd, abs=0.002)
+
+
+@pytest.mark.slow
+def test_nuclei_of_unknown_size_are_found_eight_times_as_large(shared_dir):
+    """No scale from a half to twice shows anything of them."""
+    if not (shared_dir / "data" / "dsb2018").is_dir():
+        pytest.skip(f"dsb2018 is not in {shared_dir / 'data'}")
+    pairs = build_datalist(shared_dir / "data" / "dsb2018", "val")[:10]
+    as_they_are, enlarged = (ap_50(pairs, 2, zoom, None) for zoom in (1, 8))
+    assert enlarged > as_they_are - 0.05
