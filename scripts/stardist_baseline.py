@@ -40,7 +40,6 @@ class StopAfter(tf.keras.callbacks.Callback):
 
 def tune_thresholds(model: StarDist2D | StarDist3D, images: list, labels: list, seconds: float) -> bool:
     """Tunes the thresholds of a model, and says whether that was done in time; else they stay as they were."""
-
     late = TimeoutError()
 
     def out_of_time(*_: object) -> None:

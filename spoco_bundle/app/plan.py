@@ -16,6 +16,8 @@ from spoco_bundle.blockwise.memory import readable
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 from spoco_bundle.networks.embedding_unet import receptive_radius
+from spoco_bundle.networks.lengths import alike_spacings
+from spoco_bundle.networks.weights import learnt_by
 
 if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import Profile
@@ -47,18 +49,25 @@ _CROP_VOXELS = {2: 2**14, 3: 2**17}
 _BATCH_VOXELS = {2: 2**17, 3: 2**18}
 
 
-def working_spacing(profile: Profile, tolerance: float = 1.5) -> list[float] | None:
-    """The resolution that images are brought to, never finer than theirs.
+def working_spacing(profile: Profile, weights: str | None = None, tolerance: float = 1.5) -> list[float] | None:
+    """The resolution that images are brought to.
 
-    A typical object becomes 30 voxels across, in volumes 20.
+    A typical object becomes 30 voxels across, in volumes 20, and no image is enlarged. A training from weights works
+    where objects are as large as those that the weights learnt, since a network knows them by their size.
 
     Args:
         profile: of the training set.
+        weights: file to start from, None for a training from nothing.
         tolerance: an axis is left as it is while its objects are less than so many times as large.
 
     Returns:
         Voxel size along each axis in the unit of the profile; None where all images are used as they are.
+
+    Raises:
+        SpocoError: if the weights cannot be read.
     """
+    if weights is not None:
+        return _spacing_for_weights(profile, weights, tolerance)
     shrink = profile.axis_diameters / _ACROSS[len(profile.shape)]
     shrink[shrink < tolerance] = 1
     if (shrink == 1).all() and not profile.sizes_differ:
@@ -342,6 +351,24 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         f"{ids['batch_size']} crops of {crop} voxels at a time: each has room for {room:g} typical objects",
         f"tissue {tissue}",
     ]
+
+
+def _spacing_for_weights(profile: Profile, weights: str, tolerance: float) -> list[float] | None:
+    """See ``working_spacing``. Where objects have the learnt size in micrometres, the stated voxel sizes decide."""
+    trained, unit, diameter = learnt_by(weights)
+    if trained is None or len(trained) != len(profile.spacing):  # loading them says so
+        return None
+    wanted, alike = np.asarray(trained), unit == profile.unit
+    if diameter is not None:
+        wanted = profile.axis_diameters * profile.spacing * trained / diameter
+        alike = alike and alike_spacings(wanted, trained, tolerance)
+    if alike:
+        wanted, tolerance = np.asarray(trained), 1.25
+    elif diameter is None:
+        return None
+    if alike_spacings(profile.spacing, wanted, tolerance):
+        return None
+    return [float(f"{step:.4g}") for step in wanted]
 
 
 def _many_in_flat_images(profile: Profile, enough: int = 20) -> bool:

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 def training_files(config: str, overrides: dict[str, Any], began: str | Path | None = None) -> list[Path]:
     """Configs of a training, base first.
 
-    A training that goes on takes the plan that it began with; one that starts from given weights takes the network and
-    the resolution from the config beside them.
+    A training that goes on takes the plan that it began with; one that starts from given weights takes the network from
+    the config beside them, and the sizes of objects from its images.
 
     Args:
         config: names or paths of overlays, with commas between.
@@ -50,7 +50,7 @@ def training_files(config: str, overrides: dict[str, Any], began: str | Path | N
     with unwrapped():
         pretrained = parser.get_parsed_content("pretrained")
     beside = config_beside(pretrained)
-    return [base, *([] if beside is None else [beside]), *overlays]
+    return [base, *([] if beside is None else [beside, find_config("pretrained")]), *overlays]
 
 
 def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple[list[str], dict[str, Any]]:

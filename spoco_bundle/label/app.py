@@ -18,7 +18,8 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, get_bundle_models
 
 from spoco_bundle import __version__
-from spoco_bundle.app.config import run_configs
+from spoco_bundle.app.config import find_config, json_content, run_configs
+from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.label.client_input import inference_request, proposal_request, training_request
 from spoco_bundle.label.datastore import FINAL, SpocoDatastore, clear_answers
@@ -105,6 +106,10 @@ class SpocoInfer(BundleInferTask):
 
     def __call__(self, request: dict[str, Any], callbacks: dict | None = None) -> tuple[str | None, dict[str, Any]]:
         """The stock task, with a name for every object in ``label_names``, which 3D Slicer gives to its segments."""
+        # the last training may have learnt objects of another size
+        learnt = json_content(Path(self.path[0]).with_name(MODEL_CONFIG))
+        for key in json_content(find_config("pretrained")):
+            self.bundle_config[key] = learnt.get(key)
         file, result = super().__call__(request, callbacks)
         result["label_names"] = result.pop("names", {})
         return file, result

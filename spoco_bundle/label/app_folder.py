@@ -58,9 +58,10 @@ def prepare_app(
     bundle = folder / "model" / NAME
     began = _origin(bundle / "models", model, random_weights, config)
     dims = 2 if overrides.get("spatial_dims") == 2 else 3
-    overlays = [*(model_overlay(began["model"], dims) or model_overlay("", dims)), *map(Path, began["config"])]
-    parser = read_configs([find_config("train"), find_config("label"), *overlays], overrides)
-    train = parser.get()
+    beside, own = model_overlay(began["model"], dims) or model_overlay("", dims), [*map(Path, began["config"])]
+    overlays, of_train = [*beside, *own], [find_config("train"), find_config("label"), *beside]
+    parser = read_configs([*of_train, *own], overrides)
+    train = read_configs([*of_train, find_config("pretrained"), *own], overrides).get()
     default = read_configs([find_config("inference")], {}).get()
     shared = {key: value for key, value in overrides.items() if top_id(key) in default}
     merged = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.networks.lengths import with_length_unit
+from spoco_bundle.networks.lengths import learnt_diameter, learnt_lengths, with_length_unit
 
 
 class DamagedFileError(Exception):
@@ -45,18 +46,14 @@ def weights_file(folder: str | Path, network: str | None = None, other: bool = F
     return str(folder / ("model.pt" if (network in (None, scored)) != other else beside))
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
-    """Loads a plain state dict into a network and refuses anything that does not fit.
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads a plain state dict.
 
     Args:
-        network: module whose ``state_dict`` keys and shapes must all be in the file.
         path: file that holds a flat state dict, or a dict with one under the key "model".
 
-    Returns:
-        The same network.
-
     Raises:
-        SpocoError: if the file is missing, damaged, not a state dict, or made for another architecture.
+        SpocoError: if the file is missing, damaged, or not a state dict.
     """
     file = Path(path)
     if not file.is_file():
@@ -73,9 +70,35 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SpocoError(f"{file}: expected a state dict of tensors; save network.state_dict()")
-    state = with_length_unit(state)
+    return with_length_unit(state)
+
+
+def learnt_by(path: str | Path) -> tuple[tuple[float, ...] | None, str, float | None]:
+    """Spacing and unit of the training of a file of weights, and diameter of its typical object, as far as it says.
+
+    Raises:
+        SpocoError: as ``read_weights``.
+    """
+    state = SimpleNamespace(**read_weights(path))
+    return *learnt_lengths(state), learnt_diameter(state)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Loads a plain state dict into a network and refuses anything that does not fit.
+
+    Args:
+        network: module whose ``state_dict`` keys and shapes must all be in the file.
+        path: see ``read_weights``.
+
+    Returns:
+        The same network.
+
+    Raises:
+        SpocoError: if the file is missing, damaged, not a state dict, or made for another architecture.
+    """
+    file, state = Path(path), read_weights(path)
     wanted = network.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     surplus = sorted(state.keys() - wanted.keys())

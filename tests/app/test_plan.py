@@ -8,8 +8,11 @@ import pytest
 
 from spoco_bundle.app import plan
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.saved_state import save_state
 from spoco_bundle.dataset.profile import Profile
+from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.networks.embedding_unet import receptive_radius
+from spoco_bundle.networks.lengths import learn_lengths
 from support import PLAN
 
 NUCLEI = Profile(
@@ -50,6 +53,44 @@ def planned(profile):
     spacing = plan.working_spacing(profile)
     strides = plan.strides(profile, spacing)
     return spacing, strides, plan.crop_size(profile, spacing, strides)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Weights of objects so many units of length across, at a voxel size in that unit."""
+
+    def write(diameter, spacing, unit):
+        network = EmbeddingUNet(len(spacing), 1, 4, (4, 8), (2,), (3, 3), 1)
+        network.coordinate_scale.fill_(diameter / 4)
+        learn_lengths(network, spacing, unit)
+        save_state(network.state_dict(), tmp_path / "model.pt")
+        return str(tmp_path / "model.pt")
+
+    return write
+
+
+FLAT = replace(CELLS, spacing=[1.0, 1.0], unit="pixel", diameters=[90.0, 104.0, 120.0], extents=[[104, 104]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("profile", "learnt", "expected"),
+    [
+        (FLAT, (13.0, (1.0, 1.0), "pixel"), [8.0, 8.0]),  # nuclei of another microscope, eight times as large
+        (FLAT, (80.0, (1.0, 1.0), "pixel"), None),  # about as large
+        (FLAT, (100.0, (3.4, 3.4), "pixel"), [3.4, 3.4]),  # the resolution of the weights, exactly
+        (replace(FLAT, diameters=[5.0, 6.5, 8.0]), (13.0, (1.0, 1.0), "pixel"), [0.5, 0.5]),
+        (CELLS, (30.0, (0.5, 0.5), "micrometer"), None),
+        (CELLS, (30.0, (1.0, 1.0), "micrometer"), [1.0, 1.0]),  # the same cells by another microscope
+        (CELLS, (10.0, (0.5, 0.5), "micrometer"), [1.5, 1.5]),  # larger cells: as many voxels across
+        (CELLS, (13.0, (1.0, 1.0), "pixel"), [2.308, 2.308]),  # what has no common unit is compared in voxels
+        (CELLS, (0.0, (1.0, 1.0), "micrometer"), [1.0, 1.0]),  # the weights say no size of objects
+        (CELLS, (0.0, (1.0, 1.0), "pixel"), None),
+        (NUCLEI, (13.0, (1.0, 1.0), "pixel"), None),  # of flat images: loading them says so
+    ],
+)
+def test_a_training_from_weights_works_where_objects_are_as_large_as_they_learnt(profile, learnt, expected, weights):
+    found = plan.working_spacing(profile, weights(*learnt))
+    assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_objects_of_a_size_that_the_network_likes_are_left_as_they_are():
