@@ -53,7 +53,8 @@ def working_spacing(profile: Profile, weights: str | None = None, tolerance: flo
     """The resolution that images are brought to.
 
     A typical object becomes 30 voxels across, in volumes 20, and no image is enlarged. A training from weights works
-    where objects are as large as those that the weights learnt, since a network knows them by their size.
+    where objects are as large as those that the weights learnt, since a network knows them by their size; for that
+    flat images are enlarged too.
 
     Args:
         profile: of the training set.
@@ -358,17 +359,17 @@ def _spacing_for_weights(profile: Profile, weights: str, tolerance: float) -> li
     trained, unit, diameter = learnt_by(weights)
     if trained is None or len(trained) != len(profile.spacing):  # loading them says so
         return None
-    wanted, alike = np.asarray(trained), unit == profile.unit
-    if diameter is not None:
-        wanted = profile.axis_diameters * profile.spacing * trained / diameter
-        alike = alike and alike_spacings(wanted, trained, tolerance)
-    if alike:
-        wanted, tolerance = np.asarray(trained), 1.25
-    elif diameter is None:
-        return None
-    if alike_spacings(profile.spacing, wanted, tolerance):
-        return None
-    return [float(f"{step:.4g}") for step in wanted]
+    own = np.asarray(profile.spacing)
+    if unit == profile.unit:
+        ratio = 1.0 if diameter is None else profile.lengths[1] / diameter
+        same = 1 / tolerance <= ratio <= tolerance
+        wanted, tolerance = (np.asarray(trained), 1.25) if same else (ratio * np.asarray(trained), tolerance)
+    else:  # nothing but voxels can be compared
+        voxel = float(np.prod(trained)) ** (1 / len(trained))
+        wanted = own if diameter is None else own * profile.diameters[1] * voxel / diameter
+    if len(own) == 3:  # enlarged, a volume would take many times the memory
+        wanted = np.maximum(wanted, own)
+    return None if alike_spacings(own, wanted, tolerance) else [float(f"{step:.4g}") for step in wanted]
 
 
 def _many_in_flat_images(profile: Profile, enough: int = 20) -> bool:

@@ -85,6 +85,9 @@ FLAT = replace(CELLS, spacing=[1.0, 1.0], unit="pixel", diameters=[90.0, 104.0, 
         (CELLS, (13.0, (1.0, 1.0), "pixel"), [2.308, 2.308]),  # what has no common unit is compared in voxels
         (CELLS, (0.0, (1.0, 1.0), "micrometer"), [1.0, 1.0]),  # the weights say no size of objects
         (CELLS, (0.0, (1.0, 1.0), "pixel"), None),
+        (NUCLEI, (60.0, (1.0, 1.0, 1.0), "pixel"), None),  # volumes are not enlarged
+        (NUCLEI, (7.5, (1.0, 1.0, 1.0), "pixel"), [2.0, 2.0, 2.0]),
+        (NUCLEI, (15.0, (3.0, 1.0, 1.0), "micrometer"), None),
         (NUCLEI, (13.0, (1.0, 1.0), "pixel"), None),  # of flat images: loading them says so
     ],
 )
