@@ -68,7 +68,9 @@ def working_spacing(profile: Profile, weights: str | None = None, tolerance: flo
         SpocoError: if the weights cannot be read.
     """
     if weights is not None:
-        return _spacing_for_weights(profile, weights, tolerance)
+        trained, unit, diameter = learnt_by(weights)
+        if trained is not None and len(trained) == len(profile.spacing):  # of other axes: loading them says so
+            return _as_learnt(profile, trained, unit, diameter, tolerance)
     shrink = profile.axis_diameters / _ACROSS[len(profile.shape)]
     shrink[shrink < tolerance] = 1
     if (shrink == 1).all() and not profile.sizes_differ:
@@ -354,11 +356,10 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _spacing_for_weights(profile: Profile, weights: str, tolerance: float) -> list[float] | None:
+def _as_learnt(
+    profile: Profile, trained: Sequence[float], unit: str, diameter: float | None, tolerance: float
+) -> list[float] | None:
     """See ``working_spacing``. Where objects have the learnt size in micrometres, the stated voxel sizes decide."""
-    trained, unit, diameter = learnt_by(weights)
-    if trained is None or len(trained) != len(profile.spacing):  # loading them says so
-        return None
     own = np.asarray(profile.spacing)
     if unit == profile.unit:
         ratio = 1.0 if diameter is None else profile.lengths[1] / diameter

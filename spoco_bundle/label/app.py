@@ -109,7 +109,8 @@ class SpocoInfer(BundleInferTask):
         # the last training may have learnt objects of another size
         learnt = json_content(Path(self.path[0]).with_name(MODEL_CONFIG))
         for key in json_content(find_config("pretrained")):
-            self.bundle_config[key] = learnt.get(key)
+            if self.bundle_config[key] != learnt.get(key):  # to set it builds all components anew
+                self.bundle_config[key] = learnt.get(key)
         file, result = super().__call__(request, callbacks)
         result["label_names"] = result.pop("names", {})
         return file, result

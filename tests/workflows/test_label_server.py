@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from spoco_bundle.annotation.kept import told_apart
@@ -37,6 +38,7 @@ from spoco_bundle.label import environment as label_environment
 from spoco_bundle.label.app_folder import prepare_app
 from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.server import Door, server_command
+from spoco_bundle.metrics import instance_scores
 from spoco_bundle.napari.annotations import label_file, read_annotations
 from support import TINY
 
@@ -546,6 +548,28 @@ def test_a_round_that_is_not_better_changes_nothing_and_says_so(python, truth, t
         assert "in use from now on" not in lines
     assert {file.name: file.read_bytes() for file in models.iterdir()} == before
     assert "kept the old weights" in (tmp_path / "server.log").read_text()
+
+
+def test_training_and_prediction_follow_objects_of_another_size(python, tmp_path):
+    """Six times as large in pixels as those of the weights: learnt, and found, at the size that these know."""
+    (tmp_path / "studies").mkdir()
+    y, x = np.mgrid[:480, :480]
+    labels = np.where((y % 160 - 80) ** 2 + (x % 160 - 80) ** 2 < 40**2, 1 + y // 160 * 3 + x // 160, 0)
+    image = 100 + 900 * ndimage.gaussian_filter((labels > 0).astype(float), 4)
+    image += np.random.default_rng(0).normal(0, 20, image.shape)
+    tifffile.imwrite(tmp_path / "studies" / "cells.tif", image.astype(np.uint16))
+    tifffile.imwrite(tmp_path / "label.tif", np.where(labels <= 4, labels, 0).astype(np.uint16))
+    settings = {"crop_size": [48, 48], "iterations_per_epoch": 2, "max_epochs": 1, "learning_rate": 1e-9}
+    models = prepare_app(tmp_path / "app", spatial_dims=2, **settings) / "models"
+    with serve(python, tmp_path) as client:
+        client.save_label("cells", tmp_path / "label.tif")
+        status, lines = trained(client)
+        assert status == "DONE", lines
+        learnt = json.loads((models / "model.json").read_text())
+        shown = read_image(image_in(client.infer("cells", ".nrrd"), ".nrrd", tmp_path), "label").array[0]
+    assert learnt["object_diameter"] == pytest.approx(80, rel=0.1)
+    assert learnt["target_spacing"] == pytest.approx([80 / 13.1] * 2, rel=0.1)
+    assert instance_scores(labels, shown)["ap_50"] == 1
 
 
 def test_an_unreadable_image_is_passed_over_and_named(python, tmp_path):
