@@ -58,15 +58,17 @@ def prepare_app(
     bundle = folder / "model" / NAME
     began = _origin(bundle / "models", model, random_weights, config)
     dims = 2 if overrides.get("spatial_dims") == 2 else 3
-    beside, own = model_overlay(began["model"], dims) or model_overlay("", dims), [*map(Path, began["config"])]
-    overlays, of_train = [*beside, *own], [find_config("train"), find_config("label"), *beside]
+    beside = model_overlay(began["model"], dims) or model_overlay("", dims)
+    own = [*map(Path, began["config"])]
+    of_train = [find_config("train"), find_config("label"), *beside]
     parser = read_configs([*of_train, *own], overrides)
+    # the images of a training say how large its objects are, when it begins
     train = read_configs([*of_train, find_config("pretrained"), *own], overrides).get()
     default = read_configs([find_config("inference")], {}).get()
     shared = {key: value for key, value in overrides.items() if top_id(key) in default}
     merged = {
         "train": train,
-        "inference": _only(read_configs([find_config("inference"), *overlays], shared).get(), default),
+        "inference": _only(read_configs([find_config("inference"), *beside, *own], shared).get(), default),
         "metadata": _metadata(train),
     }
     for name in ("train", "inference"):
