@@ -566,7 +566,7 @@ def test_training_and_prediction_follow_objects_of_another_size(python, tmp_path
         status, lines = trained(client)
         assert status == "DONE", lines
         learnt = json.loads((models / "model.json").read_text())
-        shown = read_image(image_in(client.infer("cells", ".nrrd"), ".nrrd", tmp_path), "label").array[0]
+        shown = read_image(image_in(client.infer("cells", ".nrrd"), ".nrrd", tmp_path), "label", 2).array[0]
     assert learnt["object_diameter"] == pytest.approx(80, rel=0.1)
     assert learnt["target_spacing"] == pytest.approx([80 / 13.1] * 2, rel=0.1)
     assert instance_scores(labels, shown)["ap_50"] == 1
