@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 #: overlays as they are used, one behind the other
 TRAININGS = (
-    *([], ["demo"], ["fine_tune"], ["nonspatial"], ["label"], ["learning_curve"], ["paper"]),
+    *([], ["demo"], ["fine_tune"], ["pretrained"], ["nonspatial"], ["label"], ["learning_curve"], ["paper"]),
     *(["paper", "paper_ovules"], ["paper", "paper_mitochondria"], ["paper", "paper_cvppp"]),
     ["paper", "paper_cityscapes"],
 )
