@@ -391,8 +391,7 @@ def isbi2012(source: Path, output: Path, val_fraction: float, least: int = 30) -
         for number, image in enumerate(files):
             label = source / "label" / image.name
             cells, _ = ndimage.label(read_picture(label) > 127)
-            small = np.flatnonzero(np.bincount(cells.ravel()) < least)
-            cells[np.isin(cells, small)] = 0
+            cells = _without_specks(cells, least)
             split = "train" if number < first else "val"
             yield Example(split, f"section{image.stem}", read_picture(image), cells, (str(image), str(label)))
 
@@ -420,8 +419,7 @@ def coelho2009(
         for label in files:
             name = f"{label.parent.name}-{label.stem}"
             image = source / "data" / "images" / "dna-images" / label.parent.name / label.name
-            ids = read_ids(label)
-            ids = np.where(np.isin(ids, np.flatnonzero(np.bincount(ids.ravel()) < least)), 0, ids)
+            ids = _without_specks(read_ids(label), least)
             split = "val" if name in kept else "train"
             yield Example(split, name, _one_channel(read_picture(image)), ids, (str(image), str(label)))
 
@@ -566,6 +564,11 @@ def _is_grey(picture: np.ndarray) -> bool:
 def _one_channel(picture: np.ndarray) -> np.ndarray:
     """The picture, with one channel where red, green and blue are the same."""
     return picture[..., 0] if picture.ndim == 3 and _is_grey(picture) else picture
+
+
+def _without_specks(ids: np.ndarray, least: int) -> np.ndarray:
+    """The ids, 0 in place of objects of fewer pixels."""
+    return np.where(np.bincount(ids.ravel())[ids] < least, 0, ids)
 
 
 def _number(file: Path) -> tuple[int, str]:

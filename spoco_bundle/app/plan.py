@@ -360,13 +360,13 @@ def _as_learnt(
     profile: Profile, trained: Sequence[float], unit: str, diameter: float | None, tolerance: float
 ) -> list[float] | None:
     """See ``working_spacing``. Where objects have the learnt size in micrometres, the stated voxel sizes decide."""
-    own = np.asarray(profile.spacing)
+    own, learnt = np.asarray(profile.spacing), np.asarray(trained)
     if unit == profile.unit:
         ratio = 1.0 if diameter is None else profile.lengths[1] / diameter
         same = 1 / tolerance <= ratio <= tolerance
-        wanted, tolerance = (np.asarray(trained), 1.25) if same else (ratio * np.asarray(trained), tolerance)
+        wanted, tolerance = (learnt, 1.25) if same else (ratio * learnt, tolerance)
     else:  # nothing but voxels can be compared
-        voxel = float(np.prod(trained)) ** (1 / len(trained))
+        voxel = float(np.prod(learnt)) ** (1 / len(learnt))
         wanted = own if diameter is None else own * profile.diameters[1] * voxel / diameter
     if len(own) == 3:  # enlarged, a volume would take many times the memory
         wanted = np.maximum(wanted, own)

@@ -83,7 +83,7 @@ def find_scale(
         return abs(math.log(one.size))  # NaN, which is below nothing, where nothing was found
 
     seen: dict[float, Look] = {}
-    for start in (one for one in starts if one >= least):
+    for start in (start for start in starts if start >= least):
         scale, score = start, 0.0
         while len(seen) < looks and all(abs(math.log(scale / other)) > near for other in seen):
             seen[scale] = one = look(scale)

@@ -68,6 +68,7 @@ def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_netwo
     beside.write_text(json.dumps({"channels": [4, 8]}))
     assert training_files("", ids, tmp_path) == [base, beside]
     images_say = find_config("pretrained")
+    assert json.loads(images_say.read_text()).items() <= json.loads(base.read_text()).items(), "as from nothing"
     assert training_files("", ids | {"pretrained": str(tmp_path / "model.pt")}) == [base, beside, images_say]
     shipped = training_files("fine_tune", ids)
     assert shipped[1].parts[-2:] == ("2d", "model.json") and shipped[2:] == [images_say, find_config("fine_tune")]
