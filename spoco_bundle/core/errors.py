@@ -105,8 +105,8 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _limit_met(error: BaseException) -> SpocoError | None:
     reason = " ".join(str(error).split())[:160]
     died = isinstance(error, RuntimeError) and _WORKER_DIED.search(str(error))
-    # one that dies while it is started breaks the pipe through which it gets its dataset
-    if died or (isinstance(error, BrokenPipeError) and _comes_from(error, os.path.join("torch", "utils", "data"))):
+    # one that dies while it is started, or the process that starts them, breaks the connection to it
+    if died or (isinstance(error, ConnectionError) and _comes_from(error, os.path.join("torch", "utils", "data"))):
         return SpocoError(
             f"num_workers: a data-loader worker died ({reason}), most often for want of memory: set num_workers lower "
             "or to 0 and run again, a training with --resume"

@@ -9,15 +9,15 @@ from torch.utils.data import DataLoader
 from spoco_bundle.core.errors import user_error
 
 
-def broken(*_):
-    raise BrokenPipeError(32, "Broken pipe")
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ConnectionRefusedError(111, "refused")])
+def test_a_loader_worker_that_dies_while_it_is_started_is_said(error, monkeypatch):
+    def broken(*_):
+        raise error
 
-
-def test_a_loader_worker_that_dies_while_it_is_started_is_said(monkeypatch):
     monkeypatch.setattr(Process, "_Popen", staticmethod(broken))
-    with pytest.raises(BrokenPipeError) as raised:
+    with pytest.raises(ConnectionError) as raised:
         iter(DataLoader([1, 2], num_workers=1))
-    assert str(user_error(raised.value)).startswith("num_workers: a data-loader worker died ([Errno 32] Broken pipe)")
+    assert str(user_error(raised.value)).startswith(f"num_workers: a data-loader worker died ({error})")
 
 
 def test_any_other_broken_pipe_is_left_as_it_is():

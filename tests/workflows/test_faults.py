@@ -9,9 +9,9 @@ import subprocess
 import time
 from contextlib import contextmanager, suppress
 from datetime import date
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
@@ -227,8 +227,9 @@ def test_spent_memory_is_said_and_nothing_partial_stays(door, trained, tmp_path)
     assert not results(tmp_path / "out")
 
 
-def children(process):
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+def loader_workers(process):
+    """Children of the server that a command of these tests starts its workers with."""
+    return [worker.pid for server in psutil.Process(process).children() for worker in server.children()]
 
 
 @pytest.mark.slow
@@ -239,8 +240,8 @@ def test_a_dead_loader_worker_is_said_and_the_training_goes_on(door, train, tmp_
     deadline = time.monotonic() + 100
     while process.is_alive():  # a worker that has handed over its last crop is not missed: the next one is
         assert time.monotonic() < deadline
-        with suppress(ProcessLookupError, FileNotFoundError):  # it ended by itself
-            if saved(folder) >= 2 and (workers := children(process.pid)):
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it ended by itself
+            if saved(folder) >= 2 and (workers := loader_workers(process.pid)):
                 os.kill(workers[0], signal.SIGKILL)
         time.sleep(0.01)
     process.join(100)
