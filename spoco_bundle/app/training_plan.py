@@ -14,7 +14,7 @@ from spoco_bundle.app.config import find_config, find_overlays, read_configs
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.final_tuning import tuned_ids
 from spoco_bundle.app.model_config import PLANNED, config_beside, model_overlay, resolved, write_model_config
-from spoco_bundle.app.plan import check_plan, plan_lines
+from spoco_bundle.app.plan_check import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import unwrapped

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.app import plan
+from spoco_bundle.app.plan_check import check_plan, training_bytes
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import save_state
 from spoco_bundle.dataset.profile import Profile
@@ -31,6 +32,7 @@ NUCLEI = Profile(
     fill=0.5,
     neighbour=1.0,
     surroundings=0.9,
+    borders=0.8,
 )
 #: as serial sections show them: large in the plane, a few slices thick
 SECTIONS = replace(
@@ -157,54 +159,71 @@ def test_tissue_is_told_by_the_profile_or_by_the_user():
     assert not plan.is_dense(replace(neurons, fill=0.5)) and not plan.is_dense(replace(neurons, surroundings=0.9))
     assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(neurons, "gaps")
     assert not plan.is_dense(replace(neurons, surroundings=None))
+    assert plan.is_dense(NUCLEI, "dense", with_background=True) and not plan.is_dense(neurons, with_background=True)
 
 
 def test_plans_that_cannot_work_are_refused():
     ids = {**PLAN, "embedding_channels": 8, "coordinate_channels": 3}
-    plan.check_plan(NUCLEI, ids)
+    check_plan(NUCLEI, ids)
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels: choose one of 0 to 2"):
-        plan.check_plan(replace(NUCLEI, channels=3), ids)
+        check_plan(replace(NUCLEI, channels=3), ids)
     with pytest.raises(SpocoError, match="crop_size is .*give 3 numbers"):
-        plan.check_plan(NUCLEI, ids | {"crop_size": [64, 64]})
+        check_plan(NUCLEI, ids | {"crop_size": [64, 64]})
     with pytest.raises(SpocoError, match="coordinate_channels is 2: give 0 or 3"):
-        plan.check_plan(NUCLEI, ids | {"coordinate_channels": 2})
+        check_plan(NUCLEI, ids | {"coordinate_channels": 2})
     with pytest.raises(SpocoError, match=r"strides: \[2, 2\] does not fit: give one number, or 3"):
-        plan.check_plan(NUCLEI, ids | {"strides": [[2, 2]]})
+        check_plan(NUCLEI, ids | {"strides": [[2, 2]]})
     with pytest.raises(SpocoError, match="no image shows a whole one"):
-        plan.check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), ids)
+        check_plan(replace(NUCLEI, extents=[[50, 120, 120]] * 3), ids)
     with pytest.raises(SpocoError, match="set a finer --target_spacing"):
-        plan.check_plan(NUCLEI, ids | {"target_spacing": [50, 50, 50]})
+        check_plan(NUCLEI, ids | {"target_spacing": [50, 50, 50]})
     with pytest.raises(SpocoError, match="at different sizes.*--equal_sizes False"):
-        plan.check_plan(replace(NUCLEI, sizes_differ=True), ids)
-    need = plan.training_bytes(ids)
-    plan.check_plan(NUCLEI, ids, need)
+        check_plan(replace(NUCLEI, sizes_differ=True), ids)
+    need = training_bytes(ids)
+    check_plan(NUCLEI, ids, need)
     with pytest.raises(SpocoError, match="2 crops of 32 x 64 x 64 voxels take about .* smaller --crop_size"):
-        plan.check_plan(NUCLEI, ids, need - 1)
-    assert plan.training_bytes(ids | {"batch_size": 4}) == 2 * need
+        check_plan(NUCLEI, ids, need - 1)
+    assert training_bytes(ids | {"batch_size": 4}) == 2 * need
 
 
-def test_what_nobody_outlined_is_bounded_by_a_larger_weight_of_unlabeled_voxels():
-    weight = plan.objectness_unlabeled_weight
-    assert weight(NUCLEI, dense=False) == 0.3 and weight(CELLS, dense=False) == 1.0
-    assert weight(replace(CELLS, objects=10), dense=False) == 0.3  # few are learnt by heart
-    assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10}), dense=False) == 0.5
-    assert weight(replace(NUCLEI, kinds={"slices": 40, "whole": 60}), dense=False) == 0.3
+def test_the_weight_of_unlabeled_voxels_goes_by_what_says_where_an_object_ends():
+    def weight(profile, dense=False):
+        return plan.objectness_unlabeled_weight(
+            profile, dense, plan.objectness_unlabeled_relative(profile, dense=dense)
+        )
+
+    assert weight(NUCLEI) == 0.3 and weight(CELLS) == 1.0
+    assert weight(replace(CELLS, objects=10)) == 0.3  # few are learnt by heart
+    assert weight(replace(NUCLEI, kinds={"slices": 90, "strokes": 10})) == 0.5
+    assert weight(replace(NUCLEI, kinds={"slices": 40, "whole": 60})) == 0.3
+    assert weight(replace(NUCLEI, kinds={"strokes": 60, "points": 40})) == 0.25
+    assert weight(replace(NUCLEI, kinds={"points": 100})) == 0.3
     assert weight(replace(NUCLEI, kinds={"strokes": 100}), dense=True) == 0
-    marked = replace(NUCLEI, kinds={"strokes": 60, "points": 40})
-    assert weight(marked, dense=False) == 0.25 and plan.by_strokes(marked)
-    clicked = replace(NUCLEI, kinds={"points": 100})
-    assert weight(clicked, dense=False) == 0.3 and not plan.by_strokes(clicked)
 
 
-def test_clicks_and_strokes_are_read_at_a_higher_objectness():
-    threshold = plan.objectness_threshold
-    assert threshold(NUCLEI, dense=False) == threshold(CELLS, dense=False) == 0.4
+def test_what_lies_around_packed_objects_is_no_background():
+    relative, packed = plan.objectness_unlabeled_relative, replace(CELLS, surroundings=0.7, borders=0.6)
+    assert relative(packed) and not relative(CELLS) and not relative(replace(packed, surroundings=None))
+    # a membrane that is left free, or background that only the outline, drawn loosely, does not show
+    assert not relative(replace(packed, borders=0.8)) and not relative(replace(packed, surroundings=0.8))
+    assert not relative(packed, "gaps") and not relative(packed, dense=True)
+    assert not relative(replace(packed, kinds={"slices": 100})) and not relative(replace(packed, kinds={"points": 100}))
+    assert relative(replace(CELLS, kinds={"strokes": 100})) and relative(replace(CELLS, kinds={"strokes": 100}), "gaps")
+
+
+def test_where_no_shell_bounds_objects_they_are_read_at_a_higher_objectness():
+    def threshold(profile, dense=False):
+        relative = plan.objectness_unlabeled_relative(profile, dense=dense)
+        return plan.objectness_threshold(profile, dense, relative)
+
+    assert threshold(NUCLEI) == threshold(CELLS) == 0.4
     assert threshold(NUCLEI, dense=True) == 0.8
-    assert threshold(replace(NUCLEI, kinds={"points": 60, "whole": 40}), dense=False) == 0.65
-    assert threshold(replace(NUCLEI, kinds={"points": 40, "whole": 60}), dense=False) == 0.4
-    assert threshold(replace(CELLS, kinds={"points": 100}), dense=False) == 0.4
-    assert threshold(replace(CELLS, objects=10, kinds={"points": 10}), dense=False) == 0.65
-    assert threshold(replace(CELLS, kinds={"strokes": 100}), dense=False) == 0.6
+    assert threshold(replace(NUCLEI, kinds={"points": 60, "whole": 40})) == 0.65
+    assert threshold(replace(NUCLEI, kinds={"points": 40, "whole": 60})) == 0.4
+    assert threshold(replace(CELLS, kinds={"points": 100})) == 0.4
+    assert threshold(replace(CELLS, objects=10, kinds={"points": 10})) == 0.65
+    assert threshold(replace(CELLS, kinds={"strokes": 100})) == 0.6
+    assert threshold(replace(CELLS, surroundings=0.7, borders=0.6)) == 0.6
 
 
 def test_objects_as_small_as_annotated_ones_are_kept():
