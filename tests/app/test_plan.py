@@ -206,7 +206,7 @@ def test_what_lies_around_packed_objects_is_no_background():
     assert relative(packed) and not relative(CELLS) and not relative(replace(packed, surroundings=None))
     # a membrane that is left free, or background that only the outline, drawn loosely, does not show
     assert not relative(replace(packed, borders=0.8)) and not relative(replace(packed, surroundings=0.8))
-    assert not relative(packed, "gaps") and not relative(packed, dense=True)
+    assert not relative(packed, "gaps") and not relative(packed, dense=True) and relative(CELLS, "packed")
     assert not relative(replace(packed, kinds={"slices": 100})) and not relative(replace(packed, kinds={"points": 100}))
     assert relative(replace(CELLS, kinds={"strokes": 100})) and relative(replace(CELLS, kinds={"strokes": 100}), "gaps")
 

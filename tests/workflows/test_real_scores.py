@@ -1,12 +1,17 @@
-"""Scores of the shipped weights on real images, which no change of the clustering may lower unnoticed."""
+"""Scores on real images, which no change may lower unnoticed, and what a training decides there."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 from benchmark_clustering import raw_outputs, read_argument, scores_of
+from tissue_table import measured
 from zoom_table import ap_50
 
+from door import Door
+from spoco_bundle.app.plan import is_dense, objectness_unlabeled_relative
 from spoco_bundle.dataset import build_datalist
 
 
@@ -36,3 +41,36 @@ def test_nuclei_of_unknown_size_are_found_eight_times_as_large(shared_dir):
     pairs = build_datalist(shared_dir / "data" / "dsb2018", "val")[:10]
     as_they_are, enlarged = (ap_50(pairs, 2, zoom, None) for zoom in (1, 8))
     assert enlarged > as_they_are - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tissue"),
+    [
+        ("fib25_neuron", "dense"),
+        ("epithelial_tube_3d", "packed"),
+        ("vectra_2ch", "packed"),
+        ("bbbc050", "gaps"),
+        ("cvppp_a1", "gaps"),
+        ("usiigaci_phase", "gaps"),
+    ],
+)
+def test_tissue_is_told_from_a_quarter_of_the_objects(shared_dir, name, tissue):
+    if not (shared_dir / "data" / name).is_dir():
+        pytest.skip(f"{name} is not in {shared_dir / 'data'}")
+    profile = measured(str(shared_dir / "data" / name), keep_fraction=0.25)
+    dense = is_dense(profile)
+    packed = objectness_unlabeled_relative(profile, dense=dense)
+    assert ("dense" if dense else "packed" if packed else "gaps") == tissue
+
+
+@pytest.mark.slow
+def test_packed_cells_are_learnt_from_a_quarter_of_them(shared_dir, tmp_path):
+    """With a shell of background around each of them 0.3 is not reached."""
+    data, door = shared_dir / "data" / "epithelial_tube_3d", Door(tmp_path)
+    if not data.is_dir():
+        pytest.skip(f"{data.name} is not in {shared_dir / 'data'}")
+    training = ["train", data, "--output", "model", "--keep_fraction", 0.25, "--max_epochs", 2, "--tune_minutes", 0]
+    assert door.run(*training, "--device", "cpu") == 0, door.said()
+    assert door.run("evaluate", data, "--model", "model", "--output", "scores", "--partly_labelled", False) == 0
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text())["ap_50"] > 0.5
