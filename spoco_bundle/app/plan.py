@@ -231,9 +231,9 @@ def objectness_threshold(profile: Profile, dense: bool, relative: bool) -> float
     """Objectness from which on a voxel belongs to an object.
 
     Where no shell of background bounds objects, the objectness falls off slowly, and outlines at the usual threshold
-    are too wide, unless unlabeled voxels count fully. Measured in volumes, for nuclei and for packed cells: 0.65 is
-    best for clicks, 0.6 for strokes; of whole packed cells lower is better where all are annotated (0.4: AP50 0.87, 0.6:
-    0.83), higher where a twentieth is (0.7: 0.68, 0.6: 0.61).
+    are too wide, unless unlabeled voxels count fully. Measured in volumes: 0.65 is best for clicks and 0.6 for strokes,
+    both for nuclei and for packed cells. Of whole packed cells a lower one is better where all are annotated (0.4: AP50
+    0.87, 0.6: 0.83), a higher one where a twentieth is (0.7: 0.68, 0.6: 0.61).
 
     Args:
         profile: of the training set.
