@@ -196,8 +196,8 @@ def objectness_unlabeled_relative(
         profile: of the training set.
         tissue: "packed" or "gaps" says what lies around whole objects, "auto" goes by the profile.
         dense: see ``is_dense``; unlabeled voxels do not count there.
-        meeting: ``Profile.borders`` below which objects meet. Measured: 0.58 to 0.70 for two sets of packed cells; 0.81
-            for neurites between which membranes are left free, which need a shell there.
+        meeting: ``Profile.borders`` below which objects meet. Measured: 0.44 to 0.69 for three sets of packed cells;
+            0.81 for neurites between which membranes are left free, which need a shell there.
     """
     meets = profile.borders is not None and profile.borders < meeting
     seems_packed = profile.mostly("whole") and _looks_alike(profile) and meets
@@ -283,10 +283,10 @@ def _as_learnt(
     return None if alike_spacings(own, wanted, tolerance) else [float(f"{step:.4g}") for step in wanted]
 
 
-def _looks_alike(profile: Profile, alike: float = 0.75) -> bool:
+def _looks_alike(profile: Profile, alike: float = 0.78) -> bool:
     """Whether objects look like what lies around them: other objects, in tissue without gaps.
 
-    Measured by ``Profile.surroundings``: 0.49 to 0.74 for neurons, packed cells and neurites, 0.76 to 0.97 for others.
+    Measured by ``Profile.surroundings``: 0.48 to 0.76 for neurons, packed cells and neurites, 0.77 to 0.96 for others.
     """
     return profile.surroundings is not None and profile.surroundings < alike
 

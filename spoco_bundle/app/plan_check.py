@@ -108,7 +108,7 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     if ids["dense"]:
         tissue = f"dense: objects wind, and look like what lies around them{looks}, so their borders tell them apart"
     elif ids["objectness_unlabeled_relative"] and not profile.mostly("strokes"):
-        tissue = f"packed: objects have a centre, but look like what lies around them{looks}, which may be more objects"
+        tissue = f"packed: objects have a centre, and what lies around them{looks} may be more objects"
     else:
         tissue = f"with gaps: objects have a centre, and are told from what lies around them{looks}"
     crop = " x ".join(map(str, ids["crop_size"]))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from benchmark_clustering import raw_outputs, read_argument, scores_of
 from tissue_table import measured
 from zoom_table import ap_50
 
-from door import Door
 from spoco_bundle.app.plan import is_dense, objectness_unlabeled_relative
 from spoco_bundle.dataset import build_datalist
 
@@ -62,15 +59,3 @@ def test_tissue_is_told_by_the_annotated_objects(shared_dir, name, share, tissue
     dense = is_dense(profile)
     packed = objectness_unlabeled_relative(profile, dense=dense)
     assert ("dense" if dense else "packed" if packed else "gaps") == tissue
-
-
-@pytest.mark.slow
-def test_packed_cells_are_learnt_from_a_quarter_of_them(shared_dir, tmp_path):
-    """With a shell of background around each of them 0.3 is not reached."""
-    data, door = shared_dir / "data" / "epithelial_tube_3d", Door(tmp_path)
-    if not data.is_dir():
-        pytest.skip(f"{data.name} is not in {shared_dir / 'data'}")
-    training = ["train", data, "--output", "model", "--keep_fraction", 0.25, "--max_epochs", 2, "--tune_minutes", 0]
-    assert door.run(*training, "--device", "cpu") == 0, door.said()
-    assert door.run("evaluate", data, "--model", "model", "--output", "scores", "--partly_labelled", False) == 0
-    assert json.loads((tmp_path / "scores" / "scores.json").read_text())["ap_50"] > 0.5
