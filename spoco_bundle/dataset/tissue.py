@@ -120,8 +120,8 @@ def told_apart(
     for index in range(len(volumes)):
         generator = np.random.default_rng([seed, index])
         count = max(1, max_objects // len(volumes))
-        for wanted, found in _drawn_features(volumes[index], neighbourhoods, no_objects, scales, count, generator):
-            drawn[wanted].append(found)
+        for which, found in _drawn_features(volumes[index], neighbourhoods, no_objects, scales, count, generator):
+            drawn[which].append(found)
     return [
         _area(found, min(folds, len(found)), trees, leaves, seed) if len(found) >= min_objects else None
         for found in drawn
@@ -168,11 +168,11 @@ def _drawn_features(
         inside = numbered[crop] == number
         distance = ndimage.distance_transform_edt(~inside, sampling=1 / per_edge)[core]
         depth = ndimage.distance_transform_edt(inside, sampling=1 / per_edge)[core]
-        others = np.isin(labels[crop][core], list(no_objects))
+        excluded = np.isin(labels[crop][core], list(no_objects))
         features = None
         for which, (wanted, width) in enumerate(zip(neighbourhoods, widths)):
             shell = (distance > wanted.gap) & (distance <= width)
-            parts = [(depth > 0) & (depth <= wanted.depth), shell & ~others]
+            parts = [(depth > 0) & (depth <= wanted.depth), shell & ~excluded]
             needed = max(wanted.min_voxels, wanted.min_share * np.count_nonzero(shell))
             if np.count_nonzero(parts[0]) < wanted.min_voxels or np.count_nonzero(parts[1]) < needed:
                 continue
@@ -211,9 +211,9 @@ def _cut(
     crop, core = [], []
     for side, middle, step, size in zip(box, place, per_edge, shape):
         ring, half = math.ceil(width * step), math.ceil(window ** (1 / len(shape)) / 2 * step)
-        around = math.ceil(margin * step)
+        rim = math.ceil(margin * step)
         start, stop = max(0, side.start - ring, middle - half), min(size, side.stop + ring, middle + half + 1)
-        crop.append(slice(max(0, start - around), min(size, stop + around)))
+        crop.append(slice(max(0, start - rim), min(size, stop + rim)))
         core.append(slice(start - crop[-1].start, stop - crop[-1].start))
     return tuple(crop), tuple(core)
 
