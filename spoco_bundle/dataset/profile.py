@@ -149,81 +149,128 @@ def measure_profile(
             ``equal_sizes`` is True where they state their voxel size.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
-    found, owner, inner, apart, shapes, spacings, intensities = ([] for _ in range(7))
-    annotated, channels, unit, counted = 0, {}, PIXEL, Counter()
-    for number in range(len(volumes)):
-        sample = volumes.look(number)
-        image, labels = sample["image"], np.asarray(sample["label"])[0]
-        spacing = np.asarray(voxel_spacing(image, labels.ndim))
-        unit = str(image.meta["length_unit"])
-        channels.setdefault(image.shape[0], str(image.meta["filename_or_obj"]))
-        shapes.append(labels.shape)
-        spacings.append(spacing)
-        intensities.append(_percentiles(np.asarray(image)))
-        ids = object_ids(labels, special)
-        annotated += np.count_nonzero(ids) / ids.size / len(volumes)
-        sizes = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter, min_voxels)
-        counted.update(one.kind for one in sizes)
-        for one in sizes:
-            if one.diameter is not None:
-                found.append([one.diameter, *one.edges])
-                owner.append(number)
-                inner.append(bool((one.first > 0).all() and (one.stop < ids.shape).all()))
-        centres = [(one.first + one.stop) / 2 * spacing for one in sizes]
-        if len(sizes) > 1:
-            apart.append((number, cKDTree(centres).query(centres, k=2)[0][:, 1]))
-    if not found and counted["points"]:
-        raise SpocoError(
-            f"{counted['points']} objects are annotated, by points alone, which do not say how large they are: give "
-            "--diameter, how many pixels an object is across, or outline a few"
-        )
-    if not found:
-        raise SpocoError(
-            f"no annotated object of {min_voxels} voxels or more in {len(volumes)} images: annotate some; the "
-            "first label is that of " + next(iter(channels.values()), "no image")
-        )
-    if len(channels) > 1:
-        (one, first), (other, second), *_ = channels.items()
-        raise SpocoError(
-            f"{second}: has {other} channel{'s' * (other > 1)} where {first} has {one}: choose one with --channel, or "
-            "train apart"
-        )
-    found, owner = np.asarray(found), np.asarray(owner)
-    if equal_sizes is True and unit != PIXEL:
-        raise SpocoError(
-            f"equal_sizes is True, and the images state their voxel size in {unit}s, which brings them to one "
-            "resolution: leave it out"
-        )
-    by_image = [found[owner == number, 0] for number in range(len(volumes))]
-    scales = equal_scales(by_image, found.shape[1] - 1, equal_sizes if unit == PIXEL else False)
+    images = [
+        _measure_image(volumes.look(number), annotation, diameter, special, min_voxels)
+        for number in range(len(volumes))
+    ]
+    counted = sum((one.kinds for one in images), Counter())
+    _refuse(images, counted, equal_sizes, min_voxels)
+    dims, unit = len(images[0].shape), images[0].unit
+    scales = equal_scales([one.objects[:, 0] for one in images], dims, equal_sizes if unit == PIXEL else False)
+    found = np.concatenate([scale * one.objects for scale, one in zip(scales, images, strict=True)])
     # what the image's border cuts is smaller than it is
-    whole = np.asarray(inner) if 2 * np.count_nonzero(inner) >= len(inner) else np.ones(len(inner), bool)
-    found = (found * scales[owner, None])[whole]
+    whole = np.concatenate([one.inside for one in images])
+    found = found[whole] if 2 * np.count_nonzero(whole) >= len(whole) else found
     diameters, edges = found[:, 0], found[:, 1:]
     sizes = np.percentile(found, SIZES, axis=0)
-    neighbours = np.concatenate([[], *(scales[number] * distances for number, distances in apart)])
-    spacing = np.median(spacings, axis=0)
-    edge = spacing.prod() ** (1 / len(spacing))
+    neighbours = np.concatenate([scale * one.neighbours for scale, one in zip(scales, images, strict=True)])
+    spacing = np.median([one.spacing for one in images], axis=0)
+    edge = spacing.prod() ** (1 / dims)
+    intensities = [one.intensities for one in images]
     surroundings, borders = told_apart(_Looked(volumes, intensities, annotation), [SURROUNDINGS, LAYERS], special)
     return Profile(
-        images=len(volumes),
-        channels=next(iter(channels)),
-        shape=np.median(np.asarray(shapes) * scales[:, None], axis=0).astype(int).tolist(),
+        images=len(images),
+        channels=images[0].channels,
+        shape=np.median(scales[:, None] * [one.shape for one in images], axis=0).astype(int).tolist(),
         spacing=[float(f"{step:.7g}") for step in spacing],
         unit=unit,
         intensities=np.median(intensities, axis=0).tolist(),
         objects=counted.total(),
         kinds=dict(counted),
-        annotated=annotated,
+        annotated=float(np.mean([one.annotated for one in images])),
         diameters=(sizes[:, 0] / edge).tolist(),
         extents=(sizes[:, 1:] / spacing).tolist(),
         elongation=float(np.median(edges.max(1) / diameters)),
-        fill=float(np.median(ball_volume(diameters / 2, edges.shape[1]) / edges.prod(1))),
+        fill=float(np.median(ball_volume(diameters / 2, dims) / edges.prod(1))),
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if len(neighbours) else None,
         surroundings=surroundings,
         borders=borders,
         sizes_differ=bool((scales != 1).any()),
     )
+
+
+@dataclass(frozen=True)
+class _AnnotatedImage:
+    """What one annotated image says of itself; lengths in ``unit``.
+
+    Attributes:
+        file: its name.
+        channels: their number.
+        shape: voxels along each axis.
+        spacing: of its voxels.
+        unit: of lengths.
+        intensities: percentiles of each channel.
+        annotated: share of its voxels that lie in an object.
+        kinds: how many objects are annotated in which way.
+        objects: diameter and edges of the box of each object that says its size, (objects, 1 + axes).
+        inside: which of them do not touch the image's border.
+        neighbours: distance of each object's centre to that of the nearest other one.
+    """
+
+    file: str
+    channels: int
+    shape: np.ndarray
+    spacing: np.ndarray
+    unit: str
+    intensities: list[list[float]]
+    annotated: float
+    kinds: Counter
+    objects: np.ndarray
+    inside: np.ndarray
+    neighbours: np.ndarray
+
+
+def _measure_image(
+    sample: dict[str, Any], annotation: str, diameter: float | None, special: Sequence[int], min_voxels: int
+) -> _AnnotatedImage:
+    image, labels = sample["image"], np.asarray(sample["label"])[0]
+    spacing, shape = np.asarray(voxel_spacing(image, labels.ndim)), np.asarray(labels.shape)
+    ids = object_ids(labels, special)
+    objects = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter, min_voxels)
+    sized = [one for one in objects if one.diameter is not None]
+    centres = [(one.first + one.stop) / 2 * spacing for one in objects]
+    return _AnnotatedImage(
+        file=str(image.meta["filename_or_obj"]),
+        channels=image.shape[0],
+        shape=shape,
+        spacing=spacing,
+        unit=str(image.meta["length_unit"]),
+        intensities=_percentiles(np.asarray(image)),
+        annotated=np.count_nonzero(ids) / ids.size,
+        kinds=Counter(one.kind for one in objects),
+        objects=np.array([[one.diameter, *one.edges] for one in sized]).reshape(-1, 1 + labels.ndim),
+        inside=np.array([(one.first > 0).all() and (one.stop < shape).all() for one in sized], dtype=bool),
+        neighbours=cKDTree(centres).query(centres, k=2)[0][:, 1] if len(centres) > 1 else np.empty(0),
+    )
+
+
+def _refuse(
+    images: Sequence[_AnnotatedImage], kinds: Counter, equal_sizes: bool | Literal["auto"], min_voxels: int
+) -> None:
+    """Raises where nothing can be learnt of these images together."""
+    sized = any(len(one.objects) for one in images)
+    if not sized and kinds["points"]:
+        raise SpocoError(
+            f"{kinds['points']} objects are annotated, by points alone, which do not say how large they are: give "
+            "--diameter, how many pixels an object is across, or outline a few"
+        )
+    if not sized:
+        raise SpocoError(
+            f"no annotated object of {min_voxels} voxels or more in {len(images)} images: annotate some; the "
+            "first label is that of " + (images[0].file if images else "no image")
+        )
+    first = images[0]
+    other = next((one for one in images if one.channels != first.channels), None)
+    if other is not None:
+        raise SpocoError(
+            f"{other.file}: has {other.channels} channel{'s' * (other.channels > 1)} where {first.file} has "
+            f"{first.channels}: choose one with --channel, or train apart"
+        )
+    if equal_sizes is True and first.unit != PIXEL:
+        raise SpocoError(
+            f"equal_sizes is True, and the images state their voxel size in {first.unit}s, which brings them to one "
+            "resolution: leave it out"
+        )
 
 
 def _in_kinds(kinds: dict[str, int]) -> str:
