@@ -26,7 +26,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tifffile
-from measuring import show_table, train_and_score, write_row
+from measuring import measured_on, show_table, train_and_score, write_row
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
@@ -258,10 +258,10 @@ def table(rows: Path) -> str:
             way = f"outlines in every {case.step}th slice" + (", said to be complete" if case.complete else "")
         objects, count = (round(np.mean([row[key] for row in found])) for key in ("objects", "drawn"))
         lines.append(f"| {data} | {way} | {objects} | {count} | {ap50:.2f} | {sbd:.2f} | {len(found)} |")
-    for found in read_rows(rows).values():
-        row = found[-1]
-    if len(lines) > 2:
-        lines += ["", f"{row['iterations']} iterations, {row['threads']} thread(s), {row['processor']}."]
+    contents = [row for found in read_rows(rows).values() for row in found]
+    if contents:
+        row = contents[0]
+        lines += ["", f"{row['iterations']} iterations, {row['threads']} thread(s), {measured_on(contents)}"]
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import show_table, train_and_score, write_row
+from measuring import measured_on, show_table, train_and_score, write_row
 from peers import PEERS, chosen_peers, resolution, train_peer
 from skimage.measure import regionprops
 
@@ -133,7 +133,7 @@ def table(rows: Path) -> str:
     lines = [f"| {' | '.join(line)} |" for line in cells]
     lines.insert(1, "|---" * len(cells[0]) + "|")
     if contents:
-        lines += ["", f"{contents[-1]['processor']}."]
+        lines += ["", measured_on(contents)]
     return "\n".join(lines)
 
 

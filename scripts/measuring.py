@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+def measured_on(rows: Iterable[dict[str, Any]]) -> str:
+    """Machines that rows were measured on, with how many of them where there are several, and their seeds."""
+    rows = list(rows)
+    machines = Counter(row["processor"] for row in rows)
+    names = [
+        f"{name} ({count} of {len(rows)})" if len(machines) > 1 else name for name, count in machines.most_common()
+    ]
+    seeds = sorted({row["seed"] for row in rows})
+    return f"{', '.join(names)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
 
 
 def show_table(table: str, page: Path | None, mark: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import score, show_table, train_and_score, write_row
+from measuring import measured_on, score, show_table, train_and_score, write_row
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "paper"
@@ -49,14 +49,13 @@ def table(rows: Path) -> str:
         "| data | annotated | minutes, threads | clustering | AP50 | SBD | abs. DiC | merges | splits |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for file in sorted(rows.glob("*.json")):
-        row = json.loads(file.read_text())
+    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    for row in contents:
         training = f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} |"
         for name, scores in {OVERLAY: row["scores"]["teacher"], **row["clusterings"]}.items():
             counts = f"{scores['dic_abs']:.1f} | {scores['merges']:.0f} | {scores['splits']:.0f}"
             lines.append(f"{training} {name} | {scores['ap_50']:.2f} | {scores['sbd']:.2f} | {counts} |")
-        machine = f"{row['processor']}, seed {row['seed']}."
-    return "\n".join([*lines, "", machine])
+    return "\n".join([*lines, "", measured_on(contents)])
 
 
 def main() -> None:

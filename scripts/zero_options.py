@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -28,7 +29,7 @@ from typing import Any
 
 import matplotlib
 from classical_baseline import score_folder
-from measuring import show_table, train_and_score, write_row
+from measuring import measured_on, show_table, train_and_score, write_row
 from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
@@ -133,7 +134,7 @@ def table(rows: Path) -> str:
     lines = [f"| {' | '.join(line)} |" for line in cells]
     lines.insert(1, "|---" * len(cells[0]) + "|")
     if contents:
-        lines += ["", f"{contents[-1]['processor']}, seed {contents[-1]['seed']}."]
+        lines += ["", measured_on(contents)]
     return "\n".join(lines)
 
 
@@ -142,15 +143,16 @@ def length_of(minutes: float, epochs: int | None) -> str:
     return f"{minutes:g}min" if epochs is None else f"{epochs}epochs"
 
 
-def rows_of(rows: Path, setting: str) -> list[dict[str, Any]]:
-    """The rows with a setting, by their names."""
+def rows_of(rows: Path, settings: Collection[str], length: str | None = None) -> list[dict[str, Any]]:
+    """The rows with one of these settings, by their names; with a length only those of trainings that long."""
     contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
-    return [row for row in contents if row["setting"] == setting]
+    of_settings = [row for row in contents if row["setting"] in settings]
+    return [row for row in of_settings if length in (None, length_of(row["minutes"], row["epochs"]))]
 
 
 def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
     """The rows of trainings by the clock with a setting."""
-    return [row for row in rows_of(rows, setting) if row["epochs"] is None]
+    return [row for row in rows_of(rows, {setting}) if row["epochs"] is None]
 
 
 def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -173,11 +175,9 @@ def curves(rows: Path, length: str, names: dict[str, str]) -> Curves:
         SpocoError: if no data set has two shares.
     """
     found: dict[str, dict[str, dict[float, list[dict[str, float]]]]] = {}
-    for setting, name in names.items():
-        for row in rows_of(rows, setting):
-            if length_of(row["minutes"], row["epochs"]) == length:
-                of_method = found.setdefault(row["data"], {}).setdefault(name, {})
-                of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
+    for row in rows_of(rows, names, length):
+        of_method = found.setdefault(row["data"], {}).setdefault(names[row["setting"]], {})
+        of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
     several = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
     if not several:
         raise SpocoError(f"{rows}: no data set has rows of {length} with two shares of its objects")
@@ -223,13 +223,11 @@ def draw_curve(found: Curves, file: Path) -> None:
     plt.close(figure)
 
 
-def comparison(rows: Path, settings: list[str], epochs: int | None) -> str:
+def comparison(rows: Path, settings: list[str], length: str) -> str:
     """AP50 and SBD of each setting as Markdown, for the cases that have a row of all of them."""
     found: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
-    for setting in settings:
-        for row in rows_of(rows, setting):
-            if row["epochs"] == epochs:
-                found.setdefault((row["data"], row["fraction"]), {})[setting] = row["scores"]["teacher"]
+    for row in rows_of(rows, settings, length):
+        found.setdefault((row["data"], row["fraction"]), {})[row["setting"]] = row["scores"]["teacher"]
     complete = {case: scores for case, scores in sorted(found.items()) if len(scores) == len(settings)}
     lines = [
         f"| setting | {' | '.join(f'{data}, {fraction:.0%}' for data, fraction in complete)} |",
@@ -311,17 +309,19 @@ def main() -> None:
             except SpocoError as error:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
+    length = length_of(options.minutes, options.epochs)
     if options.curve:
         programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
         names = {setting: setting or "as planned" for setting in settings} if options.set else programs
         try:
-            drawn = curves(options.rows, length_of(options.minutes, options.epochs), names)
+            drawn = curves(options.rows, length, names)
         except SpocoError as error:
             parser.error(str(error))
         draw_curve(drawn, options.curve)
-        found = curve_table(drawn)
+        found = f"{curve_table(drawn)}\n\n{measured_on(rows_of(options.rows, names, length))}"
     elif options.set:
-        found = comparison(options.rows, settings, options.epochs)
+        compared = rows_of(options.rows, settings, length)
+        found = f"{comparison(options.rows, settings, length)}\n\n{measured_on(compared)}"
     else:
         found = table(options.rows)
     show_table(found, options.page, options.mark)

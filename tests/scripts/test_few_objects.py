@@ -54,6 +54,7 @@ def test_a_row_is_the_mean_over_choices_of_objects_beside_other_programs(tmp_pat
         row = {
             **{"data": "dsb2018", "objects": 10, "images": 2, "minutes": 5.0, "threads": 1, "setting": setting},
             **{"scores": {"teacher": {"ap_50": ap50, "sbd": ap50 + 0.1}}, "processor": "a processor"},
+            "seed": seed,
         }
         (tmp_path / f"{seed}{setting}.json").write_text(json.dumps(row))
     monkeypatch.setattr(sys, "argv", ["few_objects.py", str(tmp_path), "--rows", str(tmp_path), "--table-only"])
@@ -61,3 +62,4 @@ def test_a_row_is_the_mean_over_choices_of_objects_beside_other_programs(tmp_pat
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| AP50 | SBD | `a=1` | StarDist | choices |")
     assert lines[2] == "| dsb2018 | 10, 2 | 5, 1 | 0.65 | 0.75 | 0.50 | 0.25 | 2 |"
+    assert lines[-1] == "a processor, seeds 0, 1."

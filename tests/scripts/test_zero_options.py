@@ -27,13 +27,17 @@ def test_a_row_shows_scores_and_plan(tmp_path):
     lines = zero_options.table(tmp_path).splitlines()
     assert lines[2] == "| cells | 25% | 30, 2 | 0.71 | 0.80 | 0.50 | 15 | 1.5 x 3 | 3 | 2 of 64 x 80 |"
     assert lines[-1] == "a processor, seed 0." and len(lines) == 5
+    row = json.loads((tmp_path / "cells-.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(row | {"data": "nuclei", "processor": "another", "seed": 1}))
+    (tmp_path / "third.json").write_text(json.dumps(row | {"data": "worms", "processor": "another"}))
+    assert zero_options.table(tmp_path).splitlines()[-1] == "another (2 of 3), a processor (1 of 3), seeds 0, 1."
 
 
 def test_settings_are_compared_where_all_are_there(tmp_path):
     for data, settings in (("cells", ("tissue=gaps", "tissue=dense")), ("nuclei", ("tissue=gaps",))):
         for number, setting in enumerate(settings):
             write_row(tmp_path, data, 0.7 + number / 10, setting, 6)
-    lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], 6).splitlines()
+    lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], "6epochs").splitlines()
     assert lines[0] == "| setting | cells, 25% |"
     assert lines[2:] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
 
