@@ -40,17 +40,19 @@ class StopAfter(tf.keras.callbacks.Callback):
 
 def tune_thresholds(model: StarDist2D | StarDist3D, images: list, labels: list, seconds: float) -> bool:
     """Tunes the thresholds of a model, and says whether that was done in time; else they stay as they were."""
-    late = TimeoutError()
+    late = False
 
     def out_of_time(*_: object) -> None:
-        raise late
+        nonlocal late
+        late = True
+        raise TimeoutError
 
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(round(seconds))
     try:
         model.optimize_thresholds(images, labels)
-    except (TimeoutError, SystemError) as error:  # the latter from its C code, of which the former is the cause
-        if late not in (error, error.__cause__):
+    except (TimeoutError, SystemError):  # its C code turns the former into the latter
+        if not late:
             raise
         return False
     finally:
