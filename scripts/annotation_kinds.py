@@ -79,6 +79,7 @@ CASES = (
     Case("epithelial_tube_3d", "whole", "whole"),
     Case("epithelial_tube_3d", "every_10", "every", step=10),
     Case("epithelial_tube_3d", "complete_10", "every", step=10, complete=True),
+    Case("epithelial_tube_3d", "slices_93", "middle", 93),
     Case("epithelial_tube_3d", "strokes", "strokes"),
     Case("epithelial_tube_3d", "points", "points"),
     Case("vnc_mito", "every_5", "every", step=5),

@@ -188,9 +188,9 @@ def objectness_unlabeled_relative(
 ) -> bool:
     """Whether the weight of unlabeled voxels is relative to how many of them look like annotated ones.
 
-    So it is where nothing else says what is background. Around a stroke its object goes on. Around a whole cell of a
-    packed tissue, drawn up to its neighbours, lie these neighbours, annotated or not: a shell of background around it
-    would teach that their borders are none of theirs, so it has none.
+    So it is where no shell of background is laid around objects. Around a stroke its object goes on. Around a cell of a
+    packed tissue, drawn up to its neighbours, lie these neighbours, annotated or not, and a shell would teach that
+    their borders are none of theirs. Outlines in slices do as well or better without a shell in any tissue.
 
     Args:
         profile: of the training set.
@@ -202,16 +202,15 @@ def objectness_unlabeled_relative(
     meets = profile.borders is not None and profile.borders < meeting
     seems_packed = profile.mostly("whole") and _looks_alike(profile) and meets
     packed = tissue == "packed" or (tissue == "auto" and seems_packed)
-    return not dense and (packed or profile.mostly("strokes"))
+    return not dense and (packed or profile.drawn_in_part)
 
 
 def objectness_unlabeled_weight(profile: Profile, dense: bool, relative: bool) -> float:
     """Weight of unlabeled voxels, which the objectness takes for background.
 
     Outlines say where objects end, and a small weight keeps objects that nobody annotated. In flat images a full weight
-    outlines better, but a few objects would be learnt by heart, and all others taken for background. Where outlines are
-    drawn in slices, only unlabeled voxels of these slices count, and more of them lie in objects that are drawn.
-    Points in volumes keep the small weight: with a large one the objectness learns to keep to the middle of objects.
+    outlines better, but a few objects would be learnt by heart, and all others taken for background. Points in volumes
+    keep the small weight: with a large one the objectness learns to keep to the middle of objects.
 
     Args:
         profile: of the training set.
@@ -222,8 +221,6 @@ def objectness_unlabeled_weight(profile: Profile, dense: bool, relative: bool) -
         return 0.0
     if relative:
         return 0.25
-    if profile.mostly("slices"):
-        return 0.5
     return 1.0 if _many_in_flat_images(profile) else 0.3
 
 
@@ -232,8 +229,9 @@ def objectness_threshold(profile: Profile, dense: bool, relative: bool) -> float
 
     Where no shell of background bounds objects, the objectness falls off slowly, and outlines at the usual threshold
     are too wide, unless unlabeled voxels count fully. Measured in volumes: 0.65 is best for clicks and 0.6 for strokes,
-    both for nuclei and for packed cells. Of whole packed cells a lower one is better where all are annotated (0.4: AP50
-    0.87, 0.6: 0.83), a higher one where a twentieth is (0.7: 0.68, 0.6: 0.61).
+    both for nuclei and for packed cells; outlines in slices are read at 0.6 too. Of whole packed cells a lower one is
+    better where all are annotated (0.4: AP50 0.87, 0.6: 0.83), a higher one where a twentieth is (0.7: 0.68, 0.6:
+    0.61).
 
     Args:
         profile: of the training set.

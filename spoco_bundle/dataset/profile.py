@@ -84,9 +84,14 @@ class Profile:
         lengths[-2:] = np.sqrt(lengths[-2:].prod())
         return self.diameters[1] * lengths / spacing / np.exp(np.log(typical).mean())
 
-    def mostly(self, kind: str) -> bool:
-        """Whether more than half of the objects are annotated in this way, such as "strokes"."""
-        return 2 * self.kinds.get(kind, 0) > self.objects
+    def mostly(self, *kinds: str) -> bool:
+        """Whether more than half of the objects are annotated in one of these ways, such as "strokes"."""
+        return 2 * sum(self.kinds.get(kind, 0) for kind in kinds) > self.objects
+
+    @property
+    def drawn_in_part(self) -> bool:
+        """Whether most objects are drawn, but not whole: outlined in slices, or marked by strokes."""
+        return self.mostly("slices", "strokes")
 
     def at(self, target_spacing: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Typical object, large object and image along each axis, in voxels of a resolution; None for the images'."""

@@ -18,7 +18,7 @@ one of means, of each annotated object and of all shells: otherwise the largest 
 would outvote the borders of all others.
 
 Strokes say nothing of where their object ends, and around a cell of a packed tissue lie its neighbours, so that it has
-no shell (`shell` 0). There all depends on that weight w. Of voxels that look alike, of which a share q lies in objects,
+no shell (`shell` 0); outlines in slices do without one too. There all depends on that weight w. Of voxels that look alike, of which a share q lies in objects,
 the objectness becomes q / (q + w f) where objects fill a share f of the unlabeled voxels. With `relative` the weight
 given stands for w f, whatever f may be: f is taken to be the mean over unlabeled voxels of min(1, p / c), where p is
 the objectness now and c its mean over annotated voxels (after Elkan and Noto, KDD 2008: c is the share of the positives
