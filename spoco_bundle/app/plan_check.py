@@ -109,8 +109,10 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         tissue = f"dense: objects wind, and look like what lies around them{looks}, so their borders tell them apart"
     elif ids["objectness_unlabeled_relative"] and not profile.drawn_in_part:
         tissue = f"packed: objects have a centre, and what lies around them{looks} may be more objects"
-    else:
+    elif looks:
         tissue = f"with gaps: objects have a centre, and are told from what lies around them{looks}"
+    else:
+        tissue = "not looked at: too few whole objects are annotated"
     crop = " x ".join(map(str, ids["crop_size"]))
     room = float(f"{math.prod(ids['crop_size']) / typical.prod():.2g}")
     return [
