@@ -1,13 +1,11 @@
-"""Do objects wind, do they look like what lies around them, and do they meet? All as `spoco train` measures it.
+"""Do objects wind, and do they look like what lies around them? Both as `spoco train` measures them.
 
 python scripts/tissue_table.py fib25_neuron bbbc050 cvppp_a1
 
 Each argument is a folder with train/, and what it needs, separated by colons: ids with their value, such as
-`spacing=[1,2,2]`. Each cell gives two areas under the curve, as AROUND / BORDERS: of objects against what lies around
-them, and of the layers just inside and just outside of their borders. Where AROUND and the fill are both below the
-limits of `is_dense` in `spoco_bundle/app/plan.py`, `spoco train` takes the settings for dense tissue; where AROUND and
-BORDERS are below those of `objectness_unlabeled_relative`, those for packed cells. "none" stands where too few objects
-are annotated to say.
+`spacing=[1,2,2]`. Where an area under the curve and a fill are both below the limits of `is_dense` in
+`spoco_bundle/app/plan.py`, `spoco train` takes the settings for dense tissue; "none" stands where too few objects are
+annotated to say.
 """
 
 from __future__ import annotations
@@ -47,12 +45,10 @@ def main() -> None:
             for seed in arguments.seeds:
                 start = time.process_time()
                 profile = measured(folder, keep_fraction=fraction, keep_seed=seed)
-                found.append((profile.surroundings, profile.borders))
+                found.append(profile.surroundings)
                 fills.append(profile.fill)
                 seconds.append(time.process_time() - start)
-            cells.append(
-                ", ".join(" / ".join("none" if auc is None else f"{auc:.2f}" for auc in pair) for pair in found)
-            )
+            cells.append(", ".join("none" if auc is None else f"{auc:.2f}" for auc in found))
         cells += [f"{min(fills):.2f} to {max(fills):.2f}", f"{max(seconds):.1f}"]
         print(f"| {Path(folder.split(':')[0]).name} | {' | '.join(cells)} |", flush=True)
 

@@ -165,7 +165,13 @@ def batch_size(crop_size: Sequence[int]) -> int:
     return max(1, round(_BATCH_VOXELS[len(crop_size)] / math.prod(crop_size)))
 
 
-def is_dense(profile: Profile, tissue: str = "auto", with_background: bool = False, winding: float = 0.22) -> bool:
+def is_dense(
+    profile: Profile,
+    tissue: str = "auto",
+    with_background: bool = False,
+    alike: float = 0.72,
+    winding: float = 0.22,
+) -> bool:
     """Whether objects wind through a tissue without gaps, as neurons do: they look like what lies around them.
 
     A centre means little for such objects, and the unlabeled space around them is no background. Compact cells of a
@@ -173,36 +179,32 @@ def is_dense(profile: Profile, tissue: str = "auto", with_background: bool = Fal
 
     Args:
         profile: of the training set.
-        tissue: "dense", "packed" or "gaps" says it, "auto" goes by the profile.
+        tissue: "dense" or "gaps" says it, "auto" goes by the profile.
         with_background: whether background is annotated, or the weights to start from know it.
+        alike: ``Profile.surroundings`` below which objects look like what lies around them.
         winding: ``Profile.fill`` below which objects wind. Measured: 0.15 to 0.17 for neurons, 0.28 to 0.79 for eleven
             data sets of compact objects.
     """
     if tissue != "auto":
         return tissue == "dense"
-    return not with_background and _looks_alike(profile) and profile.fill < winding
+    looks_alike = profile.surroundings is not None and profile.surroundings < alike
+    return not with_background and looks_alike and profile.fill < winding
 
 
-def objectness_unlabeled_relative(
-    profile: Profile, tissue: str = "auto", dense: bool = False, meeting: float = 0.7
-) -> bool:
+def objectness_unlabeled_relative(profile: Profile, dense: bool = False) -> bool:
     """Whether the weight of unlabeled voxels is relative to how many of them look like annotated ones.
 
-    So it is where no shell of background is laid around objects. Around a stroke its object goes on. Around a cell of a
-    packed tissue, drawn up to its neighbours, lie these neighbours, annotated or not, and a shell would teach that
-    their borders are none of theirs. Outlines in slices do as well or better without a shell in any tissue.
+    So it is where no shell of background is laid around objects. Around a stroke its object goes on. In volumes people
+    annotate few of many objects, and around a cell of a tissue lie its neighbours: a shell would teach that their
+    borders are none of theirs, and where there is background, it is learnt without one. In flat images a shell outlines
+    better, and keeps a few objects from being learnt by heart. Points have no shell, and do better with a fixed weight.
 
     Args:
         profile: of the training set.
-        tissue: "packed" or "gaps" says what lies around whole objects, "auto" goes by the profile.
         dense: see ``is_dense``; unlabeled voxels do not count there.
-        meeting: ``Profile.borders`` below which objects meet. Measured: 0.44 to 0.69 for three sets of packed cells;
-            0.81 for neurites between which membranes are left free, which need a shell there.
     """
-    meets = profile.borders is not None and profile.borders < meeting
-    seems_packed = profile.mostly("whole") and _looks_alike(profile) and meets
-    packed = tissue == "packed" or (tissue == "auto" and seems_packed)
-    return not dense and (packed or profile.drawn_in_part)
+    drawn_in_volumes = len(profile.shape) == 3 and not profile.mostly("points")
+    return not dense and (drawn_in_volumes or profile.mostly("strokes"))
 
 
 def objectness_unlabeled_weight(profile: Profile, dense: bool, relative: bool) -> float:
@@ -229,9 +231,8 @@ def objectness_threshold(profile: Profile, dense: bool, relative: bool) -> float
 
     Where no shell of background bounds objects, the objectness falls off slowly, and outlines at the usual threshold
     are too wide, unless unlabeled voxels count fully. Measured in volumes: 0.65 is best for clicks and 0.6 for strokes,
-    both for nuclei and for packed cells; outlines in slices are read at 0.6 too. Of whole packed cells a lower one is
-    better where all are annotated (0.4: AP50 0.87, 0.6: 0.83), a higher one where a twentieth is (0.7: 0.68, 0.6:
-    0.61).
+    both for nuclei and for packed cells; outlines are read at 0.6 too. Of whole packed cells a lower one is better
+    where all are annotated (0.4: AP50 0.87, 0.6: 0.83), a higher one where a twentieth is (0.7: 0.68, 0.6: 0.61).
 
     Args:
         profile: of the training set.
@@ -279,14 +280,6 @@ def _as_learnt(
     if len(own) == 3:  # enlarged, a volume would take many times the memory
         wanted = np.maximum(wanted, own)
     return None if alike_spacings(own, wanted, tolerance) else [float(f"{step:.4g}") for step in wanted]
-
-
-def _looks_alike(profile: Profile, alike: float = 0.78) -> bool:
-    """Whether objects look like what lies around them: other objects, in tissue without gaps.
-
-    Measured by ``Profile.surroundings``: 0.48 to 0.76 for neurons, packed cells and neurites, 0.77 to 0.96 for others.
-    """
-    return profile.surroundings is not None and profile.surroundings < alike
 
 
 def _many_in_flat_images(profile: Profile, enough: int = 20) -> bool:

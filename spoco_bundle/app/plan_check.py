@@ -107,8 +107,6 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     looks = "" if profile.surroundings is None else f" ({profile.surroundings:.2f} of 1)"
     if ids["dense"]:
         tissue = f"dense: objects wind, and look like what lies around them{looks}, so their borders tell them apart"
-    elif ids["objectness_unlabeled_relative"] and not profile.drawn_in_part:
-        tissue = f"packed: objects have a centre, and what lies around them{looks} may be more objects"
     elif looks:
         tissue = f"with gaps: objects have a centre, and are told from what lies around them{looks}"
     else:

@@ -18,7 +18,7 @@ from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scales
 from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.dataset.read_once import ReadOnce
-from spoco_bundle.dataset.tissue import LAYERS, SURROUNDINGS, AnnotatedVolume, told_apart
+from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
 from spoco_bundle.formats.geometry import voxel_spacing
 
 __all__ = ["Profile", "measure_profile"]
@@ -48,9 +48,8 @@ class Profile:
         fill: share of its box that a typical object fills: about 0.5 for a ball, 0.8 for a disc, little for what winds.
         neighbour: distance of the centres of two annotated neighbours over the diameter, typically; None for fewer than
             two objects in an image.
-        surroundings: how well the inside of objects is told from what lies around them, see ``told_apart``; None where
-            too few objects can be looked at.
-        borders: the same of the layers just inside and just outside of their borders.
+        surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
+            where too few objects can be looked at.
         sizes_differ: whether some images show their objects at another size than the others, and are to be brought to
             that of the others, see ``equal_scales``. All lengths and shapes are those after that.
     """
@@ -70,7 +69,6 @@ class Profile:
     fill: float
     neighbour: float | None
     surroundings: float | None
-    borders: float | None
     sizes_differ: bool = False
 
     @property
@@ -84,14 +82,9 @@ class Profile:
         lengths[-2:] = np.sqrt(lengths[-2:].prod())
         return self.diameters[1] * lengths / spacing / np.exp(np.log(typical).mean())
 
-    def mostly(self, *kinds: str) -> bool:
-        """Whether more than half of the objects are annotated in one of these ways, such as "strokes"."""
-        return 2 * sum(self.kinds.get(kind, 0) for kind in kinds) > self.objects
-
-    @property
-    def drawn_in_part(self) -> bool:
-        """Whether most objects are drawn, but not whole: outlined in slices, or marked by strokes."""
-        return self.mostly("slices", "strokes")
+    def mostly(self, kind: str) -> bool:
+        """Whether more than half of the objects are annotated in this way, such as "strokes"."""
+        return 2 * self.kinds.get(kind, 0) > self.objects
 
     def at(self, target_spacing: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Typical object, large object and image along each axis, in voxels of a resolution; None for the images'."""
@@ -172,7 +165,6 @@ def measure_profile(
     spacing = np.median([one.spacing for one in images], axis=0)
     edge = spacing.prod() ** (1 / dims)
     intensities = [one.intensities for one in images]
-    surroundings, borders = told_apart(_Looked(volumes, intensities, annotation), [SURROUNDINGS, LAYERS], special)
     return Profile(
         images=len(images),
         channels=images[0].channels,
@@ -188,8 +180,7 @@ def measure_profile(
         elongation=float(np.median(edges.max(1) / diameters)),
         fill=float(np.median(ball_volume(diameters / 2, dims) / edges.prod(1))),
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if len(neighbours) else None,
-        surroundings=surroundings,
-        borders=borders,
+        surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special),
         sizes_differ=bool((scales != 1).any()),
     )
 
@@ -286,7 +277,7 @@ def _in_kinds(kinds: dict[str, int]) -> str:
 
 
 class _Looked(Sequence):
-    """A few of the volumes, spread over the list, as ``told_apart`` takes them, with their whole objects."""
+    """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them, with their whole objects."""
 
     def __init__(
         self, volumes: ReadOnce, intensities: Sequence[list[list[float]]], annotation: str, most: int = 6

@@ -5,9 +5,6 @@ then another one. A classifier that knows of a voxel the intensity and the steep
 to tell the inside of annotated objects from what lies around them, and is judged on objects that it has not seen. It
 ranks an object's voxels against those around the same object only, so drifts of brightness and contrast hardly matter.
 What lies around counts whether it is annotated or not, so it hardly matters how many of the objects are.
-
-The same is asked of the two layers that meet at an object's border. Where cells are drawn up to each other, the layer
-outside is a neighbour's, and looks like that inside; a membrane that is left free, or background, does not.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from spoco_bundle.dataset.object_size import ball_radius
 
-__all__ = ["LAYERS", "SURROUNDINGS", "AnnotatedVolume", "Neighbourhood", "told_apart"]
+__all__ = ["AnnotatedVolume", "Surroundings", "surroundings_auc"]
 
 # Gaussians are cut off at so many of their widths
 _TRUNCATE = 3.0
@@ -47,11 +44,10 @@ class AnnotatedVolume(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Surroundings:
     """What is looked at of an object; lengths are multiples of the smallest voxel edge.
 
     Attributes:
-        depth: distance from its border down to which its inside is looked at.
         gap: distance from the object at which its surroundings begin; nearer, its border blurs into them.
         reach: distance at which they end, in radii of the ball or disc that has the object's volume.
         min_reach: distance at which they end at least.
@@ -61,9 +57,9 @@ class Neighbourhood:
         min_share: share of the voxels around it, from 0 to 1, that must have none of the ids that are no objects: where
             nearly everything but other objects is ignored, these say nothing of what is between.
         max_voxels: voxels drawn inside, and around it, at most.
+        scales: widths of the Gaussians that the image is smoothed with.
     """
 
-    depth: float = math.inf
     gap: float = 2.0
     reach: float = 1.0
     min_reach: float = 4.0
@@ -71,116 +67,97 @@ class Neighbourhood:
     min_voxels: int = 30
     min_share: float = 0.5
     max_voxels: int = 150
+    scales: Sequence[float] = (0.7, 1.3, 2.2, 4.0)
 
     def width(self, volume: float, dims: int) -> float:
         """Distance at which the surroundings of an object of so many cubes (or squares) of the smallest edge end."""
         return max(self.reach * float(ball_radius(volume, dims)), self.min_reach)
 
 
-#: an object, and what lies around it
-SURROUNDINGS = Neighbourhood()
-#: the two layers that meet at an object's border
-LAYERS = Neighbourhood(depth=2.0, gap=0.0, reach=0.0, min_reach=2.0)
+_USUAL = Surroundings()
 
 
-def told_apart(
+def surroundings_auc(
     volumes: Sequence[AnnotatedVolume],
-    neighbourhoods: Sequence[Neighbourhood],
     no_objects: Collection[int] = (),
+    look: Surroundings = _USUAL,
     *,
     max_objects: int = 60,
     min_objects: int = 4,
-    scales: Sequence[float] = (0.7, 1.3, 2.2, 4.0),
     folds: int = 5,
     trees: int = 40,
     leaves: int = 8,
     seed: int = 0,
-) -> list[float | None]:
+) -> float | None:
     """How well the inside of annotated objects is told from what lies around them.
 
     Args:
         volumes: a sequence, which may read them one by one; each is asked for once. Which ids their objects have does
             not matter.
-        neighbourhoods: what is looked at of an object, each time.
         no_objects: ids that are no objects, such as known background; their voxels belong to no surroundings either.
+        look: what is looked at of an object.
         max_objects: objects looked at, spread evenly over the volumes and drawn at random in each, at least one.
         min_objects: objects below which nothing is said; 2 or more.
-        scales: widths of the Gaussians that the image is smoothed with, in smallest voxel edges.
         folds: parts that the objects are divided into, each judged by a classifier of the others; 2 or more.
         trees: of a classifier.
         leaves: of a tree.
         seed: of all draws.
 
     Returns:
-        For each neighbourhood the area under the curve of the receiver operating characteristic, mean over the objects:
-        0.5 where nothing tells inside and surroundings apart, 1 where they never look alike. None if too few objects
-        can be looked at.
+        Area under the curve of the receiver operating characteristic, mean over the objects: 0.5 where nothing tells
+        inside and surroundings apart, 1 where they never look alike. None if too few objects can be looked at.
     """
-    drawn: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in neighbourhoods]
+    features, inside, objects = [], [], []
     for index in range(len(volumes)):
         generator = np.random.default_rng([seed, index])
         count = max(1, max_objects // len(volumes))
-        for which, found in _drawn_features(volumes[index], neighbourhoods, no_objects, scales, count, generator):
-            drawn[which].append(found)
-    return [
-        _area(found, min(folds, len(found)), trees, leaves, seed) if len(found) >= min_objects else None
-        for found in drawn
-    ]
-
-
-def _area(found: Sequence[tuple[np.ndarray, np.ndarray]], folds: int, trees: int, leaves: int, seed: int) -> float:
-    """Area under the curve from the features (voxels, F) inside and around each object, mean over the objects."""
-    x = np.concatenate([part for parts in found for part in parts])
-    y = np.concatenate([np.repeat([True, False], [len(within), len(around)]) for within, around in found])
-    groups = np.repeat(np.arange(len(found)), [len(within) + len(around) for within, around in found])
+        for within, around in _drawn_features(volumes[index], no_objects, look, count, generator):
+            objects.append(np.full(len(within) + len(around), len(objects)))
+            inside.append(np.repeat([True, False], [len(within), len(around)]))
+            features += [within, around]
+    if len(objects) < min_objects:
+        return None
+    x, y, groups = (np.concatenate(parts) for parts in (features, inside, objects))
     classifier = HistGradientBoostingClassifier(
         max_iter=trees, max_leaf_nodes=leaves, early_stopping=False, random_state=seed
     )
     # the voxels of an object stay together: none is judged by a classifier that has seen others of its object
-    folding = GroupKFold(folds)
+    folding = GroupKFold(min(folds, len(objects)))
     scores = cross_val_predict(classifier, x, y, groups=groups, cv=folding, method="decision_function")
-    return float(np.mean([roc_auc_score(y[groups == one], scores[groups == one]) for one in range(len(found))]))
+    return float(np.mean([roc_auc_score(y[groups == one], scores[groups == one]) for one in range(len(objects))]))
 
 
 def _drawn_features(
     volume: AnnotatedVolume,
-    neighbourhoods: Sequence[Neighbourhood],
     no_objects: Collection[int],
-    scales: Sequence[float],
+    look: Surroundings,
     count: int,
     generator: np.random.Generator,
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Number of a neighbourhood, and features (voxels, F) of random voxels inside and around one of random objects."""
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features (voxels, F) of random voxels inside and around so many random objects."""
     image, labels, spacing = volume
     per_edge = min(spacing) / np.asarray(spacing, dtype=float)  # voxels along each axis
     marked = np.maximum(fastremap.mask(np.ascontiguousarray(labels), list(no_objects)), 0)
     # numbers in the order in which the objects appear, so that the draws do not depend on their ids
     numbered, _ = fastremap.renumber(marked, in_place=False)
     boxes = ndimage.find_objects(numbered)
-    margin = max(_TRUNCATE * max(scales), *(wanted.gap for wanted in neighbourhoods))
-    window = max(wanted.window_voxels for wanted in neighbourhoods)
     for index in generator.permutation(len(boxes))[:count]:
         number, box = index + 1, boxes[index]
         places = np.argwhere(numbered[box] == number)
         place = _border(numbered, generator.choice(places) + [side.start for side in box], generator)
-        widths = [wanted.width(len(places) / math.prod(per_edge), labels.ndim) for wanted in neighbourhoods]
-        crop, core = _cut(box, place, per_edge, max(widths), margin, window, labels.shape)
-        inside = numbered[crop] == number
-        distance = ndimage.distance_transform_edt(~inside, sampling=1 / per_edge)[core]
-        depth = ndimage.distance_transform_edt(inside, sampling=1 / per_edge)[core]
-        excluded = np.isin(labels[crop][core], list(no_objects))
-        features = None
-        for which, (wanted, width) in enumerate(zip(neighbourhoods, widths)):
-            shell = (distance > wanted.gap) & (distance <= width)
-            parts = [(depth > 0) & (depth <= wanted.depth), shell & ~excluded]
-            needed = max(wanted.min_voxels, wanted.min_share * np.count_nonzero(shell))
-            if np.count_nonzero(parts[0]) < wanted.min_voxels or np.count_nonzero(parts[1]) < needed:
-                continue
-            if features is None:
-                features = _features(image[(slice(None), *crop)], per_edge, scales)[(slice(None), *core)]
-            drawn = [generator.permutation(np.flatnonzero(part))[: wanted.max_voxels] for part in parts]
-            within, around = (features.reshape(len(features), -1)[:, voxels].T for voxels in drawn)
-            yield which, (within, around)
+        width = look.width(len(places) / math.prod(per_edge), labels.ndim)
+        crop, core = _cut(box, place, per_edge, width, look, labels.shape)
+        distance = ndimage.distance_transform_edt(numbered[crop] != number, sampling=1 / per_edge)[core]
+        shell = (distance > look.gap) & (distance <= width)
+        around = shell & ~np.isin(labels[crop][core], list(no_objects))
+        parts = [distance == 0, around]
+        needed = max(look.min_voxels, look.min_share * np.count_nonzero(shell))
+        if np.count_nonzero(parts[0]) < look.min_voxels or np.count_nonzero(around) < needed:
+            continue
+        found = _features(image[(slice(None), *crop)], per_edge, look.scales)[(slice(None), *core)]
+        drawn = [generator.permutation(np.flatnonzero(part))[: look.max_voxels] for part in parts]
+        within, around = (found.reshape(len(found), -1)[:, voxels].T for voxels in drawn)
+        yield within, around
 
 
 def _border(numbered: np.ndarray, place: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -203,17 +180,16 @@ def _cut(
     place: np.ndarray,
     per_edge: np.ndarray,
     width: float,
-    margin: float,
-    window: int,
+    look: Surroundings,
     shape: tuple[int, ...],
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The part of a volume to compute on, and within it the part in which nothing beyond its rim is missed."""
     crop, core = [], []
     for side, middle, step, size in zip(box, place, per_edge, shape):
-        ring, half = math.ceil(width * step), math.ceil(window ** (1 / len(shape)) / 2 * step)
-        rim = math.ceil(margin * step)
+        ring, half = math.ceil(width * step), math.ceil(look.window_voxels ** (1 / len(shape)) / 2 * step)
+        margin = math.ceil(max(_TRUNCATE * max(look.scales), look.gap) * step)
         start, stop = max(0, side.start - ring, middle - half), min(size, side.stop + ring, middle + half + 1)
-        crop.append(slice(max(0, start - rim), min(size, stop + rim)))
+        crop.append(slice(max(0, start - margin), min(size, stop + margin)))
         core.append(slice(start - crop[-1].start, stop - crop[-1].start))
     return tuple(crop), tuple(core)
 

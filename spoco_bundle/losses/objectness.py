@@ -17,13 +17,13 @@ there, and elsewhere lies most of the outlined objects themselves. With "interio
 one of means, of each annotated object and of all shells: otherwise the largest cell of a tissue, nearly all inside,
 would outvote the borders of all others.
 
-Strokes say nothing of where their object ends, and around a cell of a packed tissue lie its neighbours, so that it has
-no shell (`shell` 0); outlines in slices do without one too. There all depends on that weight w. Of voxels that look alike, of which a share q lies in objects,
-the objectness becomes q / (q + w f) where objects fill a share f of the unlabeled voxels. With `relative` the weight
-given stands for w f, whatever f may be: f is taken to be the mean over unlabeled voxels of min(1, p / c), where p is
-the objectness now and c its mean over annotated voxels (after Elkan and Noto, KDD 2008: c is the share of the positives
-that are labeled). No gradient passes through f. The loss works with the large weight W all the same, since with a small
-one the background is learnt slowly, and moves the logit by log(w / W), which leads to the same objectness.
+Strokes say nothing of where their object ends, and around a cell of a tissue lie its neighbours, so objects in volumes
+have no shell (`shell` 0). There all depends on that weight w. Of voxels that look alike, of which a share q lies in
+objects, the objectness becomes q / (q + w f) where objects fill a share f of the unlabeled voxels. With `relative` the
+weight given stands for w f, whatever f may be: f is taken to be the mean over unlabeled voxels of min(1, p / c), where
+p is the objectness now and c its mean over annotated voxels (after Elkan and Noto, KDD 2008: c is the share of the
+positives that are labeled). No gradient passes through f. The loss works with the large weight W all the same, since
+with a small one the background is learnt slowly, and moves the logit by log(w / W), which leads to the same objectness.
 
 Shell and outermost voxels need a border. That of a slices object is known in the planes in which it is outlined: its
 shell and the layer inside grow from voxel to neighbour within one plane, and a voxel is an outermost one where a face

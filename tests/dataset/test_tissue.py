@@ -4,15 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
-from spoco_bundle.dataset.tissue import LAYERS, SURROUNDINGS, AnnotatedVolume, Neighbourhood, told_apart
+from spoco_bundle.dataset.tissue import AnnotatedVolume, Surroundings, surroundings_auc
 from support import dense_tissue
-
-
-def surroundings_auc(volumes, no_objects=(), wanted=SURROUNDINGS, **options):
-    return told_apart(volumes, [wanted], no_objects, **options)[0]
 
 
 def annotated(image, label, kept, spacing=None, seed=0):
@@ -85,7 +80,7 @@ def test_too_few_objects_say_nothing():
     assert surroundings_auc(volumes) is not None  # objects of all volumes count
     assert surroundings_auc(volumes, min_objects=5) is None
     assert surroundings_auc([volumes[0]._replace(labels=np.zeros_like(label))]) is None
-    assert surroundings_auc(volumes, wanted=Neighbourhood(min_voxels=100_000)) is None
+    assert surroundings_auc(volumes, look=Surroundings(min_voxels=100_000)) is None
 
 
 def discs(image_of):
@@ -102,21 +97,20 @@ def discs(image_of):
 def test_voxels_known_to_be_no_object_are_no_surroundings():
     # the surroundings are bright on their inner half, dark as the discs themselves on their outer half
     volume, nearest = discs(lambda distance: (distance > 13) & (distance < 20))
-    wanted = Neighbourhood(reach=2.7)
-    found = surroundings_auc([volume], wanted=wanted, scales=(0.7,))
+    look = Surroundings(scales=(0.7,), reach=2.7)
+    found = surroundings_auc([volume], look=look)
     for special in (-1, 65535):
         labels = np.where((nearest > 13) & (nearest < 22), special, volume.labels)
-        known = volume._replace(labels=labels)
-        assert surroundings_auc([known], {special}, wanted, scales=(0.7,)) < min(0.6, found - 0.08)
+        assert surroundings_auc([volume._replace(labels=labels)], {special}, look) < min(0.6, found - 0.08)
 
 
 def test_surroundings_of_which_most_are_ignored_say_nothing():
     # touching nuclei, all else ignored: each has nothing but others around it
     image, label = synthetic_volume(np.random.default_rng(0), (24, 80, 80))
-    volume, wanted = annotated(image.astype(float), label.astype(int), 999, SPACING), Neighbourhood(min_share=0.0)
+    volume, look = annotated(image.astype(float), label.astype(int), 999, SPACING), Surroundings(min_share=0.0)
     labels = np.where(volume.labels > 0, volume.labels, -1)
     assert surroundings_auc([volume._replace(labels=labels)], {-1}) is None
-    assert surroundings_auc([volume._replace(labels=labels)], {-1}, wanted) < 0.5
+    assert surroundings_auc([volume._replace(labels=labels)], {-1}, look) < 0.5
     assert surroundings_auc([volume], {0}) is None
 
 
@@ -130,28 +124,10 @@ def test_known_background_is_no_object():
 
 def test_surroundings_begin_behind_the_gap_and_end_at_their_reach():
     volume, _ = discs(lambda distance: (distance > 22) & (distance < 30))
-    neighbourhoods = [
-        Neighbourhood(gap=0.0, reach=0.9, max_voxels=600),
-        Neighbourhood(gap=12.0, reach=2.0, max_voxels=600),
-    ]
-    near, far = told_apart([volume], neighbourhoods, scales=(0.7,))
+    fine = {"scales": (0.7,), "max_voxels": 600}
+    near = surroundings_auc([volume], look=Surroundings(gap=0.0, reach=0.9, **fine))
+    far = surroundings_auc([volume], look=Surroundings(gap=12.0, reach=2.0, **fine))
     assert near < 0.6 and far > 0.9
-
-
-def test_layers_at_a_border_are_alike_where_cells_are_drawn_up_to_each_other():
-    image, label = dense_tissue(np.random.default_rng(0), (160, 160), 40)
-    meeting = told_apart([annotated(image, label, 15)], [LAYERS])[0]
-    # a membrane that is left free belongs to neither of its cells
-    apart = np.where(ndimage.grey_erosion(label, 5) == ndimage.grey_dilation(label, 5), label, 0)
-    free = told_apart([annotated(image, apart, 15)], [LAYERS])[0]
-    assert meeting < 0.6 and free > 0.85
-
-
-def test_an_object_is_looked_at_down_to_a_depth():
-    # bright from 6 pixels inside on, dark near the border as around it
-    volume, _ = discs(lambda distance: distance < 4)
-    deep, layers = told_apart([volume], [Neighbourhood(gap=0.0), LAYERS], scales=(0.7,))
-    assert layers < 0.6 < deep
 
 
 def test_a_large_object_is_looked_at_within_a_window():
@@ -164,7 +140,7 @@ def test_a_large_object_is_looked_at_within_a_window():
             return np.asarray(self)[key]
 
     watched = volume._replace(image=volume.image.view(Watched))
-    assert surroundings_auc([watched], wanted=Neighbourhood(window_voxels=400)) is not None
+    assert surroundings_auc([watched], look=Surroundings(window_voxels=400)) is not None
     assert len(asked) == 4
     assert max(side.stop - side.start for key in asked for side in key[1:]) <= 20 + 1 + 2 * 12
 
