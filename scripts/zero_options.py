@@ -185,9 +185,10 @@ def curves(rows: Path, length: str, names: dict[str, str]) -> Curves:
         data: {
             name: {
                 share: {score: mean(one[score] for one in some) for score in ("ap_50", "sbd")}
-                for share, some in sorted(shares.items())
+                for share, some in sorted(methods[name].items())
             }
-            for name, shares in methods.items()
+            for name in names.values()
+            if name in methods
         }
         for data, methods in sorted(several.items())
     }

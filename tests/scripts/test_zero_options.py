@@ -111,6 +111,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
     shown = capsys.readouterr().out
     assert "| `val` of | | 25% | 100% |" in shown and "| cells | StarDist | 1.00 / 1.00 |  |" in shown
     assert "| cells | this bundle | 0.71 / 0.80 |" in shown
+    assert shown.index("| cells | this bundle") < shown.index("| cells | StarDist")  # one colour in every panel
     case = work / "cells-25-seed0-30min-stardist"
     asked = json.loads((case / "found" / "asked.json").read_text())
     assert asked == ["--minutes", "30", "--threads", "2", "--seed", "0", "--sparse", "--downsample", "2", "3"]
