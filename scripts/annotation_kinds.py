@@ -58,6 +58,7 @@ class Case:
         step: of the slices, for "every".
         outlines_of: in place of a number of objects: as many as that many whole ones cost in outlines.
         complete: say of the outlined slices that every object in them is drawn; for "every".
+        inset: voxels between the border of an object and its outline, as where people leave membranes free.
     """
 
     data: str
@@ -67,6 +68,7 @@ class Case:
     step: int = 1
     outlines_of: int | None = None
     complete: bool = False
+    inset: int = 0
 
 
 CASES = (
@@ -79,7 +81,9 @@ CASES = (
     Case("epithelial_tube_3d", "whole", "whole"),
     Case("epithelial_tube_3d", "every_10", "every", step=10),
     Case("epithelial_tube_3d", "complete_10", "every", step=10, complete=True),
+    Case("epithelial_tube_3d", "whole_93_inset", "whole", 93, inset=1),
     Case("epithelial_tube_3d", "slices_93", "middle", 93),
+    Case("epithelial_tube_3d", "slices_93_inset", "middle", 93, inset=1),
     Case("epithelial_tube_3d", "strokes", "strokes"),
     Case("epithelial_tube_3d", "points", "points"),
     Case("vnc_mito", "every_5", "every", step=5),
@@ -169,7 +173,8 @@ def drawn(volume: Volume, item: MeasuredObject, case: Case, generator: np.random
             yield (plane, *stroke_voxels(volume.ids[plane] == item.id, count, generator).T)
         planes = []
     for plane in planes:
-        yield (plane, *np.nonzero(volume.ids[plane] == item.id))
+        section = volume.ids[plane] == item.id
+        yield (plane, *np.nonzero(ndimage.binary_erosion(section, iterations=case.inset) if case.inset else section))
 
 
 def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[str, int]:
@@ -253,10 +258,11 @@ def table(rows: Path) -> str:
     cases = {(case.data, case.name): case for case in CASES}
     for (data, name), found in read_rows(rows).items():
         ap50, sbd = (np.mean([row["scores"]["teacher"][key] for row in found]) for key in ("ap_50", "sbd"))
-        way = words[found[0]["kind"]]
+        case, way = cases[data, name], words[found[0]["kind"]]
         if found[0]["kind"] == "every":
-            case = cases[data, name]
             way = f"outlines in every {case.step}th slice" + (", said to be complete" if case.complete else "")
+        if case.inset:
+            way += f", {case.inset} voxel within the border"
         objects, count = (round(np.mean([row[key] for row in found])) for key in ("objects", "drawn"))
         lines.append(f"| {data} | {way} | {objects} | {count} | {ap50:.2f} | {sbd:.2f} | {len(found)} |")
     contents = [row for found in read_rows(rows).values() for row in found]
