@@ -191,7 +191,7 @@ def is_dense(
     return not with_background and looks_alike and profile.fill < winding
 
 
-def objectness_unlabeled_relative(profile: Profile, dense: bool = False) -> bool:
+def objectness_unlabeled_relative(profile: Profile, dense: bool = False, complete: bool = False) -> bool:
     """Whether the weight of unlabeled voxels is relative to how many of them look like annotated ones.
 
     So it is where no shell of background is laid around objects. Around a stroke its object goes on. In volumes people
@@ -202,9 +202,10 @@ def objectness_unlabeled_relative(profile: Profile, dense: bool = False) -> bool
     Args:
         profile: of the training set.
         dense: see ``is_dense``; unlabeled voxels do not count there.
+        complete: whether every object is annotated, and all else known to be background: then nothing is unlabeled.
     """
     drawn_in_volumes = len(profile.shape) == 3 and not profile.mostly("points")
-    return not dense and (drawn_in_volumes or profile.mostly("strokes"))
+    return not dense and not complete and (drawn_in_volumes or profile.mostly("strokes"))
 
 
 def objectness_unlabeled_weight(profile: Profile, dense: bool, relative: bool) -> float:

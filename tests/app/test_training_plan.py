@@ -10,6 +10,7 @@ from spoco_bundle.app.config import find_config
 from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.synthetic import make_synthetic_sample
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,15 @@ def test_what_is_given_wins_and_the_rest_follows(folder):
     assert any("crops of 64 x 64 voxels at a time: each has room for 1.1 typical" in line for line in lines)
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels"):
         plan_folder(folder, in_channels=1)
+
+
+def test_outlines_in_volumes_go_by_whether_all_else_is_known_to_be_background(tmp_path):
+    make_synthetic_sample(tmp_path, seed=0, train_volumes=1, train_shape=(10, 40, 40), val_shape=(10, 40, 48))
+    ids = plan_folder(tmp_path)[1]
+    assert ids["objectness_unlabeled_relative"] and ids["objectness_shell"] == 0
+    for said in ({"background_label": 0}, {"supervision": "dense"}):
+        ids = plan_folder(tmp_path, **said)[1]
+        assert not ids["objectness_unlabeled_relative"] and ids["objectness_shell"] == 1
 
 
 def test_a_plan_is_an_overlay_that_comes_to_itself(folder, tmp_path):
