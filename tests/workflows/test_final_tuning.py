@@ -66,7 +66,7 @@ def test_what_is_given_stays(train):
 def test_a_plan_holds_what_is_given_and_not_what_is_chosen_last(sample):
     lines, ids = plan_folder(sample, min_fraction=0.3)
     assert ids["min_fraction"] == 0.3 and not {"objectness_threshold", "merge_distance"} & set(ids)
-    assert lines[-1].startswith("objectness_threshold 0.4, merge_distance 1.5, unless")
+    assert lines[-1].startswith("objectness_threshold 0.6, merge_distance 1.5, unless")
     lines, ids = plan_folder(sample, tune_minutes=0)
     assert "objectness_threshold" in ids and "unless" not in lines[-1]
 
