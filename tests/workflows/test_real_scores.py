@@ -48,6 +48,8 @@ def test_nuclei_of_unknown_size_are_found_eight_times_as_large(shared_dir):
         ("epithelial_tube_3d", 0.25, False),
         ("vectra_2ch", 1.0, False),
         ("bbbc050", 0.25, False),
+        ("cvppp_a1", 0.25, False),
+        ("usiigaci_phase", 0.25, False),
     ],
 )
 def test_tissue_is_told_by_the_annotated_objects(shared_dir, name, share, dense):
