@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import measured_on, show_table, train_and_score, write_row
+from measuring import length_of, measured_on, show_table, train_and_score, write_row
 from peers import PEERS, chosen_peers, resolution, train_peer
 from skimage.measure import regionprops
 
@@ -88,7 +88,8 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
 
 def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespace) -> None:
     """Trains and scores this bundle and other programs on one data set, each unless its row is there."""
-    name = f"{data.name}-{options.objects}objects-seed{options.seed}-{options.minutes:g}min"
+    length = length_of(options.minutes, options.threads)
+    name = f"{data.name}-{options.objects}objects-seed{options.seed}-{length}"
     source = options.work / name / "data"
     images = CASES.get(data.name, 2)
     case = {"data": data.name, "objects": options.objects, "images": images, "minutes": options.minutes}

@@ -91,6 +91,12 @@ def score(data: Path, work: Path, name: str, given: Sequence[str], threads: int)
     return json.loads((work / name / "scores.json").read_text())
 
 
+def length_of(minutes: float, threads: int, epochs: int | None = None) -> str:
+    """How long a training is, as in the names of rows: by the clock, or by epochs where they are given."""
+    length = f"{minutes:g}min" if epochs is None else f"{epochs}epochs"
+    return f"{length}-{threads}thread{'s' * (threads > 1)}"
+
+
 def write_row(row: Path, content: dict[str, Any]) -> None:
     """Writes a row of a table, and says its scores."""
     row.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import measured_on, score, show_table, train_and_score, write_row
+from measuring import length_of, measured_on, score, show_table, train_and_score, write_row
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "paper"
@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("paper_leaves"), help="folder for models and logs")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- paper --> and <!-- end -->")
     options = parser.parse_args()
-    name = f"{options.data.name}-{100 * options.fraction:g}-seed{options.seed}-{options.minutes:g}min"
+    length = length_of(options.minutes, options.threads)
+    name = f"{options.data.name}-{100 * options.fraction:g}-seed{options.seed}-{length}"
     row = options.rows / f"{name}.json"
     if not row.is_file():
         work = options.work / name

@@ -29,7 +29,7 @@ from typing import Any
 
 import matplotlib
 from classical_baseline import score_folder
-from measuring import measured_on, show_table, train_and_score, write_row
+from measuring import length_of, measured_on, show_table, train_and_score, write_row
 from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
@@ -50,14 +50,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "docs" / "measurements" / "zero_options"
 
 
-def row_name(data: Path, fraction: float, seed: int, length: str, setting: str) -> str:
+def row_name(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> str:
     """Name of a row, and of the folder of its work."""
-    return f"{data.name}-{100 * fraction:g}-seed{seed}-{length}" + (f"-{setting}" if setting else "")
+    length = length_of(options.minutes, options.threads, options.epochs)
+    return f"{data.name}-{100 * fraction:g}-seed{options.seed}-{length}" + (f"-{setting}" if setting else "")
 
 
 def train_row(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> None:
     """Trains and scores one case with a setting such as ``tissue=gaps``, "" for none, unless its row is there."""
-    name = row_name(data, fraction, options.seed, length_of(options.minutes, options.epochs), setting)
+    name = row_name(data, fraction, setting, options)
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
@@ -81,10 +82,7 @@ def peer_row(data: Path, fraction: float, name: str, python: Path, options: argp
     Raises:
         SpocoError: if the case has no row, or the program fails.
     """
-    row, planned = (
-        options.rows / f"{row_name(data, fraction, options.seed, length_of(options.minutes, None), setting)}.json"
-        for setting in (name, "")
-    )
+    row, planned = (options.rows / f"{row_name(data, fraction, setting, options)}.json" for setting in (name, ""))
     if row.is_file():
         return
     if not planned.is_file():
@@ -138,16 +136,11 @@ def table(rows: Path) -> str:
     return "\n".join(lines)
 
 
-def length_of(minutes: float, epochs: int | None) -> str:
-    """How long a training is, as in the names of rows."""
-    return f"{minutes:g}min" if epochs is None else f"{epochs}epochs"
-
-
 def rows_of(rows: Path, settings: Collection[str], length: str | None = None) -> list[dict[str, Any]]:
     """The rows with one of these settings, by their names; with a length only those of trainings that long."""
     contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
     of_settings = [row for row in contents if row["setting"] in settings]
-    return [row for row in of_settings if length in (None, length_of(row["minutes"], row["epochs"]))]
+    return [row for row in of_settings if length in (None, length_of(row["minutes"], row["threads"], row["epochs"]))]
 
 
 def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
@@ -310,7 +303,7 @@ def main() -> None:
             except SpocoError as error:
                 failed.append(str(error))
                 print(error, file=sys.stderr, flush=True)
-    length = length_of(options.minutes, options.epochs)
+    length = length_of(options.minutes, options.threads, options.epochs)
     if options.curve:
         programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
         names = {setting: setting or "as planned" for setting in settings} if options.set else programs

@@ -37,7 +37,7 @@ def test_settings_are_compared_where_all_are_there(tmp_path):
     for data, settings in (("cells", ("tissue=gaps", "tissue=dense")), ("nuclei", ("tissue=gaps",))):
         for number, setting in enumerate(settings):
             write_row(tmp_path, data, 0.7 + number / 10, setting, 6)
-    lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], "6epochs").splitlines()
+    lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], "6epochs-2threads").splitlines()
     assert lines[0] == "| setting | cells, 25% |"
     assert lines[2:] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
 
@@ -53,13 +53,17 @@ def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monk
     monkeypatch.setattr(zero_options, "CASES", (("cells", 0.25), ("others", 1.0)))
     rows = tmp_path / "rows"
     rows.mkdir()
-    (rows / "cells-25-seed0-30min.json").write_text("{}")
+    (rows / "cells-25-seed0-30min-2threads.json").write_text("{}")
     arguments = ["zero_options.py", str(tmp_path), "--rows", str(rows), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(zero_options, "table", lambda rows: "")
     with pytest.raises(SystemExit):
         zero_options.main()
     assert asked == ["train"] and "spoco train ended with 2" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*arguments, "--only", "cells", "--threads", "1"])
+    with pytest.raises(SystemExit):
+        zero_options.main()
+    assert asked == ["train", "train"]  # a row of two threads says nothing of one
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
     write_row(rows, "cells", 0.71)
     row = json.loads((rows / "cells-.json").read_text())
     row["profile"]["spacing"] = [1, 1]
-    (rows / "cells-.json").rename(rows / "cells-25-seed0-30min.json").write_text(json.dumps(row))
+    (rows / "cells-.json").rename(rows / "cells-25-seed0-30min-2threads.json").write_text(json.dumps(row))
     arguments = [str(tmp_path), "--rows", str(rows), "--work", str(work), "--peers", f"stardist={in_place_of_stardist}"]
     write_row(rows, "cells", 0.81)
     complete = json.loads((rows / "cells-.json").read_text()) | {"fraction": 1.0}
@@ -112,7 +116,7 @@ def test_stardist_stands_beside_a_case_on_the_same_objects(tmp_path, in_place_of
     assert "| `val` of | | 25% | 100% |" in shown and "| cells | StarDist | 1.00 / 1.00 |  |" in shown
     assert "| cells | this bundle | 0.71 / 0.80 |" in shown
     assert shown.index("| cells | this bundle") < shown.index("| cells | StarDist")  # one colour in every panel
-    case = work / "cells-25-seed0-30min-stardist"
+    case = work / "cells-25-seed0-30min-2threads-stardist"
     asked = json.loads((case / "found" / "asked.json").read_text())
     assert asked == ["--minutes", "30", "--threads", "2", "--seed", "0", "--sparse", "--downsample", "2", "3"]
     assert len(np.unique(tifffile.imread(case / "data" / "train" / "a_label.tif"))) == 1 + 4
@@ -138,8 +142,8 @@ def test_wrong_options_are_refused(tmp_path, asked, refused, monkeypatch, capsys
 
 def test_a_curve_needs_two_shares(tmp_path):
     write_row(tmp_path, "cells", 0.71)
-    with pytest.raises(SpocoError, match="no data set has rows of 30min with two shares"):
-        zero_options.curves(tmp_path, "30min", {"": "this bundle"})
+    with pytest.raises(SpocoError, match="no data set has rows of 30min-2threads with two shares"):
+        zero_options.curves(tmp_path, "30min-2threads", {"": "this bundle"})
 
 
 def test_data_sets_are_chosen_by_name_or_with_any_share():
