@@ -1,6 +1,6 @@
 """How fast the shipped network goes over a volume, by how it is computed.
 
-    python scripts/benchmark_network.py --page docs/performance.md
+    python scripts/benchmark_network.py --page docs/measurements/speed.md
     python scripts/benchmark_network.py --threads 1 --shape 32 128 128
 
 A row is the median of `--repeats` bare passes over one window of `--shape`, all in one process. The difference is the

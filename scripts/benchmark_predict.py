@@ -1,6 +1,6 @@
 """Time and memory of `spoco predict` from file to file, where the time goes, and StarDist on the same images.
 
-    python scripts/benchmark_predict.py bbbc050/val dsb2018/val [--repeats 3] [--page docs/performance.md]
+    python scripts/benchmark_predict.py bbbc050/val dsb2018/val [--repeats 3] [--page docs/measurements/speed.md]
     python scripts/benchmark_predict.py bbbc050/val dsb2018/val --stardist stardist/bin/python found3d found2d
 
 The volume has 128x512x512 voxels, put together from the NAME_raw.tif of the first folder; the flat images are those of

@@ -1,6 +1,6 @@
 """How long the installed command takes to answer, and what it loads, as a table in Markdown.
 
-    python scripts/benchmark_start.py [--repeats 5] [--page docs/performance.md]
+    python scripts/benchmark_start.py [--repeats 5] [--page docs/measurements/speed.md]
 
 Each command runs in fresh processes, in turns, after one run of each that fills the caches of files. "seconds" is the
 least of the times by the clock, "processor seconds" the least of what the processes used themselves: other work on the

@@ -1,6 +1,6 @@
 """What the way in which OpenMP's threads wait costs alone and beside one busy process, as a table in Markdown.
 
-    python scripts/benchmark_threads.py [--rounds 5] [--page docs/performance.md]
+    python scripts/benchmark_threads.py [--rounds 5] [--page docs/measurements/speed.md]
 
 One step of the loss (48x96x96 voxels, 40 objects) and one pass of the shipped network are timed in fresh processes, a
 setting after the other, and that round after round, so that other work on the machine meets all of them alike. Times

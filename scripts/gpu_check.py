@@ -1,6 +1,6 @@
 """Does everything give the same on a GPU as on the processor? One table, and exit code 1 where something differs.
 
-    python scripts/gpu_check.py [--device cuda] [--page docs/performance.md]
+    python scripts/gpu_check.py [--device cuda] [--page docs/measurements/speed.md]
 
 Each part runs on the processor in float32, then on the device with TF32 off, on the same input. "difference" is stated
 in the table for each part, "tolerance" is what it may be. TensorRT is tried where `tensorrt` and `polygraphy`

@@ -220,7 +220,8 @@ def draw_curve(found: Curves, file: Path) -> None:
 def comparison(rows: Path, settings: list[str], length: str) -> str:
     """AP50 and SBD of each setting as Markdown, for the cases that have a row of all of them."""
     found: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
-    for row in rows_of(rows, settings, length):
+    compared = rows_of(rows, settings, length)
+    for row in compared:
         found.setdefault((row["data"], row["fraction"]), {})[row["setting"]] = row["scores"]["teacher"]
     complete = {case: scores for case, scores in sorted(found.items()) if len(scores) == len(settings)}
     lines = [
@@ -230,7 +231,7 @@ def comparison(rows: Path, settings: list[str], length: str) -> str:
     for setting in settings:
         cells = (f"{scores[setting]['ap_50']:.2f} / {scores[setting]['sbd']:.2f}" for scores in complete.values())
         lines.append(f"| {f'`{setting}`' if setting else 'as planned'} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", measured_on(compared)])
 
 
 def _share(option: str, given: str | float) -> float:
@@ -314,8 +315,7 @@ def main() -> None:
         draw_curve(drawn, options.curve)
         found = f"{curve_table(drawn)}\n\n{measured_on(rows_of(options.rows, names, length))}"
     elif options.set:
-        compared = rows_of(options.rows, settings, length)
-        found = f"{comparison(options.rows, settings, length)}\n\n{measured_on(compared)}"
+        found = comparison(options.rows, settings, length)
     else:
         found = table(options.rows)
     show_table(found, options.page, options.mark)

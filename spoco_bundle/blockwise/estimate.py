@@ -12,7 +12,7 @@ from spoco_bundle.blockwise.job import Job
 
 __all__ = ["duration", "estimate_seconds"]
 
-# measured on one thread, see docs/performance.md
+# measured on one thread, see docs/measurements/clustering.md
 CLUSTER_SECONDS = 4e-7  # per clustered voxel
 TRIAL_VOXELS = 2**19  # that the network is timed on
 

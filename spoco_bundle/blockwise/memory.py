@@ -14,7 +14,7 @@ from spoco_bundle.core.errors import SpocoError
 __all__ = ["available_memory", "block_memory", "readable", "whole_memory", "window_voxels"]
 
 GIB = 2**30
-# Measured with scripts/benchmark_blockwise.py; see docs/performance.md.
+# Measured with scripts/benchmark_blockwise.py; see docs/measurements/large_volumes.md.
 PROCESS = 0.7 * GIB  # Python, torch and MONAI before they do anything
 WINDOW_FEATURE_BYTES = 52  # a window's activations, per voxel and feature channel of the full resolution
 CLUSTER_BYTES = 40  # labels, masks and connected parts, per voxel

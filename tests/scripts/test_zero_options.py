@@ -39,7 +39,8 @@ def test_settings_are_compared_where_all_are_there(tmp_path):
             write_row(tmp_path, data, 0.7 + number / 10, setting, 6)
     lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], "6epochs-2threads").splitlines()
     assert lines[0] == "| setting | cells, 25% |"
-    assert lines[2:] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
+    assert lines[2:4] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
+    assert lines[4:] == ["", "a processor, seed 0."]
 
 
 def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monkeypatch, capsys):
