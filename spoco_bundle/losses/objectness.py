@@ -1,10 +1,9 @@
 """The objectness term: whether a voxel belongs to an object, learnt from annotated objects and unlabeled space.
 
 The target is 1 inside annotated objects ("binary"), or inside without their outermost voxels where these touch anything
-else, which are 0 ("interior", for tissue in which every object touches others), or the distance to the object's border
-over the largest such distance in the object ("distance": 1 at its centre, falling off towards the border). It is 0 in a
-thin shell around annotated objects and on known background. An unlabeled voxel is more likely background than not, and
-that is all that is known of it, so it counts with a small weight:
+else, which are 0 ("interior", for tissue in which every object touches others). It is 0 in a thin shell around
+annotated objects and on known background. An unlabeled voxel is more likely background than not, and that is all that
+is known of it, so it counts with a small weight:
 
     objectness = mean over objects and shells of BCE(logit, target)
         + sum over known background of BCE(logit, 0) / max(voxels of it, voxels of objects and shells)
@@ -36,18 +35,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from spoco_bundle.annotation.scope import WHOLE
-from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["BACKGROUND", "IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
 
-OBJECTNESS_TARGETS = ("binary", "interior", "distance")
+OBJECTNESS_TARGETS = ("binary", "interior")
 UNLABELED = -1.0
 IGNORED = -2.0
 BACKGROUND = -3.0
@@ -106,24 +102,6 @@ def _object_border(labels: Tensor, scope: Tensor | None = None, annotated: Tenso
     return border
 
 
-def _relative_depth(labels: Tensor, inside: Tensor, spacing: Sequence[float] | None) -> Tensor:
-    """Distance to the object's border over the largest in the object, float32, for each voxel inside an object.
-
-    One distance transform serves all objects: distances are taken to the objects' outermost voxels, which a straight
-    way out of an object always meets first, so touching objects both fall off towards their common border. Half a voxel
-    is added, so that objects one or two voxels thick have values above 0.
-    """
-    steps = [1.0] * labels.dim() if spacing is None else [float(step) for step in spacing]
-    border, labels, inside = (values.cpu().numpy() for values in (_object_border(labels), labels, inside))
-    # without a border inside the crop all of it is one object of unknown extent
-    depth = ndimage.distance_transform_edt(~border, sampling=steps) if border.any() else np.ones(labels.shape)
-    depth = depth[inside] + min(steps) / 2
-    _, owner = np.unique(labels[inside], return_inverse=True)
-    deepest = np.zeros(owner.max() + 1)
-    np.maximum.at(deepest, owner, depth)
-    return torch.from_numpy((depth / deepest[owner]).astype(np.float32))
-
-
 def objectness_target(
     labels: Tensor,
     kind: str = "binary",
@@ -138,7 +116,7 @@ def objectness_target(
 
     Args:
         labels: (*spatial) integers, 0 = unlabeled (background if `dense`).
-        kind: "binary", "interior" or "distance".
+        kind: "binary" or "interior".
         spacing: voxel size per axis; 1 by default. Only the ratios matter.
         shell: width of the shell around annotated objects whose target is 0, in voxels of the finest axis; along
             coarser axes it has as many voxels as make up that width, at least one. For "interior" also the width of the
@@ -149,22 +127,14 @@ def objectness_target(
         scope: (A, *spatial) integers, see `known_region.py`; None if all objects are whole.
 
     Returns:
-        (*spatial) float32 on the device of `labels`: in [0, 1] in objects and shells, else `BACKGROUND` where that is
+        (*spatial) float32 on the device of `labels`: 1 or 0 in objects and shells, else `BACKGROUND` where that is
         known, or `UNLABELED`, or `IGNORED`. Beside slices objects the unlabeled voxels outside of outlined planes are
         `IGNORED`.
-
-    Raises:
-        SpocoError: when the target is the distance and an object is annotated in part.
     """
     inside = labels > 0
     for special in (background_label, ignore_label):
         if special is not None:
             inside &= labels != special
-    if scope is not None and kind == "distance" and (inside & ~_is_whole(scope)).any():
-        raise SpocoError(
-            "objectness_target is 'distance', and objects annotated in slices, by strokes or by points have no border "
-            "to measure it from; use 'binary' or 'interior'"
-        )
     target = torch.full(labels.shape, BACKGROUND if dense else UNLABELED, device=labels.device)
     steps = _shell_steps(shell, spacing, labels.dim())
     if scope is not None and not dense:
@@ -176,15 +146,13 @@ def objectness_target(
     target[_grown_where_known(inside, steps, scope)] = 0
     if kind == "binary":
         target[inside] = 1
-    elif kind == "interior":
+    else:
         annotated = inside if background_label is None else inside | (labels == background_label)
         border = _object_border(labels, scope, annotated) & inside
         layer = _grown_where_known(border, [max(step - 1, 0) for step in steps], scope)
         if scope is not None:
             layer &= (scope != 0).any(0)  # strokes and points have none, nor a part of a neighbour's
         target[inside] = (~layer[inside]).to(target.dtype) if shell else 1.0
-    elif inside.any():
-        target[inside] = _relative_depth(labels, inside, spacing).to(target.device)
     if ignore_label is not None:
         target[labels == ignore_label] = IGNORED
     return target

@@ -54,7 +54,7 @@ class SpocoLoss(nn.Module):
     an annotation does not say gives exactly no gradient. So strokes and points teach what belongs together and what
     apart, whole objects and slices also where an object ends. Unlabeled voxels take part in the consistency term
     everywhere, and in the unlabeled part of the objectness, where a crop has outlined planes in these alone. Dense
-    supervision and the objectness target "distance" go with whole objects only.
+    supervision goes with whole objects only.
 
     Args:
         delta_var: pull ends within this distance of an object's mean.
@@ -85,8 +85,7 @@ class SpocoLoss(nn.Module):
             `scope`, of which little is known.
         objectness: the last channel of the embeddings is an objectness logit.
         objectness_weight: weight of the objectness term.
-        objectness_target: "binary" (1 inside objects), "interior" (0 in their outermost voxels) or "distance" (falling
-            off from centre to border).
+        objectness_target: "binary" (1 inside objects) or "interior" (0 in their outermost voxels).
         objectness_unlabeled_weight: weight of unlabeled voxels, which count as background there, see `objectness.py`.
         objectness_unlabeled_relative: whether it is relative to the share of them that look like annotated ones.
         objectness_shell: width of the shell of target 0 around annotated objects ("interior": inside too), in voxels of
@@ -210,7 +209,7 @@ class SpocoLoss(nn.Module):
 
         Raises:
             SpocoError: when shapes do not fit, there are fewer channels than coordinates, a label is negative, or scope
-                comes with dense supervision or tells the target "distance" of objects annotated in part.
+                comes with dense supervision.
         """
         embeddings, labels = plain(embeddings), plain(labels)
         if labels.dim() == embeddings.dim():

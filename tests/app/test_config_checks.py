@@ -53,7 +53,7 @@ def test_the_shipped_values_fit():
         *[("window_size", value, "one per axis or one for all") for value in (0, [0, 8, 8], "big")],
         ("device", "cuda:99", "a device that this machine has"),
         ("norm", "layers", "the name of a normalization"),
-        ("objectness_target", "inside", "one of binary, interior, distance"),
+        ("objectness_target", "inside", "binary or interior"),
         ("ckpt_dir", "", "a path"),
         ("dataset_dir", [], "a path, or a list of paths"),
         ("weights", "both", "teacher, student, or null"),

@@ -32,7 +32,7 @@ def test_what_only_training_uses_is_refused_in_an_evaluation(name, value):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"objectness": False, "objectness_target": "distance"}, "--objectness_target: .* where objectness is False"),
+        ({"objectness": False, "objectness_target": "interior"}, "--objectness_target: .* where objectness is False"),
         ({"objectness": False, "objectness_shell": 2}, "--objectness_shell: has no effect"),
         ({"coordinate_channels": 0, "coordinate_scale": 4.0}, "where coordinate_channels is 0"),
         ({"coordinate_radii": 0.7, "coordinate_scale": 4.0}, "where coordinate_scale is given"),

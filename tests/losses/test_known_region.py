@@ -323,17 +323,10 @@ def test_scope_of_annotated_ids_is_read_as_it_is_meant():
         ({}, lambda scope: scope[:, 0], "scope has shape"),
         ({}, lambda scope: scope[..., 1:], "scope has shape"),
         ({}, lambda scope: scope - 5, "scope holds -6"),
-        ({"objectness": True, "objectness_target": "distance"}, lambda scope: scope, "'distance'"),
     ],
-    ids=["dense", "no channel", "another shape", "below whole", "distance"],
+    ids=["dense", "no channel", "another shape", "below whole"],
 )
 def test_scope_that_does_not_fit_is_refused(options, change, word):
     embeddings, labels, scope = make_crop("3d")
     with pytest.raises(SpocoError, match=word):
         SpocoLoss(**options)(embeddings, labels, scope=change(scope))
-
-
-def test_the_distance_target_goes_with_whole_objects_in_any_scope():
-    embeddings, labels, scope = make_crop("3d", {"whole"})
-    criterion = SpocoLoss(objectness=True, objectness_target="distance")
-    assert criterion(embeddings, labels, scope=scope)["objectness"] > 0

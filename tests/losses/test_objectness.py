@@ -25,50 +25,12 @@ def ball(shape=(17, 21, 21), centre=(8, 10, 10), radius=6):
     return torch.from_numpy((np.square(grid).sum(0) <= radius**2).astype(np.int64)) * 42
 
 
-def test_target_is_one_at_the_centre_falls_to_the_border_and_knows_nothing_beyond_the_shell():
+def test_the_target_is_one_inside_zero_in_the_shell_and_knows_nothing_beyond():
     labels = ball()
-    target = objectness_target(labels, "distance")
-    assert target[8, 10, 10] == 1
-    profile = target[8, 10, 10:20]
-    assert (profile[:7].diff() < 0).all() and 0 < profile[6] < 0.15
-    assert profile[7] == 0 and (profile[8:] == UNLABELED).all()
+    target = objectness_target(labels)
     inside = labels > 0
-    assert (target[inside] > 0).all() and (target[inside] <= 1).all()
     shell = torch.from_numpy(ndimage.binary_dilation(inside.numpy(), np.ones((3, 3, 3)))) & ~inside
-    assert (target[shell] == 0).all() and (target[~shell & ~inside] == UNLABELED).all()
-    binary = objectness_target(labels)
-    assert torch.equal(binary > 0, inside) and torch.equal(binary[~inside], target[~inside])
-    assert (binary[inside] == 1).all()
-
-
-@pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 0.5)])
-def test_touching_objects_each_fall_to_their_common_border(spacing):
-    # two boxes side by side: the same target as each of them alone, up to what happens at the outer sides
-    labels = torch.zeros(11, 13, 22, dtype=torch.int64)
-    labels[2:9, 2:11, 2:11], labels[2:9, 2:11, 11:20] = 5, 3
-    both = objectness_target(labels, "distance", spacing)
-    for keep in (5, 3):
-        alone = objectness_target(torch.where(labels == keep, keep, 0), "distance", spacing)
-        assert torch.equal(both[labels == keep], alone[labels == keep])
-    assert both[5, 6, 10] < 0.3 and both[5, 6, 11] < 0.3
-
-
-def test_target_equals_the_distance_transform_of_each_object_alone():
-    torch.manual_seed(0)
-    seeds = torch.randint(0, 30, (12, 3))
-    grid = torch.stack(torch.meshgrid(*[torch.arange(30)] * 3, indexing="ij"), -1)
-    distance = (grid[..., None, :] - seeds).square().sum(-1)
-    labels = torch.where(distance.amin(-1) < 60, distance.argmin(-1) * 3 + 1, 0)
-    spacing = (2.0, 1.0, 1.0)
-    target = objectness_target(labels, "distance", spacing)
-    for label in labels.unique()[1:].tolist():
-        # a voxel is at the border if one of its face neighbours in the crop differs: grow by replicating the edge
-        mask = np.pad((labels == label).numpy(), 1, mode="edge")
-        cross = ndimage.generate_binary_structure(3, 1)
-        core = ndimage.binary_erosion(mask, cross, border_value=1)[1:-1, 1:-1, 1:-1]
-        border = mask[1:-1, 1:-1, 1:-1] & ~core
-        depth = ndimage.distance_transform_edt(~border, sampling=spacing)[mask[1:-1, 1:-1, 1:-1]] + 0.5
-        assert torch.allclose(target[labels == label], torch.from_numpy(depth / depth.max()).float())
+    assert (target[inside] == 1).all() and (target[shell] == 0).all() and (target[~shell & ~inside] == UNLABELED).all()
 
 
 @pytest.mark.parametrize(
@@ -116,9 +78,9 @@ def test_interior_leaves_out_the_outermost_voxels_of_touching_objects(shell):
 def test_one_voxel_and_whole_crop_objects():
     labels = torch.zeros(5, 5, dtype=torch.int64)
     labels[2, 2] = 7
-    for kind in ("binary", "distance"):
-        target = objectness_target(labels, kind)
-        assert target[2, 2] == 1 and (target[1:4, 1:4].sum()) == 1 and target[0, 0] == UNLABELED
+    target = objectness_target(labels)
+    assert target[2, 2] == 1 and (target[1:4, 1:4].sum()) == 1 and target[0, 0] == UNLABELED
+    for kind in OBJECTNESS_TARGETS:
         assert (objectness_target(torch.full((4, 4), 9), kind) == 1).all()
         assert (objectness_target(torch.zeros(4, 4, dtype=torch.int64), kind) == UNLABELED).all()
 
@@ -311,7 +273,7 @@ def test_the_last_channel_is_the_logit_and_never_an_embedding():
     embeddings = torch.randn(2, 5, 9, 21, 21, dtype=torch.float64, requires_grad=True)
     labels = torch.stack([ball((9, 21, 21), (4, 10, 10), 4), ball((9, 21, 21), (3, 8, 9), 5)])
     teacher = torch.randn_like(embeddings)
-    criterion = SpocoLoss(objectness=True, objectness_target="distance", objectness_unlabeled_weight=0.5)
+    criterion = SpocoLoss(objectness=True, objectness_target="interior", objectness_unlabeled_weight=0.5)
     terms = criterion(embeddings, labels, teacher, seeds=[0, 1], spacing=torch.tensor([[2.0, 1, 1]] * 2))
     plain = SpocoLoss()(embeddings[:, :4], labels, teacher[:, :4], seeds=[0, 1])
     for term in set(plain) - {"loss"}:
@@ -321,6 +283,7 @@ def test_the_last_channel_is_the_logit_and_never_an_embedding():
     (gradient,) = torch.autograd.grad(terms["objectness"], embeddings)
     assert not gradient[:, :4].any() and gradient[0, 4].any() and gradient[1, 4].any()
     expected = [
-        objectness_loss(embeddings[i, 4], objectness_target(labels[i], "distance", (2, 1, 1)), 0.5) for i in range(2)
+        objectness_loss(embeddings[i, 4], objectness_target(labels[i], "interior", (2, 1, 1)), 0.5, labels[i])
+        for i in range(2)
     ]
     assert terms["objectness"].item() == pytest.approx(sum(value.item() for value in expected) / 2)
