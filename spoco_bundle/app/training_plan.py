@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Any
 import ignite.distributed as idist
 import torch
 
-from spoco_bundle.app.config import find_config, find_overlays, read_configs
+from spoco_bundle.app.config import find_config, find_overlays, json_content, read_configs
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.final_tuning import tuned_ids
-from spoco_bundle.app.model_config import PLANNED, config_beside, model_overlay, resolved, write_model_config
+from spoco_bundle.app.model_config import (
+    MODEL_CONFIG,
+    PLANNED,
+    config_beside,
+    model_overlay,
+    resolved,
+    write_model_config,
+)
 from spoco_bundle.app.plan_check import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import unwrapped
+from spoco_bundle.core.saved_state import save_state
+from spoco_bundle.networks import load_weights
+from spoco_bundle.networks.weights import read_weights
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_plan"]
+__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_model_config", "write_running_plan"]
 
 #: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
 PLAN, PROFILE = "plan.json", "profile.json"
@@ -74,7 +84,7 @@ def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple
 
 
 def write_running_plan(folder: str | Path) -> None:
-    """Shows the plan of the training that runs, and writes it beside the weights: plan, profile and model config.
+    """Shows the plan of the training that runs, and writes it and the profile where the weights will lie.
 
     To be called from the list that MONAI runs, see ``check_running_config``.
 
@@ -92,7 +102,48 @@ def write_running_plan(folder: str | Path) -> None:
         logger.info("%s", line)
     write_json(Path(folder) / PLAN, ids)
     write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
-    write_model_config(parser, folder)
+    pretrained, resume = (parser.get_parsed_content(name) for name in ("pretrained", "resume"))
+    if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
+        _begin_with(Path(pretrained), parser)
+
+
+def write_running_model_config(folder: str | Path) -> None:
+    """Writes the config beside weights that the running training has saved, and not before: others may lie there.
+
+    To be called while MONAI runs the training, see ``check_running_config``.
+
+    Args:
+        folder: of the weights.
+    """
+    write_model_config(running_parser(), folder)
+
+
+def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
+    """Puts the model that a training starts from where its own will lie: what scores worse does not replace it.
+
+    What was decided for the old weights stays beside them: at other sizes they would find less.
+
+    Raises:
+        SpocoError: if the weights cannot be read or do not fit the network, before anything is written.
+    """
+    scored, other = (parser.get_parsed_content(f"validate#best{name}_weights").path for name in ("", "_other"))
+    given = parser.get_parsed_content("pretrained_student")
+    if parser.get_parsed_content("validate_with") == "student":
+        sources = {scored: Path(given or pretrained), other: pretrained}
+    else:
+        beside = pretrained.with_name(other.name)
+        sources = {scored: pretrained, other: Path(given or (beside if beside.is_file() else pretrained))}
+    network = parser.get_parsed_content("network")
+    for source in sources.values():
+        load_weights(network, source)
+    for target, source in sources.items():
+        if target.resolve() != source.resolve():
+            save_state(read_weights(source), target)
+    decided, target = config_beside(pretrained), scored.with_name(MODEL_CONFIG)
+    if decided is None:
+        write_model_config(parser, scored.parent)
+    elif decided.resolve() != target.resolve():
+        write_json(target, json_content(decided))
 
 
 def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state, save_state
-from spoco_bundle.networks.weights import DamagedFileError, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +28,26 @@ class BestWeights:
         network: module whose weights are saved; the inner one of a data-parallel wrapper.
         path: file to write, such as ``models/model.pt``.
         metric: name in ``engine.state.metrics``; None takes the evaluator's key metric.
+        on_save: called when weights were saved, to write what belongs beside them.
 
     Attributes:
         best_score: the best so far.
         best_epoch: its epoch; 0 for none yet, and for weights from before the training.
         before: score of the weights that the training started from; None where they were not scored.
         best_trained: best score of the weights that it trained.
-        saving: whether better weights are saved; switched off where those that are validated lie there already.
+        saving: whether better weights are saved; switched off for those that the training starts from.
 
     Raises:
         SpocoError: when a validation ends, if there is no such metric.
     """
 
-    def __init__(self, network: nn.Module, path: str, metric: str | None = None):
+    def __init__(
+        self, network: nn.Module, path: str, metric: str | None = None, on_save: Callable[[], Any] | None = None
+    ):
         self.network = network
         self.path = Path(path)
         self.metric = metric
+        self.on_save = on_save
         self.best_score = -float("inf")
         self.best_epoch = 0
         self.before: float | None = None
@@ -56,6 +58,11 @@ class BestWeights:
     def won(self) -> bool:
         """Whether a validation of this training was the best; not so where weights from before it still are."""
         return self.best_epoch > 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weights that the training started from are still the best, as far as it has been scored."""
+        return self.before is not None and not self.won
 
     def attach(self, engine: Engine) -> None:
         """Registers the comparison at the end of each validation."""
@@ -80,35 +87,18 @@ class BestWeights:
 
     def forget_before(self) -> None:
         """Lets the next validation win over the weights that the training started from."""
-        if self.before is not None and not self.won:
+        if self.kept:
             self.best_score = -float("inf")
         self.before = None
 
     def save(self) -> None:
-        """Writes the weights as they are now."""
-        save_state(plain_state(self._weights()), self.path)
-
-    def is_saved(self) -> bool:
-        """Whether the file holds the weights as they are now."""
-        try:
-            saved = load_tensors(self.path, "cpu")
-        except DamagedFileError:
-            return False
-        mine = self._weights()
-        return (
-            isinstance(saved, Mapping)
-            and saved.keys() == mine.keys()
-            and all(
-                isinstance(saved[name], torch.Tensor) and torch.equal(saved[name], value.cpu())
-                for name, value in mine.items()
-            )
-        )
-
-    def _weights(self) -> dict[str, torch.Tensor]:
+        """Writes the weights as they are now, and what belongs beside them."""
         network = self.network
         if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
-        return network.state_dict()
+        save_state(plain_state(network.state_dict()), self.path)
+        if self.on_save is not None:
+            self.on_save()
 
     def _epoch_completed(self, engine: Engine) -> None:
         name = self.metric or getattr(engine.state, "key_metric_name", None)

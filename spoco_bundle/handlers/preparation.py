@@ -133,9 +133,9 @@ class CoordinateScale:
 class ScoreBefore:
     """Validates the weights that a training starts from, so that ``BestWeights`` replaces them only by better ones.
 
-    Files that hold the very weights that a training starts from are not written anew. A training that goes on knows
-    the score from its checkpoint. At the end one line says which weights are kept, with both scores. Put it behind the
-    handlers that load weights and set the coordinate scale.
+    They are not saved: they lie in their place already. A training that goes on knows the score from its checkpoint. At
+    the end one line says which weights are kept, with both scores. Put it behind the handlers that load weights and set
+    the coordinate scale.
 
     Args:
         evaluator: the validation.
@@ -178,7 +178,7 @@ class ScoreBefore:
 
     def _score(self) -> None:
         for one in self.best:
-            one.saving = not one.is_saved()
+            one.saving = False
         self.evaluator.run(1)
         state = self.evaluator.state
         score = float(state.metrics[state.key_metric_name])

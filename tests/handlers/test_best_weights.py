@@ -31,6 +31,17 @@ class TestBestWeights:
         state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
         assert set(state) == {"weight", "bias"} and float(state["weight"]) == 3
 
+    def test_what_belongs_beside_the_weights_is_written_whenever_they_are(self, tmp_path):
+        seen = []
+        file = tmp_path / "model.pt"
+        best = BestWeights(
+            nn.Linear(1, 1),
+            str(file),
+            on_save=lambda: seen.append(torch.load(file, weights_only=True)["weight"].item()),
+        )
+        self.evaluate(best, [0.2, 0.1, 0.5])
+        assert seen == [1, 3]
+
     def test_a_score_of_zero_is_better_than_none(self, tmp_path):
         best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), metric="ap")
         self.evaluate(best, [0.0])

@@ -138,7 +138,7 @@ def scored_training(folder, before, after, keep=False, epochs=1, state=None, **o
 
 @pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, "before"), (0.5, 0.6, "after"), (0.5, 0.5, "before")])
 def test_weights_are_replaced_only_by_better_ones(before, after, kept, tmp_path):
-    weights = scored_training(tmp_path, before, after)
+    weights = scored_training(tmp_path, before, after, keep=True)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     name, _ = next(weights.network.named_parameters())
     assert bool(saved[name].any()) == (kept == "after") == weights.won
@@ -166,7 +166,7 @@ def test_weights_in_use_are_not_touched_where_none_is_better_and_one_line_says_b
     saves = []
     monkeypatch.setattr(BestWeights, "save", lambda self, save=BestWeights.save: saves.append(save(self)))
     scored_training(tmp_path, before, after, keep=True)
-    assert (len(saves) == 1) == (after <= before), "saved once, before the training"
+    assert (len(saves) == 1) == (after <= before), "they lie there already"
     assert words in caplog.text and len([r for r in caplog.records if "old weights" in r.getMessage()]) == 1
 
 

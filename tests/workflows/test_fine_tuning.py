@@ -16,6 +16,9 @@ SHORT = {"crop_size": [8, 32, 32], "iterations_per_epoch": 30, "max_epochs": 2, 
 #: a learning rate that spoils any weights
 RUINOUS = {"learning_rate": 0.1, "iterations_per_epoch": 4, "max_epochs": 1}
 
+#: fewer annotated objects than the weights learnt from, of another typical size
+FEWER = {"keep_fraction": 0.3, "keep_seed": 1}
+
 KEPT = re.compile(r"^kept the old weights: none was better \(they score (.+), the best new ones (.+)\)$", re.M)
 REPLACED = re.compile(r"^replaced the old weights: those in use from now on score (.+), the old ones (.+)$", re.M)
 
@@ -47,8 +50,12 @@ def scores(pattern, said):
     return [float(score) for score in found]
 
 
-def weights(folder):
-    return torch.load(folder / "model.pt", weights_only=True)
+def weights(folder, name="model.pt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def decided(folder, name="model.json"):
+    return json.loads((folder / name).read_text())
 
 
 def test_better_weights_replace_the_old_ones_and_one_line_says_both_scores(better, bundle_root):
@@ -57,21 +64,37 @@ def test_better_weights_replace_the_old_ones_and_one_line_says_both_scores(bette
     assert new > old and not KEPT.search(said)
     shipped = torch.load(bundle_root / "models" / "model.pt", weights_only=True)
     assert not all(torch.equal(value, shipped[name]) for name, value in weights(folder).items())
+    assert decided(folder)["object_diameter"] == decided(folder, "plan.json")["object_diameter"]
 
 
 def test_a_training_that_gets_worse_leaves_the_weights_byte_for_byte(sample, model):
-    before = {name: (model / name).read_bytes() for name in ("model.pt", "model_student.pt")}
+    before = {name: (model / name).read_bytes() for name in ("model.pt", "model_student.pt", "model.json")}
     both = ["--pretrained", model / "model.pt", "--pretrained_student", model / "model_student.pt"]
-    old, new = scores(KEPT, tuned(sample, model, *both, **RUINOUS))
+    old, new = scores(KEPT, tuned(sample, model, *both, **FEWER, **RUINOUS))
     assert old > new
     assert {name: (model / name).read_bytes() for name in before} == before
 
 
-def test_in_another_folder_the_kept_weights_are_the_old_ones(sample, model, tmp_path):
-    said = tuned(sample, tmp_path / "other", "--pretrained", model / "model.pt", **RUINOUS)
+def test_in_another_folder_the_kept_model_is_the_old_one_with_what_was_decided_for_it(sample, model, tmp_path):
+    other = tmp_path / "other"
+    said = tuned(sample, other, "--pretrained", model / "model.pt", **FEWER, **RUINOUS)
     assert KEPT.search(said)
-    old, new = weights(model), weights(tmp_path / "other")
-    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+    for file in ("model.pt", "model_student.pt"):
+        old, new = weights(model, file), weights(other, file)
+        assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+    assert decided(other) == decided(model)
+    assert decided(other)["object_diameter"] != decided(other, "plan.json")["object_diameter"]
+
+
+def test_weights_of_another_network_leave_the_model_in_the_folder_alone(sample, model, tmp_path):
+    before = {file.name: file.read_bytes() for file in model.glob("model*")}
+    torch.save({"weight": torch.ones(2)}, tmp_path / "odd.pt")
+    result = run_warm(
+        ["-m", "spoco_bundle.cli", "train", sample, "--output", model, "--pretrained", tmp_path / "odd.pt"],
+        cwd=tmp_path,
+    )
+    assert result.returncode and "made for another network" in result.stdout + result.stderr
+    assert {file.name: file.read_bytes() for file in model.glob("model*")} == before
 
 
 @pytest.mark.slow
