@@ -51,8 +51,8 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
     """Chooses the clustering of the training that has run, and writes it into the config beside the weights.
 
     It is what `spoco tune` does, on the images, or the held-out objects, that validated the training. The images are
-    looked at as in a prediction, at the size that is estimated for them. Where the weights that the training started
-    from are kept, nothing is chosen. To be called from the list that MONAI runs, see `check_running_config`.
+    looked at as in a prediction, at the size that is estimated for them. To be called from the list that MONAI runs,
+    see `check_running_config`.
 
     Args:
         folder: of the weights.
@@ -60,7 +60,7 @@ def tune_running_training(folder: str | Path, minutes: float, min_objects: int =
         min_objects: of fewer annotated objects no choice is made: they say too little.
     """
     parser = running_parser()
-    if not minutes or idist.get_rank() != 0 or parser.get_parsed_content("validate#best_weights").kept:
+    if not minutes or idist.get_rank() != 0:
         return
     beside = config_beside(parser.get_parsed_content("pretrained"))
     names = tuned_ids(parser.get(), None if beside is None else json_content(beside))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def resolved(parser: ConfigParser, key: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
+def write_model_config(parser: ConfigParser, folder: str | Path, instead: Mapping[str, Any] | None = None) -> Path:
     """Writes the ids beside a model that prediction, evaluation and further training need to be given.
 
     These are all that the profile decided, and those in which the training differs from the defaults of inference.
@@ -113,6 +113,7 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
     Args:
         parser: the config of the training.
         folder: folder of the model.
+        instead: values of ids in place of those of the training.
 
     Returns:
         The file written, itself an overlay of ``inference.json``.
@@ -136,7 +137,7 @@ def write_model_config(parser: ConfigParser, folder: str | Path) -> Path:
             "%s holds code of your own config and is not kept with the model: give that config to `spoco predict` too",
             ", ".join(left_out),
         )
-    shared = {key: shared[key] for key in sorted(shared) if key not in left_out}
+    shared = {key: shared[key] for key in sorted(shared) if key not in left_out} | dict(instead or {})
     target = Path(folder) / MODEL_CONFIG
     write_json(target, shared)
     return target

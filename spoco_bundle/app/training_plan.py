@@ -14,8 +14,8 @@ from spoco_bundle.app.config import find_config, find_overlays, json_content, re
 from spoco_bundle.app.config_checks import running_parser
 from spoco_bundle.app.final_tuning import tuned_ids
 from spoco_bundle.app.model_config import (
-    MODEL_CONFIG,
     PLANNED,
+    alike,
     config_beside,
     model_overlay,
     resolved,
@@ -121,7 +121,8 @@ def write_running_model_config(folder: str | Path) -> None:
 def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
     """Puts the model that a training starts from where its own will lie: what scores worse does not replace it.
 
-    What was decided for the old weights stays beside them: at other sizes they would find less.
+    The sizes that the old weights know stay beside them, unless others are given: at those of the new objects they
+    would find less.
 
     Raises:
         SpocoError: if the weights cannot be read or do not fit the network, before anything is written.
@@ -131,19 +132,19 @@ def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
     if parser.get_parsed_content("validate_with") == "student":
         sources = {scored: Path(given or pretrained), other: pretrained}
     else:
-        beside = pretrained.with_name(other.name)
-        sources = {scored: pretrained, other: Path(given or (beside if beside.is_file() else pretrained))}
+        second = pretrained.with_name(other.name)
+        sources = {scored: pretrained, other: Path(given or (second if second.is_file() else pretrained))}
     network = parser.get_parsed_content("network")
     for source in sources.values():
         load_weights(network, source)
     for target, source in sources.items():
         if target.resolve() != source.resolve():
             save_state(read_weights(source), target)
-    decided, target = config_beside(pretrained), scored.with_name(MODEL_CONFIG)
-    if decided is None:
-        write_model_config(parser, scored.parent)
-    elif decided.resolve() != target.resolve():
-        write_json(target, json_content(decided))
+    beside = config_beside(pretrained)
+    decided = {} if beside is None else json_content(beside)
+    sizes = json_content(find_config("pretrained"))
+    known = {name: decided[name] for name in sizes.keys() & decided.keys() if alike(parser[name], sizes[name])}
+    write_model_config(parser, scored.parent, known)
 
 
 def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:

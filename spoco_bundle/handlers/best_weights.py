@@ -59,11 +59,6 @@ class BestWeights:
         """Whether a validation of this training was the best; not so where weights from before it still are."""
         return self.best_epoch > 0
 
-    @property
-    def kept(self) -> bool:
-        """Whether the weights that the training started from are still the best, as far as it has been scored."""
-        return self.before is not None and not self.won
-
     def attach(self, engine: Engine) -> None:
         """Registers the comparison at the end of each validation."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -87,7 +82,7 @@ class BestWeights:
 
     def forget_before(self) -> None:
         """Lets the next validation win over the weights that the training started from."""
-        if self.kept:
+        if self.before is not None and not self.won:
             self.best_score = -float("inf")
         self.before = None
 

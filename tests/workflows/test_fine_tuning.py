@@ -75,7 +75,7 @@ def test_a_training_that_gets_worse_leaves_the_weights_byte_for_byte(sample, mod
     assert {name: (model / name).read_bytes() for name in before} == before
 
 
-def test_in_another_folder_the_kept_model_is_the_old_one_with_what_was_decided_for_it(sample, model, tmp_path):
+def test_in_another_folder_the_kept_model_is_the_old_one_with_the_sizes_that_it_knows(sample, model, tmp_path):
     other = tmp_path / "other"
     said = tuned(sample, other, "--pretrained", model / "model.pt", **FEWER, **RUINOUS)
     assert KEPT.search(said)
@@ -84,6 +84,8 @@ def test_in_another_folder_the_kept_model_is_the_old_one_with_what_was_decided_f
         assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
     assert decided(other) == decided(model)
     assert decided(other)["object_diameter"] != decided(other, "plan.json")["object_diameter"]
+    tuned(sample, other, "--pretrained", model / "model.pt", "--target_spacing", "[2,1,1]", **FEWER, **RUINOUS)
+    assert decided(other) == decided(model) | {"target_spacing": [2, 1, 1]}
 
 
 def test_weights_of_another_network_leave_the_model_in_the_folder_alone(sample, model, tmp_path):
