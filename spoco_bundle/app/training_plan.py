@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from spoco_bundle.networks.weights import read_weights
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_model_config", "write_running_plan"]
+__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_plan"]
 
 #: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
 PLAN, PROFILE = "plan.json", "profile.json"
@@ -86,7 +87,8 @@ def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple
 def write_running_plan(folder: str | Path) -> None:
     """Shows the plan of the training that runs, and writes it and the profile where the weights will lie.
 
-    To be called from the list that MONAI runs, see ``check_running_config``.
+    The model config is written with the weights, and not before: others may lie there. To be called from the list that
+    MONAI runs, see ``check_running_config``.
 
     Args:
         folder: of the weights.
@@ -102,20 +104,10 @@ def write_running_plan(folder: str | Path) -> None:
         logger.info("%s", line)
     write_json(Path(folder) / PLAN, ids)
     write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
+    parser.get_parsed_content("validate#best_weights").on_save = partial(write_model_config, parser, folder)
     pretrained, resume = (parser.get_parsed_content(name) for name in ("pretrained", "resume"))
     if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
         _begin_with(Path(pretrained), parser)
-
-
-def write_running_model_config(folder: str | Path) -> None:
-    """Writes the config beside weights that the running training has saved, and not before: others may lie there.
-
-    To be called while MONAI runs the training, see ``check_running_config``.
-
-    Args:
-        folder: of the weights.
-    """
-    write_model_config(running_parser(), folder)
 
 
 def _begin_with(pretrained: Path, parser: ConfigParser) -> None:

@@ -28,7 +28,6 @@ class BestWeights:
         network: module whose weights are saved; the inner one of a data-parallel wrapper.
         path: file to write, such as ``models/model.pt``.
         metric: name in ``engine.state.metrics``; None takes the evaluator's key metric.
-        on_save: called when weights were saved, to write what belongs beside them.
 
     Attributes:
         best_score: the best so far.
@@ -36,23 +35,22 @@ class BestWeights:
         before: score of the weights that the training started from; None where they were not scored.
         best_trained: best score of the weights that it trained.
         saving: whether better weights are saved; switched off for those that the training starts from.
+        on_save: called when weights were saved, to write what belongs beside them; None for nothing.
 
     Raises:
         SpocoError: when a validation ends, if there is no such metric.
     """
 
-    def __init__(
-        self, network: nn.Module, path: str, metric: str | None = None, on_save: Callable[[], Any] | None = None
-    ):
+    def __init__(self, network: nn.Module, path: str, metric: str | None = None):
         self.network = network
         self.path = Path(path)
         self.metric = metric
-        self.on_save = on_save
         self.best_score = -float("inf")
         self.best_epoch = 0
         self.before: float | None = None
         self.best_trained = -float("inf")
         self.saving = True
+        self.on_save: Callable[[], Any] | None = None
 
     @property
     def won(self) -> bool:

@@ -32,13 +32,8 @@ class TestBestWeights:
         assert set(state) == {"weight", "bias"} and float(state["weight"]) == 3
 
     def test_what_belongs_beside_the_weights_is_written_whenever_they_are(self, tmp_path):
-        seen = []
-        file = tmp_path / "model.pt"
-        best = BestWeights(
-            nn.Linear(1, 1),
-            str(file),
-            on_save=lambda: seen.append(torch.load(file, weights_only=True)["weight"].item()),
-        )
+        best, seen = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt")), []
+        best.on_save = lambda: seen.append(torch.load(best.path, weights_only=True)["weight"].item())
         self.evaluate(best, [0.2, 0.1, 0.5])
         assert seen == [1, 3]
 
