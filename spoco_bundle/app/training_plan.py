@@ -94,7 +94,7 @@ def write_running_plan(folder: str | Path) -> None:
         folder: of the weights.
 
     Raises:
-        SpocoError: if the plan cannot work.
+        SpocoError: if the plan cannot work, or the weights to start from do not fit; nothing is written then.
     """
     parser = running_parser()
     lines, ids = _checked(parser)
@@ -102,12 +102,12 @@ def write_running_plan(folder: str | Path) -> None:
         return
     for line in lines:
         logger.info("%s", line)
-    write_json(Path(folder) / PLAN, ids)
-    write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
-    parser.get_parsed_content("validate#best_weights").on_save = partial(write_model_config, parser, folder)
     pretrained, resume = (parser.get_parsed_content(name) for name in ("pretrained", "resume"))
     if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
         _begin_with(Path(pretrained), parser)
+    write_json(Path(folder) / PLAN, ids)
+    write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
+    parser.get_parsed_content("validate#best_weights").on_save = partial(write_model_config, parser, folder)
 
 
 def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
@@ -119,7 +119,8 @@ def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
     Raises:
         SpocoError: if the weights cannot be read or do not fit the network, before anything is written.
     """
-    scored, other = (parser.get_parsed_content(f"validate#best{name}_weights").path for name in ("", "_other"))
+    names = "validate#best_weights", "validate#best_other_weights"
+    scored, other = (parser.get_parsed_content(name).path for name in names)
     given = parser.get_parsed_content("pretrained_student")
     if parser.get_parsed_content("validate_with") == "student":
         sources = {scored: Path(given or pretrained), other: pretrained}
