@@ -92,18 +92,7 @@ def test_weights_of_another_network_leave_the_model_in_the_folder_alone(sample, 
     before = {name: (model / name).read_bytes() for name in ("model.pt", "model_student.pt", "model.json", "plan.json")}
     torch.save({"weight": torch.ones(2)}, tmp_path / "odd.pt")
     result = run_warm(
-        [
-            "-m",
-            "spoco_bundle.cli",
-            "train",
-            sample,
-            "--output",
-            model,
-            "--pretrained",
-            tmp_path / "odd.pt",
-            "--batch_size",
-            "1",
-        ],
+        ["-m", "spoco_bundle.cli", "train", sample, "--output", model, "--pretrained", tmp_path / "odd.pt"],
         cwd=tmp_path,
     )
     assert result.returncode and "made for another network" in result.stdout + result.stderr
