@@ -3,14 +3,13 @@
 python scripts/tissue_table.py fib25_neuron bbbc050 cvppp_a1
 
 Each argument is a folder with train/, and what it needs, separated by colons: ids with their value, such as
-`spacing=[1,2,2]`. Where an area under the curve and a fill are both below the limits of `is_dense` in
-`spoco_bundle/app/plan.py`, `spoco train` takes the settings for dense tissue; "none" stands where too few objects are
-annotated to say.
+`spacing=[1,2,2]`. How well objects are told from what lies around them is measured where they fill little of their box.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -29,6 +28,11 @@ def measured(folder: str, **overrides: Any) -> Profile:
     return parser.get_parsed_content("profile")
 
 
+def span(values: list[float]) -> str:
+    """Smallest and largest of some values, nothing of none."""
+    return f"{min(values):.2f} to {max(values):.2f}" if values else ""
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,21 +40,16 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.25, 0.1], help="share of the objects kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="choices of the objects kept")
     arguments = parser.parse_args()
-    columns = [f"{fraction:.0%}" for fraction in arguments.fractions]
-    print(f"| data | {' | '.join(columns)} | fill | seconds |\n|{'---|' * (len(columns) + 3)}")
+    print("| data | fill | area under the curve | seconds |\n|---|---|---|---|")
     for folder in arguments.folders:
-        cells, seconds, fills = [], [], []
-        for fraction in arguments.fractions:
-            found = []
-            for seed in arguments.seeds:
-                start = time.process_time()
-                profile = measured(folder, keep_fraction=fraction, keep_seed=seed)
-                found.append(profile.surroundings)
-                fills.append(profile.fill)
-                seconds.append(time.process_time() - start)
-            cells.append(", ".join("none" if auc is None else f"{auc:.2f}" for auc in found))
-        cells += [f"{min(fills):.2f} to {max(fills):.2f}", f"{max(seconds):.1f}"]
-        print(f"| {Path(folder.split(':')[0]).name} | {' | '.join(cells)} |", flush=True)
+        profiles, seconds = [], []
+        for fraction, seed in itertools.product(arguments.fractions, arguments.seeds):
+            start = time.process_time()
+            profiles.append(measured(folder, keep_fraction=fraction, keep_seed=seed))
+            seconds.append(time.process_time() - start)
+        fills = span([profile.fill for profile in profiles])
+        areas = span([profile.surroundings for profile in profiles if profile.surroundings is not None])
+        print(f"| {Path(folder.split(':')[0]).name} | {fills} | {areas} | {max(seconds):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,6 @@ def is_dense(
     tissue: str = "auto",
     with_background: bool = False,
     alike: float = 0.72,
-    winding: float = 0.22,
 ) -> bool:
     """Whether objects wind through a tissue without gaps, as neurons do: they look like what lies around them.
 
@@ -181,14 +180,12 @@ def is_dense(
         profile: of the training set.
         tissue: "dense" or "gaps" says it, "auto" goes by the profile.
         with_background: whether background is annotated, or the weights to start from know it.
-        alike: ``Profile.surroundings`` below which objects look like what lies around them.
-        winding: ``Profile.fill`` below which objects wind. Measured: 0.15 to 0.17 for neurons, 0.28 to 0.79 for eleven
-            data sets of compact objects.
+        alike: ``Profile.surroundings`` below which objects look like what lies around them; it is measured of objects
+            that wind.
     """
     if tissue != "auto":
         return tissue == "dense"
-    looks_alike = profile.surroundings is not None and profile.surroundings < alike
-    return not with_background and looks_alike and profile.fill < winding
+    return not with_background and profile.surroundings is not None and profile.surroundings < alike
 
 
 def objectness_unlabeled_relative(profile: Profile, dense: bool = False, complete: bool = False) -> bool:

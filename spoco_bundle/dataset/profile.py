@@ -25,6 +25,9 @@ __all__ = ["Profile", "measure_profile"]
 
 #: percentiles of sizes: of a small, a typical and a large object
 SIZES = (5, 50, 95)
+#: share of its box below which an object winds: neurons fill 0.15 to 0.17, compact objects of eleven data sets 0.28 to
+#: 0.79
+WINDING = 0.22
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Profile:
         fill: share of its box that a typical object fills: about 0.5 for a ball, 0.8 for a disc, little for what winds.
         neighbour: distance of the centres of two annotated neighbours over the diameter, typically; None for fewer than
             two objects in an image.
-        surroundings: how well the inside of objects is told from what lies around them, see ``surroundings_auc``; None
-            where too few objects can be looked at.
+        surroundings: how well the inside of objects that wind is told from what lies around them, see
+            ``surroundings_auc``; None where objects do not wind, or too few can be looked at.
         sizes_differ: whether some images show their objects at another size than the others, and are to be brought to
             that of the others, see ``equal_scales``. All lengths and shapes are those after that.
     """
@@ -164,6 +167,7 @@ def measure_profile(
     neighbours = np.concatenate([scale * one.neighbours for scale, one in zip(scales, images, strict=True)])
     spacing = np.median([one.spacing for one in images], axis=0)
     edge = spacing.prod() ** (1 / dims)
+    fill = float(np.median(ball_volume(diameters / 2, dims) / edges.prod(1)))
     intensities = [one.intensities for one in images]
     return Profile(
         images=len(images),
@@ -178,9 +182,9 @@ def measure_profile(
         diameters=(sizes[:, 0] / edge).tolist(),
         extents=(sizes[:, 1:] / spacing).tolist(),
         elongation=float(np.median(edges.max(1) / diameters)),
-        fill=float(np.median(ball_volume(diameters / 2, dims) / edges.prod(1))),
+        fill=fill,
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if len(neighbours) else None,
-        surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special),
+        surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special) if fill < WINDING else None,
         sizes_differ=bool((scales != 1).any()),
     )
 

@@ -84,6 +84,24 @@ def test_images_of_unknown_voxel_size_count_as_seen_at_one_size_of_objects():
         profile(*stated, equal_sizes=True)
 
 
+def bands(every):
+    """Bright bands across an image with dark lines between; only each ``every``-th is there."""
+    rows, columns = np.indices((128, 128))
+    number, place = np.divmod(rows + columns, 8)
+    there = (number > 3) & (number < 28) & (number % every == 0)
+    one = sample(np.where(there, number, 0))
+    one["image"][0] = torch.from_numpy(there & (place > 1)) + 0.1 * torch.randn(128, 128)
+    return one
+
+
+def test_how_objects_differ_from_what_lies_around_them_is_measured_where_they_wind():
+    assert profile(sample(boxes((60, 60), *[[8, 8]] * 5))).surroundings is None
+    torch.manual_seed(0)
+    beside, apart = profile(bands(every=1)), profile(bands(every=4))
+    assert beside.fill < 0.22 and beside.surroundings < 0.6
+    assert apart.fill < 0.22 and apart.surroundings > 0.9
+
+
 def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
     labels = boxes((60, 60), [8, 8], [8, 8], [8, 8])
     labels[:3, 40:60] = 9

@@ -9,7 +9,7 @@ import tissue_table
 from support import dense_tissue
 
 
-def test_a_row_for_each_folder_and_a_number_for_each_choice(tmp_path, monkeypatch, capsys):
+def test_a_row_for_each_folder(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "leaf" / "train"
     folder.mkdir(parents=True)
     image, label = dense_tissue(np.random.default_rng(0), (128, 128), 40)
@@ -19,9 +19,9 @@ def test_a_row_for_each_folder_and_a_number_for_each_choice(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["tissue_table.py", f"{tmp_path / 'leaf'}:axes=YXS", *options])
     tissue_table.main()
     head, _, row = capsys.readouterr().out.splitlines()
-    assert head == "| data | 50% | 5% | fill | seconds |"
-    name, half, few, fill, seconds = (cell.strip() for cell in row.strip("|").split("|"))
-    assert name == "leaf" and few == "none, none" and float(seconds) >= 0
+    assert head == "| data | fill | area under the curve | seconds |"
+    name, fill, area, seconds = (cell.strip() for cell in row.strip("|").split("|"))
+    assert name == "leaf" and area == "" and float(seconds) >= 0
     low, high = map(float, fill.split(" to "))
-    assert 0 < low <= high <= 1
-    assert len(half.split(", ")) == 2 and all(float(auc) < 0.72 for auc in half.split(", "))
+    assert 0.22 < low <= high <= 1
+    assert tissue_table.span([0.6, 0.5]) == "0.50 to 0.60"
