@@ -90,10 +90,11 @@ def _parser_of_tuning(
     parser = ConfigParser(copy.deepcopy(running.get()))
     overlays = [json_content(find_config(name)) for name in ("evaluate", "tune")]
     search = [entry for entry in overlays[-1]["search"] if entry["id"] in names]
+    taken = "holdout_fraction", "validation_voxels", "partly_labelled", "key_metric"
     own = {
         # as they validated the training
         **{"split": running.get_parsed_content("validation_split"), "keep_fraction": 1.0},
-        **{name: running.get_parsed_content(name) for name in ("holdout_fraction", "partly_labelled", "key_metric")},
+        **{name: running.get_parsed_content(name) for name in taken},
         **{"search": search, "tuner#minutes": minutes, "tuner#min_objects": min_objects},
     }
     for content in (model, *overlays, own):

@@ -1,5 +1,6 @@
 """Dictionary transforms: from files to training crops, and from embeddings to instance files."""
 
+from spoco_bundle.transforms.annotated_part import CropToObjectsd
 from spoco_bundle.transforms.annotation import ReadAnnotationd, ScopeAnnotationd
 from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
@@ -22,6 +23,7 @@ __all__ = [
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
+    "CropToObjectsd",
     "DrawHeldOutd",
     "EqualSizesd",
     "FindForegroundd",

@@ -13,6 +13,7 @@ from monai.networks.utils import eval_mode
 from scipy import ndimage
 from torch import Tensor
 
+from spoco_bundle.core.boxes import largest_box
 from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.core.resampling import read_linear, read_nearest
 from spoco_bundle.dataset.object_size import ball_volume
@@ -178,7 +179,7 @@ class ObjectFinder:
         """Voxels of the whole image at a scale, and the part around its fullest place that may be looked at."""
         whole = np.maximum(1, np.round(np.asarray(self.grid) * scale)).astype(int)
         most = min(self.voxels, math.ceil(self.read * math.prod(whole) / math.prod(self.image.shape)))
-        side = np.maximum(1, _box(whole, most)).astype(int)
+        side = largest_box(whole, most)
         start = np.clip(np.asarray(self.middle) * whole // self.image.shape - side // 2, 0, whole - side)
         return tuple(whole.tolist()), tuple(slice(int(a), int(a + n)) for a, n in zip(start, side))
 
@@ -196,16 +197,6 @@ class ObjectFinder:
         if whole.any():  # an object that is cut is at least as large as its part: small parts say nothing
             counted &= whole | (size >= np.median(size[whole]))
         return Look(float(np.median(size[counted])), score)
-
-
-def _box(shape: np.ndarray, voxels: int) -> np.ndarray:
-    """Sides of the box of at most so many voxels in a volume: a cube as far as the volume's shape allows."""
-    side = np.asarray(shape, dtype=float).copy()
-    for axis in np.argsort(shape):  # what a short axis does not use goes to the longer ones
-        left = voxels / math.prod(side[other] for other in range(len(side)) if shape[other] < shape[axis])
-        free = sum(1 for other in range(len(side)) if shape[other] >= shape[axis])
-        side[axis] = min(shape[axis], left ** (1 / free))
-    return side
 
 
 def fullest(values: Tensor, places: np.ndarray, shape: Sequence[int]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 
@@ -74,6 +75,14 @@ def test_a_plan_holds_what_is_given_and_not_what_is_chosen_last(sample):
 def test_few_objects_leave_everything_as_planned(train):
     _, said = train(**{"tuned#min_objects": 1000})
     assert "clustering tuned on the validation: all stays as planned" in said
+
+
+def test_of_images_that_are_too_large_a_part_validates_and_chooses(train):
+    folder, said = train(validation_voxels=10_000)
+    parts = re.findall(r"(\S+): validated on a part of (.+) voxels with \d+ of \d+ annotated objects", said)
+    assert parts and parts[: len(parts) // 2] == parts[len(parts) // 2 :], "once to validate, once to choose"
+    assert all(math.prod(map(int, sides.split(" x "))) <= 10_000 for _, sides in parts)
+    assert chosen(folder)["objectness_threshold"] < 0.999
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""The part of a large image that a validation looks at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from spoco_bundle.core.boxes import largest_box
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import in_words
+from spoco_bundle.transforms.crops import instance_table
+from spoco_bundle.transforms.hold_out import SIDES
+
+logger = logging.getLogger(__name__)
+
+
+class CropToObjectsd(MapTransform):
+    """Cuts an image that is too large for a validation to the part that holds the most objects that validate.
+
+    All its voxels together would take memory and time that a training does not have: their embeddings alone are many
+    times as large as the image. An image of no more than ``voxels`` stays whole. One line says what is looked at.
+
+    Args:
+        keys: images and labels (C, *spatial) of one grid, MetaTensors.
+        voxels: of the part at most, 1 or more.
+        label_key: the labels among them. Objects are those that ``DrawHeldOutd`` drew to validate, else all.
+        ignore_label: id that is no object, or None.
+        background_label: id that is no object, or None.
+
+    Raises:
+        SpocoError: if ``voxels`` is out of its range.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        voxels: int,
+        label_key: str = "label",
+        ignore_label: int | None = None,
+        background_label: int | None = None,
+    ):
+        super().__init__(keys)
+        if voxels < 1:
+            raise SpocoError(f"validation_voxels is {voxels}: give 1 or more, or None to look at whole images")
+        self.voxels = voxels
+        self.label_key = label_key
+        self.special = (ignore_label, background_label)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the sample; a part lies where it lay in the whole (affine)."""
+        sample = dict(data)
+        label = sample[self.label_key]
+        shape = np.asarray(label.shape[1:])
+        if shape.prod() <= self.voxels:
+            return sample
+        boxes = self._boxes(label)
+        side = largest_box(shape, self.voxels)
+        start, held = fullest_part(boxes, shape, side)
+        for key in self.key_iterator(sample):
+            sample[key] = _cut(sample[key], start, side)
+        logger.info(
+            "%s: validated on a part of %s voxels with %d of %d annotated objects; --validation_voxels allows more",
+            *(sample[self.keys[0]].meta.get("filename_or_obj", "an image"), in_words(side.tolist()), held, len(boxes)),
+        )
+        return sample
+
+    def _boxes(self, label: MetaTensor) -> np.ndarray:
+        """First voxel and last + 1 (objects, 2, D) of the objects that validate."""
+        table = instance_table(label, *self.special).numpy()
+        if SIDES in label.meta:
+            table = table[np.isin(table[:, 0], label.meta[SIDES]["val"])]
+        return table[:, 2:].reshape(len(table), 2, -1)
+
+
+def fullest_part(boxes: np.ndarray, shape: np.ndarray, side: np.ndarray, most: int = 40) -> tuple[np.ndarray, int]:
+    """Where a part of a volume holds the most objects, of parts around each object and midway between each two.
+
+    Args:
+        boxes: first voxel and last + 1 of each object, (objects, 2, D).
+        shape: of the volume.
+        side: of the part, no longer than the volume.
+        most: objects of which that is tried, evenly spread over the list.
+
+    Returns:
+        First voxel (D,) of the part, and how many objects lie wholly in it; without objects the middle of the volume.
+    """
+    tried = boxes[np.unique(np.linspace(0, len(boxes) - 1, min(most, len(boxes))).astype(int))]
+    pairs = [(one.mean(0) + other.mean(0)) / 2 for one, other in combinations_with_replacement(tried, 2)]
+    middles = np.array(pairs or [shape / 2])
+    starts = np.clip(np.round(middles - side / 2).astype(int), 0, shape - side)
+    held = [int(((boxes[:, 0] >= start) & (boxes[:, 1] <= start + side)).all(1).sum()) for start in starts]
+    best = int(np.argmax(held))
+    return starts[best], held[best]
+
+
+def _cut(volume: MetaTensor, start: np.ndarray, side: np.ndarray) -> MetaTensor:
+    """The part of a volume, as a copy that does not keep the whole in memory."""
+    part = volume.as_tensor()[(slice(None), *(slice(a, a + n) for a, n in zip(start.tolist(), side.tolist())))].clone()
+    affine = volume.affine.clone()
+    affine[:-1, -1] += affine[:-1, :-1] @ torch.as_tensor(start, dtype=affine.dtype)
+    return MetaTensor(
+        part, affine=affine, meta={name: value for name, value in volume.meta.items() if name != "affine"}
+    )
