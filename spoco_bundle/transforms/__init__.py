@@ -1,6 +1,5 @@
 """Dictionary transforms: from files to training crops, and from embeddings to instance files."""
 
-from spoco_bundle.transforms.annotated_part import CropToObjectsd
 from spoco_bundle.transforms.annotation import ReadAnnotationd, ScopeAnnotationd
 from spoco_bundle.transforms.check_spacing import CheckSpacingd
 from spoco_bundle.transforms.checks import CheckLabelsd
@@ -14,6 +13,7 @@ from spoco_bundle.transforms.io import CheckResultd, LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
 from spoco_bundle.transforms.serving import HandOutd, LoadServedWeightsd
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
+from spoco_bundle.transforms.validation_part import ValidationPartd
 from spoco_bundle.transforms.views import TwoViewsd
 from spoco_bundle.transforms.working_spacing import WorkingSpacingd
 
@@ -23,7 +23,6 @@ __all__ = [
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
-    "CropToObjectsd",
     "DrawHeldOutd",
     "EqualSizesd",
     "FindForegroundd",
@@ -41,5 +40,6 @@ __all__ = [
     "SaveInstancesd",
     "ScopeAnnotationd",
     "TwoViewsd",
+    "ValidationPartd",
     "WorkingSpacingd",
 ]

@@ -79,7 +79,7 @@ def test_few_objects_leave_everything_as_planned(train):
 
 def test_of_images_that_are_too_large_a_part_validates_and_chooses(train):
     folder, said = train(validation_voxels=10_000)
-    parts = re.findall(r"(\S+): validated on a part of (.+) voxels with \d+ of \d+ annotated objects", said)
+    parts = re.findall(r"(\S+): only a part of (.+) voxels is scored, with \d+ of \d+ annotated objects", said)
     assert parts and parts[: len(parts) // 2] == parts[len(parts) // 2 :], "once to validate, once to choose"
     assert all(math.prod(map(int, sides.split(" x "))) <= 10_000 for _, sides in parts)
     assert chosen(folder)["objectness_threshold"] < 0.999

@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.transforms import CropToObjectsd, DrawHeldOutd
-from spoco_bundle.transforms.annotated_part import fullest_part
+from spoco_bundle.transforms import DrawHeldOutd, ValidationPartd
+from spoco_bundle.transforms.validation_part import fullest_part
 
 
 def sample(shape, places, ids=None):
@@ -26,7 +26,7 @@ def sample(shape, places, ids=None):
 
 def test_a_small_image_stays_whole():
     whole = sample((8, 10, 10), [(1, 1, 1)])
-    found = CropToObjectsd(("image", "label"), 800)(whole)
+    found = ValidationPartd(("image", "label"), 800)(whole)
     assert found["image"] is whole["image"] and found["label"] is whole["label"]
 
 
@@ -34,7 +34,7 @@ def test_the_part_holds_the_most_objects_and_lies_where_it_lay(caplog):
     alone, together = [(0, 0, 0)], [(10, 30, 30), (12, 33, 30), (12, 30, 36)]
     whole = sample((20, 40, 50), alone + together)
     with caplog.at_level(logging.INFO):
-        found = CropToObjectsd(("image", "label"), 2000)(whole)
+        found = ValidationPartd(("image", "label"), 2000)(whole)
     image, label = found["image"], found["label"]
     assert label.shape == image.shape and image[0].numel() <= 2000 and min(image.shape[1:]) >= 11
     assert set(np.unique(label)) == {0, 2, 3, 4} and (np.unique(label, return_counts=True)[1][1:] == 8).all()
@@ -48,7 +48,7 @@ def test_the_part_holds_the_most_objects_and_lies_where_it_lay(caplog):
         assert volume.meta["length_unit"] == "micrometer"
     # the whole is not kept in memory by the part
     assert image.as_tensor().untyped_storage().nbytes() == 4 * image.numel()
-    assert "cells_raw.tif: validated on a part of 12 x 12 x 12 voxels with 3 of 4 annotated objects" in caplog.text
+    assert "cells_raw.tif: only a part of 12 x 12 x 12 voxels is scored, with 3 of 4 annotated objects" in caplog.text
 
 
 def test_those_count_that_validate():
@@ -57,13 +57,13 @@ def test_those_count_that_validate():
     held_out = drawn["label"].meta["sides"]["val"]
     drawn["label"].meta["sides"] = {"train": list(range(1, 9)), "val": [9]}
     assert held_out != [9]
-    found = CropToObjectsd(("image", "label"), 100)(drawn)["label"]
+    found = ValidationPartd(("image", "label"), 100)(drawn)["label"]
     assert set(np.unique(found)) == {0, 9}
 
 
 def test_special_ids_are_no_objects_and_without_objects_the_middle_is_looked_at():
     whole = sample((30, 30), [(0, 0), (26, 26)], ids=[65535, 3])
-    found = CropToObjectsd(("image", "label"), 100, background_label=65535)(whole)["label"]
+    found = ValidationPartd(("image", "label"), 100, background_label=65535)(whole)["label"]
     assert set(np.unique(found)) == {0, 3}
     start, held = fullest_part(np.empty((0, 2, 2), int), np.array([30, 50]), np.array([10, 10]))
     assert start.tolist() == [10, 20] and held == 0
@@ -77,4 +77,4 @@ def test_an_object_larger_than_the_part_is_looked_at_in_its_middle():
 
 def test_a_part_of_no_voxels_is_refused():
     with pytest.raises(SpocoError, match="validation_voxels is 0: give 1 or more"):
-        CropToObjectsd("image", 0)
+        ValidationPartd("image", 0)

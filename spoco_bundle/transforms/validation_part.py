@@ -21,11 +21,11 @@ from spoco_bundle.transforms.hold_out import SIDES
 logger = logging.getLogger(__name__)
 
 
-class CropToObjectsd(MapTransform):
-    """Cuts an image that is too large for a validation to the part that holds the most objects that validate.
+class ValidationPartd(MapTransform):
+    """Cuts an image that is too large for a validation to the part that holds the most annotated objects.
 
     All its voxels together would take memory and time that a training does not have: their embeddings alone are many
-    times as large as the image. An image of no more than ``voxels`` stays whole. One line says what is looked at.
+    times as large as the image. An image of no more than ``voxels`` stays whole. One line says what is left out.
 
     Args:
         keys: images and labels (C, *spatial) of one grid, MetaTensors.
@@ -66,7 +66,7 @@ class CropToObjectsd(MapTransform):
         for key in self.key_iterator(sample):
             sample[key] = _cut(sample[key], start, side)
         logger.info(
-            "%s: validated on a part of %s voxels with %d of %d annotated objects; --validation_voxels allows more",
+            "%s: only a part of %s voxels is scored, with %d of %d annotated objects; --validation_voxels allows more",
             *(sample[self.keys[0]].meta.get("filename_or_obj", "an image"), in_words(side.tolist()), held, len(boxes)),
         )
         return sample
