@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory, window_voxels
+from spoco_bundle.blockwise.memory import PROCESS, available_memory, readable, whole_memory, window_voxels
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.plain_tensors import plain
@@ -78,7 +78,8 @@ class WorkingSpacingd(MapTransform):
 
     Raises:
         SpocoError: if the tolerance is below 1; when called, if the axes do not fit the network, a diameter is given
-            and the size of the objects that the network learnt is unknown, or large objects are below typical ones.
+            and the size of the objects that the network learnt is unknown, large objects are below typical ones, or an
+            image does not fit into the free memory.
     """
 
     def __init__(
@@ -120,11 +121,10 @@ class WorkingSpacingd(MapTransform):
         for key in self.key_iterator(sample):
             mask = None if self.foreground_key is None else sample[self.foreground_key]
             seen = self.decide(_readable(sample[key], mask))
+            self._check_memory(sample[key], seen.shape)
             if seen.spacing is None:
                 continue
             other_grid = seen.shape != tuple(sample[key].shape[1:])
-            if other_grid:
-                self._check_memory(sample[key], seen.shape)
             for name in (key,) if mask is None else (key, self.foreground_key):
                 affine, meta = sample[name].affine, {k: v for k, v in sample[name].meta.items() if k != "affine"}
                 seen_as = torch.as_tensor(rescale_affine(affine, seen.spacing))
@@ -154,20 +154,28 @@ class WorkingSpacingd(MapTransform):
         return Seen(spacing, shape), lines
 
     def _check_memory(self, image: MetaTensor, shape: tuple[int, ...]) -> None:
-        """Refuses an image that is enlarged beyond the free memory."""
+        """Refuses an image that does not fit into the free memory as a whole, on the grid of the network."""
         head = getattr(self.network, "head", None)
-        if head is None or math.prod(shape) <= image[0].numel():
+        if head is None:
             return
-        free = available_memory()
+        free, stored = available_memory(), tuple(image.shape[1:])
         window = int(window_voxels(math.prod(shape), free, head.in_channels))
-        stored = image[0].numel()
-        need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window, stored)
-        if need > free:
-            raise SpocoError(
-                f"{image.meta['filename_or_obj']}: becomes {in_words(shape)} voxels at the resolution at which the "
-                f"model works, for which {readable(need)} of {readable(free)} free memory are needed: predict it block "
-                "by block with --blockwise True, or give another size with --spacing or --diameter"
+        resampled_from = 0 if shape == stored else math.prod(stored)
+        need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window, resampled_from)
+        if need - PROCESS <= free:
+            return
+        if resampled_from:
+            size, remedy = (
+                f"becomes {in_words(shape)} voxels at the resolution at which the model works",
+                (", or give another size with --spacing or --diameter"),
             )
+        else:
+            size, remedy = f"has {in_words(shape)} voxels", ""
+        raise SpocoError(
+            f"{image.meta['filename_or_obj']}: {size}, for which {readable(need - PROCESS)} of {readable(free)} free "
+            "memory are needed: predict it block by block with --blockwise True, evaluate a part of it with "
+            f"--validation_voxels 16777216{remedy}"
+        )
 
     def _seen_as(self, image: ReadableImage) -> tuple[tuple[float, ...] | None, list[Line]]:
         """The spacing with which the network sees an image, and what is to be said of it."""

@@ -194,10 +194,16 @@ def test_weights_without_an_object_size_need_one_for_a_diameter(looked):
 
 
 def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(working_spacing, "available_memory", lambda: 1e6)
+    free = [2.17e8]
+    monkeypatch.setattr(working_spacing, "available_memory", lambda: free[0])
     with pytest.raises(SpocoError, match=r"cells\.tif: becomes 8 x 64 x 96 voxels .*--spacing or --diameter"):
         seen(image((2.0, 1.0, 1.0), "micrometer"), network())
     seen(image((2.0, 0.25, 0.25), "micrometer"), network())
+    free[0] = 2.1e8
+    with pytest.raises(
+        SpocoError, match=r"cells\.tif: has 8 x 32 x 48 voxels, .*--blockwise True, .*--validation_voxels"
+    ):
+        seen(image(), network(""))
 
 
 def test_a_tolerance_is_at_least_1():
