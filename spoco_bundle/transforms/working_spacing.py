@@ -164,13 +164,10 @@ class WorkingSpacingd(MapTransform):
         need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window, resampled_from)
         if need - PROCESS <= free:
             return
+        size, remedy = f"has {in_words(shape)} voxels", ""
         if resampled_from:
-            size, remedy = (
-                f"becomes {in_words(shape)} voxels at the resolution at which the model works",
-                (", or give another size with --spacing or --diameter"),
-            )
-        else:
-            size, remedy = f"has {in_words(shape)} voxels", ""
+            size = f"becomes {in_words(shape)} voxels at the resolution at which the model works"
+            remedy = ", or give another size with --spacing or --diameter"
         raise SpocoError(
             f"{image.meta['filename_or_obj']}: {size}, for which {readable(need - PROCESS)} of {readable(free)} free "
             "memory are needed: predict it block by block with --blockwise True, evaluate a part of it with "
