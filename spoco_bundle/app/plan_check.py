@@ -104,10 +104,10 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
     if profile.sizes_differ:
         resolution += ", also in images that show them larger or smaller"
     steps = np.prod(np.asarray([np.broadcast_to(step, len(profile.shape)) for step in ids["strides"]]), axis=0)
-    tissue = "dense: borders tell objects apart" if ids["dense"] else "with gaps: objects have a centre"
-    tissue += f", they fill {profile.fill:.0%} of their box"
+    tissue = "dense: objects are told apart by their borders" if ids["dense"] else "with gaps: objects have a centre"
+    tissue += f", fill {profile.fill:.0%} of their box"
     if profile.surroundings is not None:
-        tissue += f" and are told from what lies around them to {profile.surroundings:.2f} of 1"
+        tissue += f", and are told from what lies around them in {100 * profile.surroundings:.0f} of 100 comparisons"
     crop = " x ".join(map(str, ids["crop_size"]))
     room = float(f"{math.prod(ids['crop_size']) / typical.prod():.2g}")
     return [

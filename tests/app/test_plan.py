@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spoco_bundle.app import plan
-from spoco_bundle.app.plan_check import check_plan, training_bytes
+from spoco_bundle.app.plan_check import check_plan, plan_lines, training_bytes
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import save_state
 from spoco_bundle.dataset.profile import Profile
@@ -158,6 +158,14 @@ def test_tissue_is_told_by_the_profile_or_by_the_user():
     assert not plan.is_dense(replace(neurons, surroundings=0.9))
     assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(neurons, "gaps")
     assert plan.is_dense(NUCLEI, "dense", with_background=True) and not plan.is_dense(neurons, with_background=True)
+
+
+def test_the_line_of_the_tissue_says_what_was_measured():
+    compact = plan_lines(NUCLEI, PLAN)[-1]
+    assert compact == "tissue with gaps: objects have a centre, fill 50% of their box"
+    winding = plan_lines(replace(NUCLEI, fill=0.17, surroundings=0.6812), PLAN | {"dense": True})[-1]
+    assert winding.startswith("tissue dense: objects are told apart by their borders, fill 17% of their box, and are")
+    assert winding.endswith("told from what lies around them in 68 of 100 comparisons")
 
 
 def test_plans_that_cannot_work_are_refused():
