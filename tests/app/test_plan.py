@@ -157,6 +157,7 @@ def test_tissue_is_told_by_the_profile_or_by_the_user():
     assert plan.is_dense(neurons) and not plan.is_dense(NUCLEI)
     assert not plan.is_dense(replace(neurons, surroundings=0.9))
     assert plan.is_dense(NUCLEI, "dense") and not plan.is_dense(neurons, "gaps")
+    assert not plan.is_dense(replace(neurons, surroundings=None))
     assert plan.is_dense(NUCLEI, "dense", with_background=True) and not plan.is_dense(neurons, with_background=True)
 
 
