@@ -32,6 +32,7 @@ __all__ = [
     "objectness_unlabeled_relative",
     "objectness_unlabeled_weight",
     "strides",
+    "validation_voxels",
     "working_spacing",
 ]
 
@@ -41,6 +42,8 @@ _ACROSS = {2: 30.0, 3: 20.0}
 #: voxels of a crop and of a batch, by the number of axes: what two cores work through in about half a second
 _CROP_VOXELS = {2: 2**14, 3: 2**17}
 _BATCH_VOXELS = {2: 2**17, 3: 2**18}
+#: voxels of an image that are validated on, by the number of axes: more take minutes and gigabytes each time
+_VALIDATION_VOXELS = {2: 2**22, 3: 2**24}
 
 
 def working_spacing(profile: Profile, weights: str | None = None, tolerance: float = 1.5) -> list[float] | None:
@@ -163,6 +166,11 @@ def alike_axes(strides: Sequence[Any], spatial_dims: int) -> bool:
 def batch_size(crop_size: Sequence[int]) -> int:
     """Crops of a batch: as many as make up its voxels."""
     return max(1, round(_BATCH_VOXELS[len(crop_size)] / math.prod(crop_size)))
+
+
+def validation_voxels(spatial_dims: int) -> int:
+    """Voxels of the part of a larger image that is validated on."""
+    return _VALIDATION_VOXELS[spatial_dims]
 
 
 def is_dense(

@@ -28,9 +28,9 @@ class ValidationPartd(MapTransform):
     times as large as the image. An image of no more than ``voxels`` stays whole. One line says what is left out.
 
     Args:
-        keys: images and labels (C, *spatial) of one grid, MetaTensors.
+        keys: images and labels (C, *spatial) of one grid, MetaTensors. Objects are those of "label" that
+            ``DrawHeldOutd`` drew to validate, else all.
         voxels: of the part at most, 1 or more.
-        label_key: the labels among them. Objects are those that ``DrawHeldOutd`` drew to validate, else all.
         ignore_label: id that is no object, or None.
         background_label: id that is no object, or None.
 
@@ -42,7 +42,6 @@ class ValidationPartd(MapTransform):
         self,
         keys: KeysCollection,
         voxels: int,
-        label_key: str = "label",
         ignore_label: int | None = None,
         background_label: int | None = None,
     ):
@@ -50,13 +49,12 @@ class ValidationPartd(MapTransform):
         if voxels < 1:
             raise SpocoError(f"validation_voxels is {voxels}: give 1 or more, or None to look at whole images")
         self.voxels = voxels
-        self.label_key = label_key
         self.special = (ignore_label, background_label)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample; a part lies where it lay in the whole (affine)."""
         sample = dict(data)
-        label = sample[self.label_key]
+        label = sample["label"]
         shape = np.asarray(label.shape[1:])
         if shape.prod() <= self.voxels:
             return sample

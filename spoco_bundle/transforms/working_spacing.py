@@ -164,6 +164,7 @@ class WorkingSpacingd(MapTransform):
         need = whole_memory(math.prod(shape), len(image), head.out_channels, head.in_channels, window, resampled_from)
         if need - PROCESS <= free:
             return
+        part = 2 ** int(math.log2(max(1, math.prod(stored) * free / need)))
         size, remedy = f"has {in_words(shape)} voxels", ""
         if resampled_from:
             size = f"becomes {in_words(shape)} voxels at the resolution at which the model works"
@@ -171,7 +172,7 @@ class WorkingSpacingd(MapTransform):
         raise SpocoError(
             f"{image.meta['filename_or_obj']}: {size}, for which {readable(need - PROCESS)} of {readable(free)} free "
             "memory are needed: predict it block by block with --blockwise True, evaluate a part of it with "
-            f"--validation_voxels 16777216{remedy}"
+            f"--validation_voxels {part}{remedy}"
         )
 
     def _seen_as(self, image: ReadableImage) -> tuple[tuple[float, ...] | None, list[Line]]:

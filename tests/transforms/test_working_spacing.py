@@ -201,7 +201,7 @@ def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
     seen(image((2.0, 0.25, 0.25), "micrometer"), network())
     free[0] = 2.1e8
     with pytest.raises(
-        SpocoError, match=r"cells\.tif: has 8 x 32 x 48 voxels, .*--blockwise True, .*--validation_voxels"
+        SpocoError, match=r"cells\.tif: has 8 x 32 x 48 voxels, .*--blockwise True, .*--validation_voxels 2048$"
     ):
         seen(image(), network(""))
 
