@@ -7,7 +7,6 @@ needs them.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
+from spoco_bundle.app.arguments import check_switch, refuse_places, spelled_out
 from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.early_checks import check_early, readable_dimensions, weights_of
@@ -27,9 +27,6 @@ from spoco_bundle.dataset import build_datalist
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
-# values as configs write them, which fire would take for texts
-_JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
-
 PATHS_AS_TYPED = SetParseFns(**dict.fromkeys(PATHS, path_or_word))
 
 
@@ -87,8 +84,9 @@ class Spoco:
             resume: go on where an interrupted training in the same output folder stopped; `--resume previous` goes on
                 from the checkpoint before the last one, should that be damaged, `--resume FILE` from another one.
             overrides: any id of configs/train.json, such as --minutes 30, --spacing "[2.0,0.5,0.5]" or --tissue dense
-                (where every voxel belongs to some cell; gaps where not).
+                (for objects that wind through tissue without gaps, as neurons do).
         """
+        refuse_places(overrides, ckpt_dir="--output", output_dir="--output")
         files = [find_config("train"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
         check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
@@ -143,9 +141,14 @@ class Spoco:
             blockwise: auto works block by block where an image does not fit into memory, and for OME-Zarr; True or
                 False decides for all images. What was interrupted goes on when the same command is given again.
             max_memory: memory to stay below, such as 4GiB; by default what is free.
-            overrides: any id of configs/inference.json or configs/inference_blockwise.json, such as --workers 4,
-                --scheduler tcp://host:8786, --block_size "[128,256,256]".
+            overrides: any id of configs/inference.json or configs/inference_blockwise.json, such as --workers 4
+                or --block_size "[128,256,256]".
         """
+        refuse_places(overrides, dataset_dir="the image alone", output_dir="--output", ckpt_dir="--model")
+        check_switch("resume", resume)
+        is_named = output.rstrip("/").endswith(".zarr")
+        if resume and is_named:
+            raise SpocoError("--resume: a result with a name goes on when the same command comes again: leave it out")
         if not input:
             raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
         images = input[0] if len(input) == 1 else list(input)
@@ -161,7 +164,7 @@ class Spoco:
         from spoco_bundle.app.prediction_plan import plan_predictions
         from spoco_bundle.app.run_record import forget_outdated, write_run_record
 
-        if output.rstrip("/").endswith(".zarr"):
+        if is_named:
             overrides |= {"output_dir": str(Path(output).parent), "output": output}
         plans = plan_predictions(overlays, overrides, blockwise, max_memory or None)
         write_run_record("predict", [find_config("inference"), *overlays], overrides, overrides["output_dir"])
@@ -192,9 +195,10 @@ class Spoco:
             output: folder for scores.json, scores.csv and a picture of each image.
             model: folder that `spoco train` wrote; by default the model that comes with the bundle.
             config: extra settings, a JSON file; a model folder brings its own.
-            overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled True where the truth
-                itself holds only some of the objects.
+            overrides: any id of configs/train.json and configs/evaluate.json; --partly_labelled False where the truth
+                holds every object.
         """
+        refuse_places(overrides, output_dir="--output", ckpt_dir="--model")
         given = {"dataset_dir": dataset_dir, "output_dir": output, **overrides}
         _run_on_annotated(["evaluate"], "validate#dataset#data#split", model, config, given)
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
@@ -213,6 +217,7 @@ class Spoco:
             overrides: any id of configs/train.json and configs/tune.json; --partly_labelled False where the truth holds
                 every object.
         """
+        refuse_places(overrides, tuned_file="--output", ckpt_dir="--model")
         tuned = Path(output) if output else Path(model or ".") / "tuned.json"
         given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
         _run_on_annotated(["evaluate", "tune"], "split", model, config, given)
@@ -238,6 +243,7 @@ class Spoco:
             config: extra settings as for `spoco train`.
             overrides: any id of configs/train.json, such as --pretrained FILE.
         """
+        refuse_places(overrides, ckpt_dir="--output", output_dir="--output")
         files = [find_config("train"), find_config("learning_curve"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
         check_early(files, {"dataset_dir": dataset_dir, "minutes": minutes, **overrides}, splits)
@@ -269,6 +275,7 @@ class Spoco:
         """
         from spoco_bundle.app.run_report import write_report
 
+        check_switch("embeddings", embeddings)
         page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
@@ -310,6 +317,7 @@ class Spoco:
         """
         from spoco_bundle.label.server import Door, run_server
 
+        check_switch("random_weights", random_weights)
         home = Path(environment) if environment else Path(output) / "environment"
         door = Door(port, host, _separated(names), _separated(origins), token)
         overlays = tuple(find_overlays(config))
@@ -337,43 +345,6 @@ def _run_on_annotated(names: list[str], split: str, model: str, config: str, giv
     run_configs([base, *model_overlay(model, dims), *more], {**weights_of(model, dims), **given}, "train")
 
 
-def _spelled_out(arguments: list[str]) -> list[str]:
-    """The command line as fire is to read it: names are taken letter by letter, and no more than the command takes.
-
-    fire would read an image named ``001`` as the number 1, ``--invert false`` as a text, and hand a name too many to
-    what the command returns.
-
-    Raises:
-        SpocoError: if a command that works on one folder is given several.
-    """
-    command, *rest = arguments or ["--help"]
-    command = command if command.startswith("-") else command.replace("-", "_")
-    if {"-h", "--help"} & {command, *rest}:
-        # fire would load it to say what docstrings say
-        sys.modules.setdefault("IPython", None)
-        return [*([command] if hasattr(Spoco, command) else []), "--", "--help"]
-    if not hasattr(Spoco, command):
-        return arguments
-    spelled, names, value_of = [], [], ""
-    for argument in rest:
-        if re.match("--|-[a-zA-Z]", argument):
-            name, equals, value = argument.partition("=")
-            value_of = "" if equals else name
-            argument = f"{name}{equals}{_JSON_WORDS.get(value, value)}"
-        elif value_of:
-            value_of = ""
-            argument = _JSON_WORDS.get(argument, argument)
-        else:
-            names.append(argument)
-            argument = repr(argument) if command == "predict" else argument
-        spelled.append(argument)
-    if len(names) > 1 and command != "predict":
-        raise SpocoError(
-            f"{names[1]}: spoco {command} takes one name, {names[0]} here; name a folder to write to with --output"
-        )
-    return [command, *spelled]
-
-
 def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
     prepare_threads()
@@ -383,7 +354,7 @@ def main() -> None:
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it logs every error that ends a run, as the last line does
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        fire.Fire(Spoco(), command=_spelled_out(sys.argv[1:]), name="spoco")
+        fire.Fire(Spoco(), command=spelled_out(sys.argv[1:], Spoco), name="spoco")
     except Exception as error:
         mendable = user_error(error)
         if mendable is None:

@@ -11,6 +11,7 @@ import tifffile
 from door import run_warm
 from spoco_bundle import cli
 from spoco_bundle.app import early_checks
+from spoco_bundle.app.arguments import spelled_out
 from spoco_bundle.app.config import find_config
 from spoco_bundle.core.errors import SpocoError
 from support import run_python
@@ -56,6 +57,10 @@ REFUSED = {
     "value out of range": (["tune", "data", "--objectness_threshold", "2"], 2, "between 0 and 1"),
     "unknown config": (["evaluate", "data", "--config", "3d"], 2, "config 3d: no such file"),
     "folder without images to tune on": (["tune", "data"], 2, "data: has no val/"),
+    "a place that an option names": (["train", "data", "--ckpt_dir", "m"], 2, "--ckpt_dir: give --output"),
+    "an image twice": (["predict", "here.tif", "--dataset_dir", "a"], 2, "--dataset_dir: give the image alone"),
+    "a switch before a name": (["predict", "--resume", "here.tif", "no.tif"], 2, "--resume here.tif: is True or False"),
+    "a named result that is resumed": (["predict", "here.tif", "--output", "a.zarr", "--resume"], 2, "leave it out"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 
@@ -164,13 +169,13 @@ def test_the_package_itself_loads_nothing(tmp_path):
     ],
 )
 def test_names_are_taken_letter_by_letter(arguments, spelled):
-    assert cli._spelled_out(arguments) == spelled
+    assert spelled_out(arguments, cli.Spoco) == spelled
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "evaluate", "tune", "learning-curve", "report", "label"])
 def test_a_second_name_is_refused_where_one_is_taken(command):
     with pytest.raises(SpocoError, match="b: .* takes one name, a here.*--output"):
-        cli._spelled_out([command, "a", "--model", "m", "b"])
+        spelled_out([command, "a", "--model", "m", "b"], cli.Spoco)
 
 
 @pytest.mark.parametrize("images, source", [(["a.tif"], "a.tif"), (["a.tif", "1e5"], ["a.tif", "1e5"])])

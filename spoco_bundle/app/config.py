@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_config(name: str | Path) -> Path:
-    """Finds a config by its path or by the bare name of a shipped one, such as ``2d``.
+    """Finds a config by its path or by the bare name of a shipped one, such as ``demo``.
 
     Raises:
         SpocoError: if there is neither; the message lists the shipped names.

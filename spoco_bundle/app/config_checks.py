@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 
 #: all ids whose value is a path or a list of paths
-PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "resume", "tuned_file"})
+PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "pretrained_student", "resume", "tuned_file"})
 
 _REFERENCE = re.compile(r"[@%](\w+)")
 

@@ -81,6 +81,10 @@ def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str
             is_meaningless, words = _CLUSTERED_OTHERWISE[name]
             if is_meaningless(config["clustering"]):
                 raise SpocoError(f"{where}{name}: has no effect where {words}: leave one of them out")
+        if config.get("minutes") and place[0] in ("val_interval", "lr_scheduler"):
+            raise SpocoError(
+                f"{where}{name}: has no effect with minutes, by which the clock decides: leave one of them out"
+            )
         if name == "coordinate_radii" and config.get("coordinate_scale") is not None:
             raise SpocoError(f"{where}{name}: has no effect where coordinate_scale is given: leave one of them out")
 

@@ -42,8 +42,7 @@ def tuned_ids(config: Mapping[str, Any], model: Mapping[str, Any] | None = None)
     return [
         name
         for name in TUNED
-        if taken.get(name, True)
-        and (alike(config[name], usual[name]) or name in model and alike(config[name], model[name]))
+        if taken[name] and (alike(config[name], usual[name]) or name in model and alike(config[name], model[name]))
     ]
 
 

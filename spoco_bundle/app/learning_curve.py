@@ -114,7 +114,8 @@ def learning_curve(
         "ids": json.loads(json.dumps(overrides, default=str)),
         "objects": [objects for _, objects, _ in planned],
     }
-    done = _done(output / RESULT, settings)
+    done = _done(output, settings)
+    _write(output / RESULT, {"settings": settings, "trainings": done})  # what is interrupted belongs to these settings
     for number, (name, objects, own) in enumerate(planned, 1):
         if any(row["name"] == name for row in done):
             continue
@@ -160,11 +161,13 @@ def _planned(
             number += 1
 
 
-def _done(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trainings that a file of results holds."""
-    if not file.is_file():
+def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trainings that are finished in a folder of results."""
+    file = output / RESULT
+    content = json_content(file) if file.is_file() else {}
+    begun = content.get("trainings") or [*(output / TRAININGS).glob(f"*/{LAST}")]
+    if not begun:
         return []
-    content = json_content(file)
     if content.get("settings") != settings:
         raise SpocoError(f"{file}: holds trainings of other settings or labels: name another folder with --output")
     return content["trainings"]

@@ -21,6 +21,7 @@ __all__ = [
     "MODEL_CONFIG",
     "PLANNED",
     "alike",
+    "check_data",
     "config_beside",
     "foreign_code",
     "model_overlay",
@@ -80,6 +81,20 @@ def _foreign_code(value: Any) -> str:
         return next(filter(None, map(_foreign_code, value)), "")
     runs = isinstance(value, str) and value[:1] in ("$", "@", "%") and value not in _shipped_code()
     return value if runs else ""
+
+
+def check_data(content: Mapping[str, Any], file: Path) -> None:
+    """Refuses a config that would run what no shipped config runs: it may come from anybody.
+
+    Raises:
+        SpocoError: that names the file, the id and what it would run.
+    """
+    for key, value in content.items():
+        code = foreign_code(key, value)
+        if code:
+            raise SpocoError(
+                f"{file}: {key} would run {code[:80]!r}: take it out, or, if you trust it, give it with --config"
+            )
 
 
 @cache
@@ -149,9 +164,8 @@ def alike(value: Any, usual: Any) -> bool:
 
 
 def config_beside(weights: str | Path | None) -> Path | None:
-    """The config beside a file of weights, None where there is none."""
-    file = None if weights is None else Path(str(weights)).parent / MODEL_CONFIG
-    return file if file is not None and file.is_file() else None
+    """The config beside a file of weights, None where there is none; see ``model_overlay``."""
+    return None if weights is None else next(iter(model_overlay(Path(str(weights)).parent)), None)
 
 
 def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:
@@ -172,14 +186,10 @@ def model_overlay(model: str | Path, spatial_dims: int = 3) -> list[Path]:
     known = {top_id(key) for base in bases for key in json_content(base)}
     stored = json_content(file)
     content = stored if "object_diameter" in stored else _up_to_date(stored)
-    for key, value in content.items():
+    for key in content:
         if key in _NOT_A_MODELS or top_id(key) not in known:
             raise SpocoError(f"{file}: {key} is no setting of a model: take it out, or give it with --config")
-        code = foreign_code(key, value)
-        if code:
-            raise SpocoError(
-                f"{file}: {key} would run {code[:80]!r}: take it out, or, if you trust it, give it with --config"
-            )
+    check_data(content, file)
     if content != stored:
         write_json(file, content)
         logger.info("%s was written by version 0.1: brought up to date", file)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.config import find_config, json_content, read_configs
 from spoco_bundle.app.config_checks import top_id
 from spoco_bundle.blockwise.memory import available_memory, readable, whole_memory, window_voxels
 from spoco_bundle.blockwise.working import readable_image
@@ -48,17 +48,22 @@ def plan_predictions(
         Names of the configs, paths of their images, and further overrides, for each config that is needed.
 
     Raises:
-        SpocoError: for an unknown id, a missing image, weights that do not fit, or a choice that is none of the three.
+        SpocoError: for an unknown id, a missing image, weights that do not fit, a choice that is none of the three, or
+            one that an image or another option contradicts.
     """
     choice = blockwise.lower()
     if choice not in ("auto", "true", "false"):
         raise SpocoError(f"--blockwise {blockwise}: give auto, True or False")
-    known = read_configs([*map(find_config, WHOLE), *overlays], {}).get()
-    only = [key for key in overrides if top_id(key) not in known]
+    given = [*overrides, *(key for overlay in overlays for key in json_content(overlay))]
+    whole_ids, blockwise_ids = (json_content(find_config(base[-1])).keys() for base in (WHOLE, BLOCKWISE))
+    only = [key for key in given if top_id(key) in blockwise_ids - whole_ids]
+    if only and choice == "false":
+        raise SpocoError(f"--{only[0]}: has an effect block by block alone: leave it or --blockwise False out")
     base = BLOCKWISE if only or choice == "true" else WHOLE
     parser = read_configs([*map(find_config, base), *overlays], overrides)
     left = available_memory(max_memory)
-    items = build_datalist(overrides["dataset_dir"], "predict", parser.get_parsed_content("image_ending"))
+    endings = {name: parser.get_parsed_content(name) for name in ("image_ending", "foreground_ending")}
+    items = build_datalist(overrides["dataset_dir"], "predict", **endings)
     working = parser.get_parsed_content("working_spacing")
     load_weights(working.network, parser.get_parsed_content("weights_file"))
     plans: dict[tuple[str, ...], list[str]] = {}
@@ -67,6 +72,8 @@ def plan_predictions(
         path = item["image"]
         plan = BLOCKWISE if base == BLOCKWISE or is_zarr(path) else WHOLE
         need = None
+        if plan == BLOCKWISE and choice == "false":
+            raise SpocoError(f"{path}: OME-Zarr is predicted block by block: leave --blockwise False out")
         if plan == WHOLE:
             # a bad image among good ones is named when its turn comes
             with contextlib.suppress(SpocoError):
@@ -89,7 +96,11 @@ def plan_predictions(
     extra = {BLOCKWISE: {} if max_memory is None else {"max_memory": max_memory}, WHOLE: {}}
     flat = parser.get_parsed_content("spatial_dims") == 2
     on_cpu = torch.device(parser.get_parsed_content("device")).type == "cpu"
-    if whole and flat and on_cpu and sys.platform == "linux" and "processes" not in overrides:
+    if "processes" in given and BLOCKWISE in plans:
+        raise SpocoError(
+            f"--processes: {plans[BLOCKWISE][0]} goes block by block, which has --workers: predict it by itself"
+        )
+    if whole and flat and on_cpu and sys.platform == "linux" and "processes" not in given:
         # a flat image is too small to keep several threads busy
         extra[WHOLE]["processes"] = max(1, min(torch.get_num_threads(), int(left // max(whole)[0])))
     return [(plan, images, extra[plan]) for plan, images in plans.items()]

@@ -12,9 +12,9 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from spoco_bundle.app.config import find_config, read_configs
+from spoco_bundle.app.config import find_config, json_content, read_configs
 from spoco_bundle.app.config_checks import PATHS, PLACES, config_folder, running_parser, top_id
-from spoco_bundle.app.model_config import foreign_code, model_overlay
+from spoco_bundle.app.model_config import MODEL_CONFIG, check_data, foreign_code, model_overlay
 from spoco_bundle.blockwise.work import digest
 from spoco_bundle.core.atomic_files import atomic_write, write_json
 from spoco_bundle.core.errors import SpocoError
@@ -22,7 +22,14 @@ from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import is_zarr
 
-__all__ = ["RUN_RECORD", "forget_outdated", "read_run_record", "record_running_config", "write_run_record"]
+__all__ = [
+    "RUN_RECORD",
+    "forget_outdated",
+    "read_run_record",
+    "record_later",
+    "record_running_config",
+    "write_run_record",
+]
 
 #: file in a folder of results that says how they were made
 RUN_RECORD = "run.json"
@@ -49,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 # folders whose record this process wrote, which knows more of it than the config that MONAI runs then
 _written: set[Path] = set()
+# folders whose record is written when the config runs, by what the command knows
+_later: dict[Path, tuple[Sequence[str | Path], dict[str, Any]]] = {}
 
 
 def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
@@ -96,6 +105,11 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
     return target
 
 
+def record_later(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> None:
+    """Has ``record_running_config`` write the record of ``write_run_record``: what is refused leaves the one before."""
+    _later[Path(folder).resolve()] = (files, overrides)
+
+
 def record_running_config(command: str) -> None:
     """Writes a record for the config that MONAI is running, unless this package's own command has done so.
 
@@ -107,7 +121,11 @@ def record_running_config(command: str) -> None:
     """
     parser = running_parser()
     folder = Path(parser.get_parsed_content("output_dir"))
-    if idist.get_rank() != 0 or folder.resolve() in _written:
+    if idist.get_rank() != 0:
+        return
+    if folder.resolve() in _later:
+        write_run_record(command, *_later.pop(folder.resolve()), folder)
+    if folder.resolve() in _written:
         return
     base = find_config("inference" if command == "predict" else "train")
     usual = read_configs([base], {}).get()
@@ -153,8 +171,10 @@ def read_run_record(place: str | Path) -> dict[str, Any]:
         record = {key: record[key] for key in ("command", "files", "overrides", "ids")} | {"result": result}
         code = {key: foreign_code(key, value) for key, value in record["overrides"].items() if key not in PATHS}
         for config in map(Path, record["files"]):
-            if config.parent != config_folder():
+            if config.name == MODEL_CONFIG:
                 model_overlay(config.parent)
+            elif config.parent != config_folder():
+                check_data(json_content(config), config)
     except SpocoError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -133,8 +133,8 @@ def write_report(
 
 def _predictions(folder: Path, record: dict[str, Any], parser: ConfigParser) -> list[tuple[Path, Path]]:
     """Images with the results made from them, in the order of names."""
-    ending = parser.get_parsed_content("image_ending")
-    images = build_datalist(parser.get_parsed_content("dataset_dir"), "predict", image_ending=ending)
+    endings = {name: parser.get_parsed_content(name) for name in ("image_ending", "foreground_ending")}
+    images = build_datalist(parser.get_parsed_content("dataset_dir"), "predict", **endings)
     paths = [Path(item["image"]) for item in images]
     if record["result"]:
         return [(path, Path(record["result"])) for path in paths]
@@ -167,8 +167,7 @@ def _panel(
         panel.facts = {**panel.facts, "objects in the truth": str(table.true_objects)}
         panel.facts |= {"AP at IoU 0.5": f"{matching_scores(table, (0.5,))['ap_50']:.2f}"}
         panel.facts |= {"symmetric best Dice": f"{symmetric_best_dice(table):.2f}"}
-        panel.facts |= {kind: f"{count:.0f}" for kind, count in error_counts(table).items() if kind != "false_objects"}
-        panel.facts |= {"false objects": f"{error_counts(table)['false_objects']:.0f}"}
+        panel.facts |= {kind.replace("_", " "): f"{count:.0f}" for kind, count in error_counts(table).items()}
     if embeddings:
         panel.embedding = embedding_planes(volume, labels, parser)
     return panel

@@ -81,8 +81,13 @@ def segment(
     given = _as_image(image, spacing, axes, overrides.get("spatial_dims"), chosen)
     dims = given.array.ndim - 1
     ids = json.dumps({"diameter": diameter, **overrides}, sort_keys=True, default=str)
+    folder = Path(model) if model else shipped_weights(dims)
+    if not (folder / "model.pt").is_file():
+        raise SpocoError(f"model {folder}: holds no model.pt; name the output folder of `train`")
+    overlays = [*model_overlay(folder), *find_overlays(config)]
+    stamps = tuple(_stamp(file) for file in (*sorted(folder.glob("*.pt")), *overlays))
     with unwrapped():
-        return _segmented(given, _prepared(str(model or ""), config, dims, ids))
+        return _segmented(given, _prepared(str(folder.resolve()), tuple(map(str, overlays)), ids, stamps))
 
 
 def _as_image(
@@ -109,13 +114,16 @@ def _as_image(
     return Image(array, steps, unit, affine, "array", letters, "array")
 
 
+def _stamp(file: Path) -> tuple[int, int]:
+    """Changes when the file does."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=2)
-def _prepared(model: str, config: str, dims: int, ids: str) -> Any:
-    """The parsed config with its network, weights loaded; kept for the next image."""
-    if model and not (Path(model) / "model.pt").is_file():
-        raise SpocoError(f"model {model}: holds no model.pt; name the output folder of `train`")
-    overlays = [*model_overlay(model, dims), *find_overlays(config)]
-    places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model or str(shipped_weights(dims))}
+def _prepared(model: str, overlays: tuple[str, ...], ids: str, stamps: tuple[tuple[int, int], ...]) -> Any:
+    """The parsed config with its network, weights loaded; kept for the next image while the files stay the same."""
+    places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model}
     parser = read_configs([find_config("inference"), *overlays], {**places, **json.loads(ids)})
     load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("handlers#0#path")).eval()
     return parser

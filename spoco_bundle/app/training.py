@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spoco_bundle.app.config import run_configs
-from spoco_bundle.app.run_record import write_run_record
+from spoco_bundle.app.run_record import record_later
 from spoco_bundle.app.training_plan import training_files
 
 __all__ = ["train"]
@@ -45,6 +45,6 @@ def train(
     named = Path(ids.get("resume", ""))
     began = None if not resume else named.parent if named.is_file() else Path(output)
     files = training_files(config, ids, began)
-    write_run_record("train", files, ids, output)
+    record_later(files, ids, output)
     run_configs(files, ids, "train")
     return Path(output)

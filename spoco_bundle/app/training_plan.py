@@ -17,6 +17,7 @@ from spoco_bundle.app.final_tuning import tuned_ids
 from spoco_bundle.app.model_config import (
     PLANNED,
     alike,
+    check_data,
     config_beside,
     model_overlay,
     resolved,
@@ -55,13 +56,20 @@ def training_files(config: str, overrides: dict[str, Any], began: str | Path | N
     base, overlays = find_config("train"), find_overlays(config)
     if began is not None:
         plan = Path(began) / PLAN
-        # version 0.1 left the config of the model alone
-        return [base, *([plan] if plan.is_file() else model_overlay(began)), *overlays]
+        if not plan.is_file():  # version 0.1 left the config of the model alone
+            return [base, *model_overlay(began), *overlays]
+        check_data(json_content(plan), plan)
+        return [base, *_of_the_weights(base, overlays, overrides)[:1], plan, *overlays]
+    return [base, *_of_the_weights(base, overlays, overrides), *overlays]
+
+
+def _of_the_weights(base: Path, overlays: list[Path], overrides: dict[str, Any]) -> list[Path]:
+    """Config beside the weights that a training starts from, and what it takes from its images all the same."""
     parser = read_configs([base, *overlays], overrides)
     with unwrapped():
         pretrained = parser.get_parsed_content("pretrained")
     beside = config_beside(pretrained)
-    return [base, *([] if beside is None else [beside, find_config("pretrained")]), *overlays]
+    return [] if beside is None else [beside, find_config("pretrained")]
 
 
 def plan_folder(folder: str | Path, config: str = "", **overrides: Any) -> tuple[list[str], dict[str, Any]]:

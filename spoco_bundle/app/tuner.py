@@ -91,12 +91,21 @@ class ClusteringTuner:
         self.score = score
         # MONAI's parser rewrites the separator
         self.search = {entry["id"].replace("::", "#"): list(entry["values"]) for entry in search}
+        if not self.search:
+            raise SpocoError("search: names no parameter to choose: give at least one")
         self.tuned_file = Path(tuned_file)
+        if self.tuned_file.is_dir():
+            raise SpocoError(
+                f"{tuned_file}: is a folder: name a file for the settings, such as {tuned_file}/tuned.json"
+            )
         self.max_volumes = max_volumes
         self.seconds = math.inf if minutes is None else 60 * minutes
         self.min_objects = min_objects
         self.choice = {"caution": caution, "min_gain": min_gain, "max_rounds": max_rounds}
         self.start = {key: self._in_use(key) for key in self.search}
+        for key, values in self.search.items():
+            for value in values:
+                self.clustering(**{keyword(key): value})  # refuses what it does not take
 
     def run(self) -> dict[str, Any]:
         """Embeds, searches, prints the table, writes the overlay; returns its content."""

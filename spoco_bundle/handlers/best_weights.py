@@ -32,6 +32,7 @@ class BestWeights:
     Attributes:
         best_score: the best so far.
         best_epoch: its epoch; 0 for none yet, and for weights from before the training.
+        last_epoch: epoch of the last validation; 0 for none in this run.
         before: score of the weights that the training started from; None where they were not scored.
         best_trained: best score of the weights that it trained.
         saving: whether better weights are saved; switched off for those that the training starts from.
@@ -47,6 +48,7 @@ class BestWeights:
         self.metric = metric
         self.best_score = -float("inf")
         self.best_epoch = 0
+        self.last_epoch = 0
         self.before: float | None = None
         self.best_trained = -float("inf")
         self.saving = True
@@ -98,11 +100,12 @@ class BestWeights:
         if name not in engine.state.metrics:
             raise SpocoError(f"metric: validation gives no {name!r}; choose among {sorted(engine.state.metrics)}")
         score = float(engine.state.metrics[name])
+        self.last_epoch = int(engine.state.epoch)
         self.best_trained = max(self.best_trained, score)
         if not score > self.best_score:  # NaN is no improvement either
             return
         self.best_score = score
-        self.best_epoch = int(engine.state.epoch)
+        self.best_epoch = self.last_epoch
         if not self.saving:
             return
         if idist.get_rank() == 0:

@@ -58,8 +58,15 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 class _TwoFiles(DiskSaver):
     """Ignite's saver, on rank 0 only, with an atomic write that keeps the file before it under another name."""
 
+    begins = False  # whether the files that lie there are of another training
+
     def _save_func(self, checkpoint: Mapping, path: Path, func: Callable) -> None:
-        save_state({"format": FORMAT, **plain_state(checkpoint)}, path, keep_before=path.with_name(PREVIOUS))
+        before = path.with_name(PREVIOUS)
+        if self.begins:
+            path.unlink(missing_ok=True)
+            before.unlink(missing_ok=True)
+            self.begins = False
+        save_state({"format": FORMAT, **plain_state(checkpoint)}, path, keep_before=before)
 
     def remove(self, filename: str) -> None:
         """Leaves the file to the next one, which takes its place in one step."""
@@ -187,11 +194,10 @@ class TrainingCheckpoint:
         self._position.engine = engine
         if self.resume:
             self.load(engine)
-        self.save = Checkpoint(
-            {"engine": self._position, "random": RandomState(), **self.objects},
-            _TwoFiles(self.ckpt_dir, require_empty=False),
-            filename_pattern=LAST,
-        )
+        files = _TwoFiles(self.ckpt_dir, require_empty=False)
+        files.begins = not self.resume
+        state = {"engine": self._position, "random": RandomState(), **self.objects}
+        self.save = Checkpoint(state, files, filename_pattern=LAST)
         if self.save_on_signal:
             self.signals.listen()
 

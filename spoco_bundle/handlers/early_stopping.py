@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStopping:
-    """Ends the training once the validation score has not risen for a number of epochs.
+    """Ends the training at a validation since whose best one a number of epochs has passed.
 
     It keeps no state of its own: the best epoch is that of ``BestWeights``, which a checkpoint holds, so a resumed
     training stops at the same epoch as an uninterrupted one. Put it behind the validation in the trainer's handlers.
@@ -32,7 +32,7 @@ class EarlyStopping:
 
     def __call__(self, engine: Engine) -> None:
         """Ends the training if it is time."""
-        if engine.state.epoch - self.best_weights.best_epoch >= self.patience:
+        if self.best_weights.last_epoch - self.best_weights.best_epoch >= self.patience:
             logger.info(
                 "no better score since epoch %d: stopping at epoch %d", self.best_weights.best_epoch, engine.state.epoch
             )

@@ -121,7 +121,8 @@ def _first_weights(bundle: Path, source: Path, random_weights: bool) -> None:
     # the weights in use last: with them the folder counts as complete
     for name in ("model_student.pt", "model.pt"):
         if (source / name).is_file():
-            shutil.copy(source / name, target / name)
+            with atomic_write(target / name) as path:
+                shutil.copyfile(source / name, path)
 
 
 def _metadata(train: Mapping[str, Any]) -> dict[str, Any]:

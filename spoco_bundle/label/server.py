@@ -95,7 +95,7 @@ def run_server(
             f"{environment}: its torchvision does not fit its torch, as PyPI's does not beside a CPU build of torch: "
             f"run {python} -m pip install --force-reinstall --no-deps torchvision from the index that torch came from"
         )
-    print(how_to_connect(door.port, studies), flush=True)
+    print(how_to_connect(door, studies), flush=True)
     if not is_loopback(door.host):
         print(who_may_connect(door), flush=True)
     # in a process group of its own: Ctrl-C comes here alone, and the server, with a training, is told to stop once
@@ -130,17 +130,19 @@ def server_command(python: Path, app: Path, studies: Path, door: Door) -> tuple[
     return command, variables
 
 
-def how_to_connect(port: int, studies: Path) -> str:
+def how_to_connect(door: Door, studies: Path) -> str:
     """What a person needs to know to connect a viewer."""
+    host = "127.0.0.1" if door.host in EVERY_ADDRESS else f"[{door.host}]" if ":" in door.host else door.host
+    address = f"http://{host}:{door.port}"
     return f"""
-The server will be at http://127.0.0.1:{port} (its pages: /info/, /train/, /logs/?html=false). Stop it with Ctrl-C.
+The server will be at {address} (its pages: /info/, /train/, /logs/?html=false). Stop it with Ctrl-C.
 
-3D Slicer  install the extension MONAILabel, open the module, enter http://127.0.0.1:{port} as the server, press
+3D Slicer  install the extension MONAILabel, open the module, enter {address} as the server, press
            Next Sample (strategy "disagreement"), Auto Segmentation: Run. Correct or draw some objects; let the name of
            a segment begin with "confirmed" where the prediction was right, with "slices", "strokes" or "points" where
            you drew only that of an object, with "no object" where you painted what is none. Submit Label, then Train:
            Start. Segments that you left as they were teach nothing.
-QuPath     install the MONAI Label extension, Preferences: MONAI Label server = http://127.0.0.1:{port}. It exchanges
+QuPath     install the MONAI Label extension, Preferences: MONAI Label server = {address}. It exchanges
            images and labels of 2D models; as a prediction it asks for outlines, which are not drawn here.
 OHIF       reads DICOM from a DICOMweb server; the images of {studies} are files, so use 3D Slicer for them.
 """

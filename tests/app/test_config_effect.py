@@ -39,6 +39,8 @@ def test_what_only_training_uses_is_refused_in_an_evaluation(name, value):
         ({"min_fraction": 0.1, "clustering#min_size": 30}, "--min_fraction: .* where clustering#min_size is given"),
         ({"merge_distance": 2.0, "clustering#method": "hdbscan"}, "--merge_distance: .*another than density_peaks"),
         ({"objectness_threshold": 0.5, "clustering#background": "otsu"}, "--objectness_threshold: .*than auto"),
+        ({"minutes": 30, "val_interval": 2}, "--val_interval: has no effect with minutes"),
+        ({"minutes": 30, "lr_scheduler#pct_start": 0.3}, "--lr_scheduler#pct_start: has no effect with minutes"),
         ({"loss#max_anchors": 8}, "--loss#max_anchors: .* give --loss#consistency_weight 1 too"),
         ({"loss#max_anchors": 8, "loss#consistency_weight": 0}, "without the consistency term"),
     ],

@@ -148,3 +148,22 @@ def test_the_table_and_three_sentences():
 )
 def test_the_verdict_goes_by_the_interval(low, high, words):
     assert words in LearningCurve(2.5, ROWS, replace(FOUND, low=low, high=high)).verdict()
+
+
+def test_what_was_interrupted_in_its_first_training_goes_on_with_the_same_settings_alone(folder, trainings, tmp_path):
+    asked, stop_at = trainings
+    with pytest.raises(SpocoError, match="did you mean --seed"):
+        learning_curve(folder, 12, tmp_path / "curve", sed=1)
+    stop_at[0] = 0
+    with pytest.raises(KeyboardInterrupt):
+        learning_curve(folder, 12, tmp_path / "curve", seed=1)
+    stop_at[0] = None
+    # nothing was learnt yet
+    learning_curve(folder, 13, tmp_path / "unlearnt")
+    (tmp_path / "curve" / "trainings" / "25_percent_0").mkdir(parents=True)
+    (tmp_path / "curve" / "trainings" / "25_percent_0" / "last.pt").touch()
+    with pytest.raises(SpocoError, match="holds trainings of other settings"):
+        learning_curve(folder, 12, tmp_path / "curve", seed=2)
+    asked.clear()
+    learning_curve(folder, 12, tmp_path / "curve", seed=1)
+    assert [one["resume"] for one in asked] == [True] + 5 * [False]

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from spoco_bundle.app import prediction_plan
 from spoco_bundle.app.config import shipped_weights
@@ -97,3 +98,21 @@ def test_flat_images_are_shared_by_as_many_processes_as_threads_and_memory_allow
     volume = {"dataset_dir": str(tmp_path / "volume.tif"), "ckpt_dir": str(shipped_weights(3))}
     tifffile.imwrite(volume["dataset_dir"], np.zeros((4, 8, 8), np.uint8))
     assert plan_predictions(model_overlay("", 3), volume, "auto", None)[0][2] == {}
+
+
+def test_contradictions_are_refused_before_anything_runs(tmp_path):
+    ome_zarr, flat = tmp_path / "a.zarr", tmp_path / "b.tif"
+    zarr.create_array(str(ome_zarr), data=np.zeros((20, 24), np.uint8))
+    tifffile.imwrite(flat, np.zeros((20, 24), np.uint8))
+    given = {"dataset_dir": [str(flat), str(ome_zarr)], "ckpt_dir": str(shipped_weights(2))}
+    own = tmp_path / "own.json"
+    own.write_text('{"workers": 2}')
+    model = model_overlay("", 2)
+    with pytest.raises(SpocoError, match=r"a\.zarr: OME-Zarr is predicted block by block: leave --blockwise False out"):
+        plan_predictions(model, given, "False", None)
+    with pytest.raises(SpocoError, match=r"--processes: .*a\.zarr goes block by block"):
+        plan_predictions(model, {**given, "processes": 2}, "auto", None)
+    given["dataset_dir"] = str(flat)
+    with pytest.raises(SpocoError, match="--workers: has an effect block by block alone"):
+        plan_predictions([*model, own], given, "False", None)
+    assert [configs for configs, _, _ in plan_predictions([*model, own], given, "auto", None)] == [BLOCKWISE]

@@ -72,3 +72,7 @@ def test_a_record_that_would_run_code_is_refused(tmp_path):
     (tmp_path / RUN_RECORD).write_text(json.dumps(record))
     with pytest.raises(SpocoError, match="model.json: norm would run"):
         read_run_record(tmp_path)
+    (tmp_path / "settings.json").write_text(json.dumps({"image_ending": "$print()"}))
+    (tmp_path / RUN_RECORD).write_text(json.dumps(record | {"files": [str(tmp_path / "settings.json")]}))
+    with pytest.raises(SpocoError, match="settings.json: image_ending would run"):
+        read_run_record(tmp_path)

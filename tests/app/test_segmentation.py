@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from spoco_bundle.app import segmentation
 from spoco_bundle.app.config import find_config, run_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.saved_state import save_state
 from spoco_bundle.formats import read_image
+from spoco_bundle.networks.weights import load_tensors
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +106,11 @@ def test_unknown_names_of_the_package_are_refused():
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         spoco_bundle.segmnt  # noqa: B018
     assert {"segment", "train", "SpocoLoss"} <= set(dir(spoco_bundle))
+
+
+def test_weights_that_were_trained_anew_are_read_anew(cells, tmp_path):
+    shutil.copytree(shipped_weights(2), tmp_path / "model")
+    assert segment(cells, model=tmp_path / "model").labels.max() == 6
+    state = load_tensors(tmp_path / "model" / "model.pt")
+    save_state({name: value * (value.ndim < 2) for name, value in state.items()}, tmp_path / "model" / "model.pt")
+    assert segment(cells, model=tmp_path / "model").labels.max() != 6

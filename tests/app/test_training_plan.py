@@ -7,6 +7,8 @@ import pytest
 import tifffile
 
 from spoco_bundle.app.config import find_config
+from spoco_bundle.app.run_record import RUN_RECORD
+from spoco_bundle.app.training import train
 from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
@@ -82,3 +84,29 @@ def test_a_training_that_goes_on_keeps_its_plan_and_one_from_weights_their_netwo
     assert training_files("", ids | {"pretrained": str(tmp_path / "model.pt")}) == [base, beside, images_say]
     shipped = training_files("fine_tune", ids)
     assert shipped[1].parts[-2:] == ("2d", "model.json") and shipped[2:] == [images_say, find_config("fine_tune")]
+
+
+def test_a_plan_or_a_model_of_somebody_else_runs_no_code(folder, tmp_path):
+    ids = {"dataset_dir": str(folder)}
+    write_json(tmp_path / PLAN, {"batch_size": "$print()"})
+    with pytest.raises(SpocoError, match=r"plan.json: batch_size would run '\$print\(\)'"):
+        training_files("", ids, tmp_path)
+    write_json(tmp_path / "model.json", {"channels": "$print()"})
+    with pytest.raises(SpocoError, match="model.json: channels would run"):
+        training_files("", ids | {"pretrained": str(tmp_path / "model.pt")})
+
+
+def test_a_training_from_weights_that_goes_on_keeps_their_settings(folder, tmp_path):
+    beside = write_json(tmp_path / "theirs" / "model.json", {"object_diameter": 9.0, "invert": True})
+    ids = {"dataset_dir": str(folder), "pretrained": str(beside.with_name("model.pt"))}
+    write_json(tmp_path / PLAN, {"batch_size": 3})
+    assert training_files("", ids, tmp_path) == [find_config("train"), beside, tmp_path / PLAN]
+
+
+def test_a_training_that_is_refused_leaves_what_lies_in_its_folder(folder, tmp_path):
+    for name in (PLAN, RUN_RECORD):
+        (tmp_path / name).write_text('{"ids": "of another training"}')
+    with pytest.raises(SpocoError, match="crop_size"):
+        train(folder, tmp_path, crop_size=[30_000, 30_000], max_epochs=1)
+    for name in (PLAN, RUN_RECORD):
+        assert (tmp_path / name).read_text() == '{"ids": "of another training"}'

@@ -77,7 +77,7 @@ def tuner(tmp_path, search, start=None, volumes=5, partly_labelled=True, **argum
         InstanceMetric(partly_labelled=partly_labelled),
         arguments.pop("score", EXPECTED),
         search,
-        str(tmp_path / "tuned.json"),
+        arguments.pop("tuned_file", str(tmp_path / "tuned.json")),
         **arguments,
     )
 
@@ -201,3 +201,16 @@ def test_no_image_is_embedded_and_no_setting_tried_when_the_time_is_up(tmp_path)
     )
     assert made.search_best() == ({"objectness_threshold": 0.9}, [])
     assert network.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("search", "file", "words"),
+    [
+        ([], "tuned.json", "search: names no parameter"),
+        ([{"id": "method", "values": ["mean_shft"]}], "tuned.json", "mean_shft"),
+        ([{"id": "objectness_threshold", "values": [0.4]}], "", "is a folder: name a file"),
+    ],
+)
+def test_what_cannot_be_searched_or_written_is_refused_before_anything_is_embedded(search, file, words, tmp_path):
+    with pytest.raises(SpocoError, match=words):
+        tuner(tmp_path, search, tuned_file=str(tmp_path / file))

@@ -16,7 +16,7 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state
 from spoco_bundle.handlers import BestWeights, TrainingCheckpoint
-from spoco_bundle.handlers.checkpoint import load_checkpoint
+from spoco_bundle.handlers.checkpoint import LAST, PREVIOUS, load_checkpoint
 
 
 class Training:
@@ -331,3 +331,9 @@ def test_runs_outside_the_main_thread(tmp_path):
     worker.start()
     worker.join()
     assert (tmp_path / "last.pt").is_file()
+
+
+def test_the_first_checkpoint_of_a_training_replaces_those_of_another(tmp_path):
+    Training(tmp_path).run(3)
+    Training(tmp_path).run(1)
+    assert load_checkpoint(tmp_path / LAST)["engine"]["epoch"] == 1 and not (tmp_path / PREVIOUS).exists()

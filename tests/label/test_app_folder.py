@@ -1,5 +1,7 @@
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +80,20 @@ def test_unknown_ids_and_missing_weights_are_named(tmp_path):
         prepare_app(tmp_path, random_weights=True, crop_sise=[8, 8, 8])
     with pytest.raises(SpocoError, match="nothing: holds no model.pt"):
         prepare_app(tmp_path, str(tmp_path / "nothing"))
+
+
+def test_weights_that_were_copied_by_half_do_not_count(tmp_path, monkeypatch):
+    trained = prepare_app(tmp_path / "other", random_weights=True, **TINY) / "models"
+
+    def copyfile(source, target, **_):
+        content = Path(source).read_bytes()
+        of_weights = Path(source).parent == trained
+        Path(target).write_bytes(content[:1000] if of_weights else content)
+        if of_weights:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises((OSError, SpocoError), match="space"):
+        patched.setattr(shutil, "copyfile", copyfile)
+        prepare_app(tmp_path / "app", str(trained))
+    bundle = prepare_app(tmp_path / "app", str(trained))
+    assert (bundle / "models" / "model.pt").read_bytes() == (trained / "model.pt").read_bytes()

@@ -24,7 +24,7 @@ def test_the_name_names_no_other_task_and_the_server_stays_on_this_machine(tmp_p
     assert variables["MONAI_LABEL_SESSIONS"] == "false"
     assert "*.tiff" in json.loads(variables["MONAI_LABEL_DATASTORE_FILE_EXT"])
     for word in ("127.0.0.1:8123", "3D Slicer", "QuPath", "OHIF", "confirmed", "no object"):
-        assert word in server.how_to_connect(8123, tmp_path)
+        assert word in server.how_to_connect(server.Door(8123), tmp_path)
 
 
 def test_an_address_that_others_reach_is_warned_of():
@@ -55,3 +55,10 @@ def test_nothing_of_the_bundle_but_the_app_needs_monai_label():
     # a room that imported it would not even load in the bundle's own environment
     code = "import spoco_bundle.cli, spoco_bundle.label.client, sys; assert 'monailabel' not in sys.modules"
     assert run_warm(["-c", code], cwd=Path.cwd()).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("192.168.1.5", "192.168.1.5"), ("0.0.0.0", "127.0.0.1"), ("fe80::1", "[fe80::1]")]
+)
+def test_the_address_that_is_told_is_one_where_it_listens(host, named, tmp_path):
+    assert f"The server will be at http://{named}:8123 " in server.how_to_connect(Door(8123, host), tmp_path)
