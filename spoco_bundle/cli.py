@@ -16,7 +16,7 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.arguments import check_switch, refuse_places, spelled_out
+from spoco_bundle.app.arguments import check_number, check_switch, refuse_places, spelled_out
 from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.early_checks import check_early, readable_dimensions, weights_of
@@ -45,6 +45,7 @@ class Spoco:
             output: folder for the sample, the model and the results.
             seed: another number makes another sample.
         """
+        check_number("seed", seed, 0)
         from spoco_bundle.dataset.synthetic import make_synthetic_sample
         from spoco_bundle.metrics import pool_scores
 
@@ -273,9 +274,11 @@ class Spoco:
             max_images: images shown.
             max_megabytes: size that the page stays below; more slices fit into more.
         """
+        check_switch("embeddings", embeddings)
+        check_number("max_images", max_images, 1)
+        check_number("max_megabytes", max_megabytes, 0)
         from spoco_bundle.app.run_report import write_report
 
-        check_switch("embeddings", embeddings)
         page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
@@ -318,6 +321,7 @@ class Spoco:
         from spoco_bundle.label.server import Door, run_server
 
         check_switch("random_weights", random_weights)
+        check_number("port", port, 1)
         home = Path(environment) if environment else Path(output) / "environment"
         door = Door(port, host, _separated(names), _separated(origins), token)
         overlays = tuple(find_overlays(config))

@@ -8,7 +8,7 @@ from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["check_switch", "refuse_places", "spelled_out"]
+__all__ = ["check_number", "check_switch", "refuse_places", "spelled_out"]
 
 # values as configs write them, which fire would take for texts
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
@@ -65,3 +65,9 @@ def check_switch(name: str, value: Any) -> None:
     """Refuses a switch that fire gave the word behind it."""
     if not isinstance(value, bool):
         raise SpocoError(f"--{name} {value}: is True or False: put it behind the names, or write --{name} True")
+
+
+def check_number(name: str, value: Any, least: int) -> None:
+    """Refuses what is no number, or too small a one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise SpocoError(f"--{name} {value}: give a number of at least {least}")

@@ -47,19 +47,22 @@ _CONSISTENCY = frozenset(
 )
 
 
-def check_effect(config: Mapping[str, Any], overrides: Iterable[str], where: str) -> None:
+def check_effect(
+    config: Mapping[str, Any], overrides: Iterable[str], where: str, roots: Iterable[str] = _ROOTS
+) -> None:
     """Refuses ids that nothing which runs refers to, or that another id makes meaningless.
 
     Args:
         config: the merged config, overrides included.
         overrides: ids that the user has set; those of places are set by every command and left out.
         where: put before ids in messages, as in ``check_ids``.
+        roots: ids that are run.
 
     Raises:
         SpocoError: at the first id without effect.
     """
     used: set[tuple[str, ...]] = set()
-    for root in _ROOTS:
+    for root in roots:
         _follow(config, (root,), used)
     for name in overrides:
         place = _levels(name)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs, shipped_weights
+from spoco_bundle.app.config_effect import check_effect
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, image_dimensions, read_image
@@ -22,6 +23,9 @@ from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
 
 __all__ = ["Segmentation", "segment"]
+
+#: what is used of the config
+USED = ("preprocessing", "network", "weights_file", "inferer", "device", "clustering", "restore")
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,13 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _prepared(model: str, overlays: tuple[str, ...], ids: str, stamps: tuple[tuple[int, int], ...]) -> Any:
     """The parsed config with its network, weights loaded; kept for the next image while the files stay the same."""
     places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model}
-    parser = read_configs([find_config("inference"), *overlays], {**places, **json.loads(ids)})
-    load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("handlers#0#path")).eval()
+    given = json.loads(ids)
+    for name in ("agreement", "foreground_ending"):
+        if given.get(name):
+            raise SpocoError(f"{name}: is for `spoco predict`: `segment` looks at one image with one network")
+    parser = read_configs([find_config("inference"), *overlays], {**places, **given})
+    check_effect(parser.get(), given, "", USED)
+    load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("weights_file")).eval()
     return parser
 
 

@@ -24,12 +24,10 @@ class EmbeddingColours:
 
     Args:
         output_dir: folder of the files.
-        field_key: key of the evaluator's output with the ``EmbeddingField`` that was clustered.
     """
 
-    def __init__(self, output_dir: str, field_key: str = "pred_field"):
+    def __init__(self, output_dir: str):
         self.output_dir = Path(output_dir)
-        self.field_key = field_key
 
     def attach(self, engine: Engine) -> None:
         """Writes after each iteration."""
@@ -40,4 +38,4 @@ class EmbeddingColours:
         for sample in engine.state.output:
             name = image_name(str(sample["image"].meta["filename_or_obj"]))
             with atomic_write(self.output_dir / f"{name}{EMBEDDING_ENDING}") as path, path.open("wb") as file:
-                np.save(file, (255 * embedding_colours(sample[self.field_key])).round().astype(np.uint8))
+                np.save(file, (255 * embedding_colours(sample["pred_field"])).round().astype(np.uint8))

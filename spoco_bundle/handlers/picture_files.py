@@ -21,13 +21,11 @@ class PictureFilesHandler:
     Args:
         output_dir: folder of the pictures.
         max_images: images drawn; the others have scores only.
-        field_key: key of the evaluator's output with the ``EmbeddingField`` that was clustered.
     """
 
-    def __init__(self, output_dir: str, max_images: int = 20, field_key: str = "pred_field"):
+    def __init__(self, output_dir: str, max_images: int = 20):
         self.output_dir = Path(output_dir)
         self.max_images = max_images
-        self.field_key = field_key
         self._drawn = 0
 
     def attach(self, engine: Engine) -> None:
@@ -49,7 +47,7 @@ class PictureFilesHandler:
                     np.asarray(image.cpu()),
                     prediction,
                     truth,
-                    sample[self.field_key],
+                    sample["pred_field"],
                     voxel_spacing(image, prediction.ndim),
                     Path(source).name,
                 )

@@ -19,13 +19,11 @@ class TrainingProgress:
     Args:
         best_weights: object with ``best_score`` to show, such as ``BestWeights``; None shows none.
         budget: ``TimeBudget`` of a training that ends by the clock; the minutes left are shown in place of the epochs.
-        terms_key: key of the trainer's output that holds name -> number, ``loss`` among them.
     """
 
-    def __init__(self, best_weights: Any = None, budget: Any = None, terms_key: str = "loss_terms"):
+    def __init__(self, best_weights: Any = None, budget: Any = None):
         self.best_weights = best_weights
         self.budget = budget
-        self.terms_key = terms_key
         self.progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -55,7 +53,7 @@ class TrainingProgress:
             facts = {"minutes left": f"{self.budget.remaining / 60:.1f}"}
         else:
             facts = {"epoch": f"{state.epoch} of {state.max_epochs}"}
-        facts["loss"] = f"{output[self.terms_key]['loss']:.3f}"
+        facts["loss"] = f"{output['loss_terms']['loss']:.3f}"
         if self.best_weights is not None and self.best_weights.best_epoch:
             facts["best"] = f"{self.best_weights.best_score:.3f}"
         self.progress.update(**facts)

@@ -34,14 +34,13 @@ class ScoresHandler:
     Args:
         metric: the metric that the evaluator computes; its details are read when the evaluation is complete.
         output_dir: folder of the files.
-        columns: scores printed; by default a choice that fits the metric.
     """
 
-    def __init__(self, metric: InstanceMetric, output_dir: str, columns: Sequence[str] | None = None):
+    def __init__(self, metric: InstanceMetric, output_dir: str):
         self.metric = metric
         self.output_dir = Path(output_dir)
         default = DENSE_COLUMNS if "sbd" in metric.keys else PARTLY_LABELLED_COLUMNS
-        self.columns = [c for c in (columns or default) if c in metric.keys]
+        self.columns = [c for c in default if c in metric.keys]
         self._names: list[str] = []
 
     def attach(self, engine: Engine) -> None:

@@ -14,25 +14,20 @@ class LossTermsHandler(TensorBoardStatsHandler):
     """Writes loss terms, learning rate and the teacher's momentum as scalars during training.
 
     Args:
-        log_dir: folder of the TensorBoard files; used where no writer is given.
-        summary_writer: writer to share with other handlers, or None.
+        log_dir: folder of the TensorBoard files.
         optimizer: optimizer whose learning rate is written, or None.
         teacher: momentum teacher with ``momentum_at`` and ``n_averaged``, or None.
         interval: iterations between entries.
-        terms_key: key of the trainer's output that holds name -> scalar.
     """
 
     def __init__(
         self,
         log_dir: str = "./runs",
-        summary_writer: Any = None,
         optimizer: torch.optim.Optimizer | None = None,
         teacher: Any = None,
         interval: int = 10,
-        terms_key: str = "loss_terms",
     ):
         super().__init__(
-            summary_writer=summary_writer,
             log_dir=log_dir,
             iteration_log=interval,
             epoch_log=False,
@@ -40,7 +35,6 @@ class LossTermsHandler(TensorBoardStatsHandler):
         )
         self.optimizer = optimizer
         self.teacher = teacher
-        self.terms_key = terms_key
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler, on rank 0 only."""
@@ -49,7 +43,7 @@ class LossTermsHandler(TensorBoardStatsHandler):
 
     def _scalars(self, output: Any) -> dict[str, float]:
         output = output[0] if isinstance(output, (list, tuple)) else output
-        scalars = {f"train/{name}": float(value) for name, value in output[self.terms_key].items()}
+        scalars = {f"train/{name}": float(value) for name, value in output["loss_terms"].items()}
         if self.optimizer is not None:
             scalars["train/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
         if self.teacher is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -21,31 +20,13 @@ class PicturesHandler(TensorBoardHandler):
     instances found, the lower half the truth.
 
     Args:
-        log_dir: folder of the TensorBoard files; used where no writer is given.
-        summary_writer: writer to share with other handlers, or None.
+        log_dir: folder of the TensorBoard files.
         max_images: validation images shown per epoch.
-        image_key: key of the image (C, *spatial) in the evaluator's output.
-        label_key: key of the true labels (1, *spatial).
-        field_key: key of the ``EmbeddingField`` that was clustered.
-        instances_key: key of the instances found (1, *spatial).
     """
 
-    def __init__(
-        self,
-        log_dir: str = "./runs",
-        summary_writer: Any = None,
-        max_images: int = 2,
-        image_key: str = "image",
-        label_key: str = "label",
-        field_key: str = "pred_field",
-        instances_key: str = "pred",
-    ):
-        super().__init__(summary_writer=summary_writer, log_dir=log_dir)
+    def __init__(self, log_dir: str = "./runs", max_images: int = 2):
+        super().__init__(log_dir=log_dir)
         self.max_images = max_images
-        self.image_key = image_key
-        self.label_key = label_key
-        self.field_key = field_key
-        self.instances_key = instances_key
         self.shown = 0
 
     def attach(self, engine: Engine) -> None:
@@ -66,19 +47,19 @@ class PicturesHandler(TensorBoardHandler):
 
     def write(self, sample: Mapping[str, torch.Tensor], number: int, epoch: int) -> None:
         """Writes the pictures of one validation image, of those entries that the sample has."""
-        truth = np.asarray(sample[self.label_key].cpu())
+        truth = np.asarray(sample["label"].cpu())
         depth = best_slice(truth[0]) if truth.ndim == 4 else None
 
         def picture(key: str) -> np.ndarray:
             values = sample[key].detach().cpu()
             return np.asarray(values if depth is None else values[:, depth])
 
-        pictures = {"input": gray(picture(self.image_key))}
-        if self.field_key in sample:
-            pictures["embedding"] = embedding_colours(sample[self.field_key], None if depth is None else 0, depth or 0)
-        if self.instances_key in sample:
-            found = label_colours(picture(self.instances_key)[0])
-            pictures["instances_over_truth"] = np.concatenate([found, label_colours(picture(self.label_key)[0])])
+        pictures = {"input": gray(picture("image"))}
+        if "pred_field" in sample:
+            pictures["embedding"] = embedding_colours(sample["pred_field"], None if depth is None else 0, depth or 0)
+        if "pred" in sample:
+            found = label_colours(picture("pred")[0])
+            pictures["instances_over_truth"] = np.concatenate([found, label_colours(picture("label")[0])])
         for name, colours in pictures.items():
             self._writer.add_image(f"validation_{number}/{name}", colours, epoch, dataformats="HWC")
         self._writer.flush()
