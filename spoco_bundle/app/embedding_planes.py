@@ -11,8 +11,10 @@ from monai.data import MetaTensor
 from PIL import Image as Picture
 
 from spoco_bundle.formats import Image, voxel_spacing
+from spoco_bundle.formats.geometry import rescale_affine
 from spoco_bundle.report.pictures import embedding_colours, fullest_plane, gray, intensity_limits
-from spoco_bundle.transforms import ResampleToSpacingd
+from spoco_bundle.transforms.spacing import resampled
+from spoco_bundle.transforms.working_spacing import in_memory
 
 __all__ = ["embedding_planes"]
 
@@ -39,22 +41,25 @@ def embedding_planes(
     Returns:
         axis -> (index, (rows, columns, 3) in [0, 1]); axis 0 and index 0 of a single image.
     """
-    normalize, network = (parser.get_parsed_content(key) for key in ("normalize", "network"))
-    target = parser.get_parsed_content("target_spacing")
-    ranges, limits = normalize.fit(volume.array), intensity_limits(volume.array)
+    network, load, normalize, working_spacing = (
+        parser.get_parsed_content(key) for key in ("network", "load", "normalize", "working_spacing")
+    )
+    whole = normalize(load({"image": volume}))["image"]
+    seen = working_spacing.decide(in_memory(whole))
+    affine = whole.affine if seen.spacing is None else rescale_affine(whole.affine, seen.spacing)
+    limits = intensity_limits(volume.array)
     planes, left = {}, most_voxels
     for axis in range(3) if labels.ndim == 3 else (None,):
         index = 0 if axis is None else fullest_plane(labels, axis)
         region = _region(labels.shape, axis, index, network, left)
         if region is None:
             continue
-        part = np.ascontiguousarray(volume.array[(slice(None), *region)], dtype=np.float32)
-        left -= part[0].size
-        image = normalize.apply(
-            MetaTensor(torch.from_numpy(part), affine=torch.from_numpy(volume.affine.copy())), ranges
-        )
-        if target is not None:
-            image = ResampleToSpacingd("image", target)({"image": image})["image"]
+        part = whole.as_tensor()[(slice(None), *region)]
+        left -= part[0].numel()
+        image = MetaTensor(part, affine=affine)
+        shape = [max(1, round(n * new / old)) for n, new, old in zip(part.shape[1:], seen.shape, labels.shape)]
+        if shape != [*part.shape[1:]]:
+            image = resampled(image, shape, "linear")
         place = None if axis is None else (index - region[axis].start) * image.shape[axis + 1] // part.shape[axis + 1]
         colours = _colours(image, axis, place, parser)
         window = tuple(piece for other, piece in enumerate(region) if other != axis)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,8 @@ __all__ = ["training_curves", "write_report"]
 
 CURVES = ("train/loss", "train/instance", "train/pull", "train/push", "train/learning_rate")
 
-#: of an image, its instances and a truth, with what is computed from them for a while
-BYTES_PER_VOXEL = 12
-
-
-@dataclass
-class StoredVolume:
-    """What a page needs of an image that came from a Zarr folder; the names are those of ``Image``."""
-
-    array: np.ndarray
-    spacing: tuple[float, ...] | None
-    affine: np.ndarray
+#: of an image, also normalised, its instances and a truth, with what is computed from them for a while
+BYTES_PER_VOXEL = 20
 
 
 def write_report(
@@ -178,7 +168,7 @@ def _read_labels(path: Path, dims: int) -> np.ndarray:
     return fastremap.refit(_read(path, "label", dims).array[0])
 
 
-def _read(path: Path, kind: str, dims: int, **options: Any) -> Image | StoredVolume:
+def _read(path: Path, kind: str, dims: int, **options: Any) -> Image:
     """An image or labels, of a Zarr folder too; what a page does not have the memory for is refused."""
     size = stored_size(path, dims, options.get("axes"))
     free = available_memory()
@@ -190,7 +180,7 @@ def _read(path: Path, kind: str, dims: int, **options: Any) -> Image | StoredVol
     if is_zarr(path):
         lazy = open_volume(path, dims, **options)
         array = lazy.read(tuple(slice(0, length) for length in lazy.shape))
-        return StoredVolume(array, lazy.spacing, lazy.affine)
+        return Image(array, lazy.spacing, lazy.file_unit, lazy.affine, "zarr", lazy.axes, str(path), lazy.stated_size)
     return read_image(path, kind, dims, **options)
 
 

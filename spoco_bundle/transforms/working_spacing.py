@@ -120,7 +120,7 @@ class WorkingSpacingd(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             mask = None if self.foreground_key is None else sample[self.foreground_key]
-            seen = self.decide(_readable(sample[key], mask))
+            seen = self.decide(in_memory(sample[key], mask))
             self._check_memory(sample[key], seen.shape)
             if seen.spacing is None:
                 continue
@@ -272,7 +272,7 @@ class WorkingSpacingd(MapTransform):
         return [(f"{own}", logging.INFO, f"{name}: resampled from {words[0]} to {words[1]}, at which the model works")]
 
 
-def _readable(image: MetaTensor, mask: torch.Tensor | None) -> ReadableImage:
+def in_memory(image: MetaTensor, mask: torch.Tensor | None = None) -> ReadableImage:
     """An image in memory, as ``LoadVolumed`` makes it."""
     voxels, unit = image.as_tensor(), str(image.meta["length_unit"])
 
