@@ -16,18 +16,17 @@ from spoco_bundle.formats.files import read_image
 __all__ = ["complete_path", "read_complete", "shapes_of"]
 
 
-def complete_path(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> Path | None:
+def complete_path(path: str | Path, image_ending: str = "_raw") -> Path | None:
     """The file ``NAME_complete.csv`` or ``NAME_complete.EXT`` beside a label or image, None if there is none.
 
     Args:
         path: the label, or the image where there is no label file.
         image_ending: how image names end before the suffix.
-        label_ending: how label names end before the suffix.
 
     Raises:
         SpocoError: if there are two.
     """
-    return files_beside(path, image_ending, label_ending).get("complete")
+    return files_beside(path, image_ending).get("complete")
 
 
 def read_complete(

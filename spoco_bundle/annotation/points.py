@@ -14,9 +14,9 @@ from spoco_bundle.core.errors import SpocoError
 __all__ = ["points_path", "read_points", "write_points"]
 
 
-def points_path(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> Path:
-    """The points ``NAME_points.csv``, which may not exist; arguments as for ``beside``."""
-    return beside(path, POINTS_ENDING, image_ending, label_ending)
+def points_path(path: str | Path) -> Path:
+    """The points ``NAME_points.csv`` of a label or image, which may not exist."""
+    return beside(path, POINTS_ENDING)
 
 
 def read_points(path: str | Path, dims: int, shape: Sequence[int] | None = None) -> np.ndarray:

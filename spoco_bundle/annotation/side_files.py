@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_zarr
+from spoco_bundle.formats.names import IMAGE_SUFFIXES, file_suffix, image_name, is_zarr
 
-__all__ = ["COMPLETE_ENDING", "SIDE_FILES", "annotated_name", "beside", "files_beside", "side_files", "without_ending"]
+__all__ = [
+    "COMPLETE_ENDING",
+    "SIDE_FILES",
+    "annotated_name",
+    "beside",
+    "files_beside",
+    "refuse_strays",
+    "side_files",
+    "without_ending",
+]
 
 LEDGER_ENDING = "_annotation"
 POINTS_ENDING = "_points"
@@ -69,6 +79,36 @@ def side_files(folder: str | Path) -> dict[str, dict[str, Path]]:
                     f"{before}: {path.name} beside it says too where annotations are complete: take one away"
                 )
     return found
+
+
+def refuse_strays(
+    folders: Iterable[Mapping[str, Mapping[str, Path]]],
+    names: Collection[str],
+    others: Collection[Path],
+    image_ending: str,
+    *endings: str,
+) -> None:
+    """Refuses side files that belong to no image, which would be passed over as if nothing were annotated there.
+
+    Args:
+        folders: of each folder what ``side_files`` gives.
+        names: NAMEs of the images.
+        others: images and labels that are called as side files are, and are none.
+        image_ending: how image names end before the suffix.
+        *endings: further endings that are no part of a NAME.
+
+    Raises:
+        SpocoError: at the first one.
+    """
+    for name, files in (entry for folder in folders for entry in folder.items()):
+        strays = [] if name in names else [file for file in files.items() if file[1] not in others]
+        if strays:
+            key, path = strays[0]
+            meant = without_ending(name, image_ending, *endings)
+            rename = f"call it {meant if meant in names else 'NAME'}{SIDE_FILES[key]}{file_suffix(path)}"
+            raise SpocoError(
+                f"{path}: belongs to no image {name}{image_ending}.EXT: {rename}, after its image, or take it away"
+            )
 
 
 def files_beside(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> dict[str, Path]:

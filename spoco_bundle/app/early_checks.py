@@ -59,15 +59,16 @@ def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequen
         The images of the splits; none of those that only the run itself can name.
     """
     merged = check_settings(files, overrides)
-    source, *endings = (merged[name] for name in ("dataset_dir", "image_ending", "label_ending") if name in merged)
+    source = merged["dataset_dir"]
+    endings = {name: merged[name] for name in ("image_ending", "label_ending", "foreground_ending") if name in merged}
     # a path that the user gave is what was typed, whatever it begins with
-    computed = endings if "dataset_dir" in overrides else [source, *endings]
+    computed = [*endings.values()] if "dataset_dir" in overrides else [source, *endings.values()]
     if any(map(_is_expression, computed)):
         return []
     chosen = [_nested(merged, name) for name in splits]
     chosen = [validation_split(source) if split == "@validation_split" else split for split in chosen]
     plain = [split for split in dict.fromkeys(chosen) if isinstance(split, str) and not _is_expression(split)]
-    return [item["image"] for split in plain for item in build_datalist(source, split, *endings)]
+    return [item["image"] for split in plain for item in build_datalist(source, split, **endings)]
 
 
 def _is_expression(value: Any) -> bool:

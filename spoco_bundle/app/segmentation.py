@@ -111,7 +111,7 @@ def _as_image(
     array = array.transpose(order)
     array = array if "C" in letters else array[None]
     if array.size:
-        check_intensities(array, "image")
+        check_intensities(array.astype(np.float32, copy=False), "image")
     steps = None if spacing is None else checked_spacing(spacing, len(spatial))
     affine = affine_from_spacing(steps or (1.0,) * len(spatial))
     unit = "unknown" if steps is None else "micrometer"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +51,10 @@ class StoredEmbedder:
 
     Attributes:
         source: an image whose channels are the network's output, coordinates not added.
-        prepare: applied to every block's (E, *block.label) float32.
     """
 
     source: LazyVolume
-    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, block: Block) -> dict[str, torch.Tensor]:
         """The stored values (E, *block.label) as entry ``pred``."""
-        values = torch.from_numpy(np.ascontiguousarray(self.source.read(block.label), dtype=np.float32))
-        return {"pred": values if self.prepare is None else self.prepare(values)}
+        return {"pred": torch.from_numpy(np.ascontiguousarray(self.source.read(block.label), dtype=np.float32))}

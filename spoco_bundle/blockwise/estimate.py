@@ -31,13 +31,10 @@ def estimate_seconds(job: Job, blocks: int, device: torch.device) -> float:
     network(image).sum().item()
     per_voxel = (time.perf_counter() - began) / math.prod(trial) * len(job.embedder.networks)
     largest = job.grid.largest()
-    seen = math.prod(region_shape(largest.label))
     waste = 1.0
     for size, part, halo in zip(window, region_shape(largest.read), job.grid.halo):
         waste *= size / max(1, size - 2 * halo) if part > size else 1.0
-    # volumes of less than a block are no larger than their own voxels
-    voxels = min(seen, math.prod(job.grid.working))
-    return blocks * voxels * (waste * per_voxel + CLUSTER_SECONDS)
+    return blocks * math.prod(region_shape(largest.label)) * (waste * per_voxel + CLUSTER_SECONDS)
 
 
 def duration(seconds: float) -> str:

@@ -278,7 +278,19 @@ class BlockwisePredictor:
         return source
 
     def plan(self, path: Path, source: LazyVolume, work: WorkFolder) -> Job:
-        """The job for an image; starts its work folder, or goes on with it."""
+        """The job for an image; starts its work folder, or goes on with it.
+
+        Raises:
+            SpocoError: if the background is to be the largest cluster, which is another one in every block.
+        """
+        rule = self.clustering.params.get("background", "auto")
+        told = self.clustering.decoder.objectness or self.foreground_ending is not None
+        if rule == "largest" or (rule == "auto" and not told):
+            raise SpocoError(
+                f"{path}: its background is the largest cluster (clustering#background is {rule}), another one in "
+                "every block: give a foreground mask (--foreground_ending), --clustering#background none or otsu, or "
+                "--blockwise False"
+            )
         found = work.plan() or {}
         if found.get("image_state") != image_state(path, source):
             found = {}  # that run is refused when the folder is opened

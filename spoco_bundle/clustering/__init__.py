@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.confidence import object_confidence
+from spoco_bundle.clustering.centres import check_range
+from spoco_bundle.clustering.confidence import kernel_of, object_confidence
 from spoco_bundle.clustering.consistency import consistency
 from spoco_bundle.clustering.density_peaks import density_peaks
 from spoco_bundle.clustering.foreground import BACKGROUND_RULES, automatic_rule, drop_largest, find_foreground
@@ -33,6 +34,7 @@ __all__ = [
     "cluster_embeddings",
     "cluster_field",
     "default_parameters",
+    "kernel_of",
     "object_confidence",
 ]
 
@@ -95,7 +97,7 @@ def cluster_embeddings(
     result = field.shaped_like_input(labels)
     if not return_confidence:
         return result
-    confidence = object_confidence(field, labels)
+    confidence = object_confidence(field, labels, **kernel_of(params))
     return result, confidence if torch.is_tensor(embeddings) else confidence.numpy()
 
 
@@ -137,6 +139,7 @@ def cluster_field(
     check_parameters(method, params)
     if min_size < 1:
         raise SpocoError(f"min_size is {min_size}: give a number of voxels, 1 or more")
+    check_range(0, 1, seed_objectness=seed_objectness)
     if extent_threshold is not None and (field.objectness is None or not 0 <= extent_threshold <= 1):
         missing = ", without an objectness" if field.objectness is None else ""
         raise SpocoError(

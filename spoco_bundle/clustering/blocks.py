@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spoco_bundle.core.embedding_field import EmbeddingField
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.embedding_field import EmbeddingField, check_finite
 
 __all__ = ["Blocks", "block_size", "pool_blocks"]
 
@@ -103,8 +102,7 @@ def pool_blocks(field: EmbeddingField, size: tuple[int, int, int], foreground: T
     last = 0
     for start, stop in field.slabs(multiple=size[0]):
         vectors = field.slab(start, stop)
-        if not torch.isfinite(vectors.sum()):  # of background, too: where nothing is finite, all is background
-            raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
+        check_finite(vectors)
         here = inside[start // size[0] : -(-stop // size[0])]
         first, last = last, last + int(here.sum())
         counted = mask[None, start:stop].float()

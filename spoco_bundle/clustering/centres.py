@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from spoco_bundle.core.embedding_field import EmbeddingField
+from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["assign_to_centres", "nearest_centre", "sample_voxels"]
+__all__ = ["assign_to_centres", "check_range", "nearest_centre", "sample_voxels"]
 
 CHUNK_DISTANCES = 1 << 23  # distances held at once
+
+
+def check_range(low: float, high: float = math.inf, **values: float) -> None:
+    """Refuses parameters below or above what they may be."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            wanted = f"{low} or more" if high == math.inf else f"a number from {low} to {high}"
+            raise SpocoError(f"{name} is {value}: give {wanted}")
 
 
 def sample_voxels(field: EmbeddingField, foreground: Tensor | None, max_samples: int, seed: int) -> Tensor:

@@ -18,8 +18,9 @@ The root changes no ranking; it brings well outlined nuclei, whose mean objectne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from scipy import ndimage
@@ -28,11 +29,13 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
-__all__ = ["border_contrast", "object_confidence", "object_means"]
+__all__ = ["border_contrast", "kernel_of", "object_confidence", "object_means"]
 
 #: a region of a volume, along z, y, x
 Box = tuple[slice, slice, slice]
 
+AROUND = 2  # voxels around an object's box that are looked at
+MAX_BOX = 500_000  # of a box of more voxels every second (third, ...) one per axis is looked at
 TOGETHER = 1 << 17  # voxels of a region whose objects are looked at at once
 SLAB = 1 << 20  # voxels whose faces are looked at at once
 
@@ -43,8 +46,6 @@ def object_confidence(
     *,
     delta_var: float = 0.5,
     kernel_threshold: float = 0.5,
-    around: int = 2,
-    max_box: int = 500_000,
 ) -> Tensor:
     """Confidence (n,) float32 in [0, 1] of the objects 1..n; see the module's text.
 
@@ -53,13 +54,11 @@ def object_confidence(
         labels: (z, y, x) consecutive objects, 0 = background.
         delta_var: radius of an object in the embedding space, above 0.
         kernel_threshold: kernel value at that radius, in (0, 1).
-        around: voxels around an object's box that are looked at.
-        max_box: of a box of more voxels every second (third, ...) one per axis is looked at.
     """
     kernel_scale(delta_var, kernel_threshold)  # refuses bad values even where there is no object
     boxes = {
         number: tuple(
-            slice(max(0, part.start - around), min(extent, part.stop + around))
+            slice(max(0, part.start - AROUND), min(extent, part.stop + AROUND))
             for part, extent in zip(box, labels.shape, strict=True)
         )
         for number, box in enumerate(ndimage.find_objects(labels.cpu().numpy()), start=1)
@@ -67,10 +66,15 @@ def object_confidence(
     if not boxes:
         return torch.zeros(0, device=labels.device)
     mask = partial(soft_mask, delta_var=delta_var, kernel_threshold=kernel_threshold)
-    confidence = torch.cat([_coherence(field, labels, group, mask, max_box) for group in _groups(boxes)])
+    confidence = torch.cat([_coherence(field, labels, group, mask) for group in _groups(boxes)])
     if field.objectness is not None:
         confidence = (confidence + border_contrast(labels, field.objectness, len(boxes))) / 2
     return confidence.sqrt().float()
+
+
+def kernel_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the parameters of a clustering those that say the kernel, for `object_confidence`."""
+    return {name: params[name] for name in object_confidence.__kwdefaults__ if name in params}
 
 
 def _hull(*boxes: Box) -> Box:
@@ -92,7 +96,7 @@ def _groups(boxes: dict[int, Box]) -> Iterator[dict[int, Box]]:
 
 
 def _coherence(
-    field: EmbeddingField, labels: Tensor, boxes: dict[int, Box], mask: Callable[[Tensor], Tensor], max_box: int
+    field: EmbeddingField, labels: Tensor, boxes: dict[int, Box], mask: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Coherence times agreement (objects,) float64 of some objects, looked at in their boxes."""
     hull = _hull(*boxes.values())
@@ -100,7 +104,9 @@ def _coherence(
     places, insides = [], []
     for number, box in boxes.items():
         within = [(part.start - h.start, part.stop - h.start) for part, h in zip(box, hull, strict=True)]
-        step = math.ceil((math.prod(stop - start for start, stop in within) / max_box) ** (1 / 3))
+        extents = [stop - start for start, stop in within]
+        axes = sum(extent > 1 for extent in extents)
+        step = math.ceil((math.prod(extents) / MAX_BOX) ** (1 / max(1, axes)))
         for stride in (step, 1):  # 1 for what is finer than the steps
             place = tuple(slice(start, stop, stride) for start, stop in within)
             inside = near[place] == number

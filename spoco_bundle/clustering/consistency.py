@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.centres import assign_to_centres, nearest_centre, sample_voxels
+from spoco_bundle.clustering.centres import assign_to_centres, check_range, nearest_centre, sample_voxels
 from spoco_bundle.clustering.mean_shift import find_modes
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
@@ -54,16 +54,18 @@ def consistency(
         labels (z, y, x) int32, 0 outside the foreground and in dropped clusters.
 
     Raises:
-        SpocoError: without a teacher.
+        SpocoError: without a teacher, for values out of range, or for embeddings that are not finite.
     """
     if field.second is None:
         raise SpocoError("method 'consistency' needs teacher_embeddings: give them, or choose another method")
     if not bandwidth > 0 or not delta_var > 0:
         raise SpocoError(f"bandwidth is {bandwidth} and delta_var {delta_var}: give distances above 0")
+    check_range(1, anchors=anchors, max_samples=max_samples, max_seeds=max_seeds)
+    check_range(0, 1, min_agreement=min_agreement, min_share=min_share)
     index = sample_voxels(field, foreground, max_samples, seed)
+    samples, reference = field.take(index), field.second.take(index)
     if len(index) == 0:
         return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    samples, reference = field.take(index), field.second.take(index)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
     modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spoco_bundle.clustering.blocks import PART, Blocks, block_size, pool_blocks
+from spoco_bundle.clustering.centres import check_range
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
@@ -50,7 +51,7 @@ def density_peaks(
             distance of touching objects' means (2 delta_dist if training succeeded), above the noise of a block's mean.
         min_size: regions with fewer voxels (weighted by objectness) near their mean embedding are debris.
         fill_rounds: blocks without a region take that of a neighbour, at most so many blocks away.
-        max_blocks: volumes of more voxels than this are averaged over blocks, see `block_size`.
+        max_blocks: volumes of more voxels than this, 1 or more, are averaged over blocks, see `block_size`.
         pooling: voxels per block along z, y, x, each 1 or 2, in place of what follows from `max_blocks`: a piece of a
             volume is averaged like the whole.
 
@@ -58,8 +59,11 @@ def density_peaks(
         labels (z, y, x) int32, 0 = background, not consecutive.
 
     Raises:
-        SpocoError: if `pooling` is not three numbers of 1 or 2, or embeddings are not finite.
+        SpocoError: for values out of range, or for embeddings that are not finite.
     """
+    if not merge_distance > 0:
+        raise SpocoError(f"merge_distance is {merge_distance}: give a distance in the embedding space above 0")
+    check_range(1, max_blocks=max_blocks)
     size = block_size(field.shape, max_blocks) if pooling is None else tuple(pooling)
     if len(size) != 3 or not set(size) <= {1, 2}:
         raise SpocoError(f"pooling is {pooling}: give three numbers, each 1 or 2, along z, y, x")

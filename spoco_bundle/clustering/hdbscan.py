@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.centres import assign_to_centres, nearest_centre, sample_voxels
+from spoco_bundle.clustering.centres import assign_to_centres, check_range, nearest_centre, sample_voxels
 from spoco_bundle.clustering.confidence import object_means
 from spoco_bundle.core.embedding_field import EmbeddingField
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["hdbscan"]
 
@@ -36,24 +37,36 @@ def hdbscan(
         min_cluster_size: smallest cluster, in voxels of the subsample, 2 or more.
         min_samples: neighbours that make a voxel dense, 1 or more.
         selection_epsilon: clusters closer than this distance are not split, 0 or more.
-        max_samples: voxels of the subsample, at most.
+        max_samples: voxels of the subsample, at most, 1 or more.
         keep_noise: whether voxels that HDBSCAN calls noise become background instead of going to the nearest mean; only
             where the volume is not subsampled.
         seed: of the random subsample.
 
     Returns:
         labels (z, y, x) int32, 0 outside the foreground.
+
+    Raises:
+        SpocoError: for values out of range, for noise that cannot be kept, or for embeddings that are not finite.
     """
     # takes two seconds to import
     import numba
     from fast_hdbscan import HDBSCAN
 
+    check_range(2, min_cluster_size=min_cluster_size)
+    check_range(1, min_samples=min_samples, max_samples=max_samples)
+    check_range(0, selection_epsilon=selection_epsilon)
     labels = torch.zeros(field.voxels, dtype=torch.int32, device=field.device)
     index = sample_voxels(field, foreground, max_samples, seed)
+    inside = field.voxels if foreground is None else int(foreground.sum())
+    if keep_noise and len(index) < inside:
+        raise SpocoError(
+            f"keep_noise is true and the volume of {inside} voxels is subsampled, where every voxel goes to a cluster: "
+            f"set max_samples to {inside}, or keep_noise to false"
+        )
+    samples = field.take(index)
     if len(index) <= min_cluster_size:
         labels[index] = 1
         return labels.reshape(field.shape)
-    samples = field.take(index)
     model = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
@@ -68,7 +81,6 @@ def hdbscan(
     if owner.max() == 0:
         return labels.reshape(field.shape)
     means = object_means(samples[owner > 0], owner[owner > 0], int(owner.max()) + 1)[1:]
-    inside = field.voxels if foreground is None else int(foreground.sum())
     if len(index) < inside:
         return assign_to_centres(field, means, foreground)
     if not keep_noise:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spoco_bundle.clustering.centres import assign_to_centres, sample_voxels
+from spoco_bundle.clustering.centres import assign_to_centres, check_range, sample_voxels
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
@@ -31,21 +31,26 @@ def mean_shift(
         field: the embeddings.
         foreground: (z, y, x) bool; only these voxels are clustered; None for all.
         bandwidth: radius of the flat kernel, above 0; delta_var, or more for noisy embeddings.
-        max_samples: voxels that the density is estimated from; time grows with max_samples x max_seeds.
-        max_seeds: voxels that climb to a mode; several times the number of objects.
+        max_samples: voxels that the density is estimated from, 1 or more; time grows with max_samples x max_seeds.
+        max_seeds: voxels that climb to a mode, 1 or more; several times the number of objects.
         min_share: modes with a smaller share of the samples within the bandwidth are noise, 0 to 1.
         max_iterations: steps of a seed at most.
         seed: of the random subsample.
 
     Returns:
         labels (z, y, x) int32, 0 outside the foreground.
+
+    Raises:
+        SpocoError: for values out of range, or for embeddings that are not finite.
     """
     if not bandwidth > 0:
         raise SpocoError(f"bandwidth is {bandwidth}: give a distance in the embedding space above 0, such as delta_var")
+    check_range(1, max_samples=max_samples, max_seeds=max_seeds)
+    check_range(0, 1, min_share=min_share)
     index = sample_voxels(field, foreground, max_samples, seed)
+    samples = field.take(index)
     if len(index) == 0:
         return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    samples = field.take(index)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
     modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)

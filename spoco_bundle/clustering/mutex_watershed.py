@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from spoco_bundle.core.embedding_field import EmbeddingField
+from spoco_bundle.core.embedding_field import EmbeddingField, check_finite
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
 
@@ -71,7 +71,7 @@ def mutex_watershed(
             f"merge_distance is {merge_distance}, repulsion_stride {repulsion_stride}, max_voxels {max_voxels}: give a "
             "distance above 0 and numbers of 1 or more"
         )
-    steps = offsets(field.shape, reach)
+    offsets(field.shape, reach)  # refuses bad values even where there is no foreground
     inside = np.ones(field.shape, bool) if foreground is None else foreground.cpu().numpy()
     labels = torch.zeros(field.shape, dtype=torch.int32, device=field.device)
     if not inside.any():
@@ -80,9 +80,9 @@ def mutex_watershed(
     inside = inside[box]
     thin = max(1, math.ceil((inside.size / max_voxels) ** (1 / sum(n > 1 for n in inside.shape)) - 1e-9))
     grid = (slice(None, None, thin),) * 3
+    steps = offsets(field.shape, reach, thin)
     vectors = field.box(box)[(slice(None), *grid)]
-    if not torch.isfinite(vectors).all():
-        raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")
+    check_finite(vectors)
     weights = edge_weights(vectors, inside[grid], steps, merge_distance, kernel_scale(delta_var, kernel_threshold))
     strides = [[1] * 3] * 3 + [[repulsion_stride] * 3] * (len(steps) - 3)
     found = mwatershed.agglom(weights, steps, strides=strides).astype(np.int32) * inside[grid]
@@ -96,13 +96,19 @@ def mutex_watershed(
     return labels
 
 
-def offsets(shape: Sequence[int], reach: int | Sequence[int]) -> list[list[int]]:
-    """Three steps to face neighbours, then repelling steps along the axes and the diagonals of their pairs."""
+def offsets(shape: Sequence[int], reach: int | Sequence[int], thin: int = 1) -> list[list[int]]:
+    """Three steps to face neighbours, then repelling steps along the axes and the diagonals of their pairs.
+
+    Args:
+        shape: (z, y, x) of the volume.
+        reach: see `mutex_watershed`.
+        thin: distance in voxels of those between which the steps go.
+    """
     real = [axis for axis, size in enumerate(shape) if size > 1]
     given = [reach] * len(real) if isinstance(reach, int) else list(reach)
     if len(given) != len(real) or min(given, default=2) < 2:
         raise SpocoError(f"reach is {reach}: give one number of voxels, 2 or more, or one for each of {len(real)} axes")
-    length = dict(zip(real, given))
+    length = {axis: max(2, round(one / thin)) for axis, one in zip(real, given)}
     steps = [[int(axis == other) for other in range(3)] for axis in range(3)]
     for axis in real:
         steps.append([length[axis] * (axis == other) for other in range(3)])

@@ -27,8 +27,8 @@ def find_objects(
         labels: (z, y, x) int32, 0 = background; overwritten.
         objectness: (z, y, x) in [0, 1].
         split_parts: whether every connected part (26 neighbours, 8 in an image) of a cluster is an object of its own.
-        min_size: parts of fewer voxels go to the larger part that they share most faces with; they are dropped where
-            they touch none, or what they come to is still smaller.
+        min_size: parts of fewer voxels go to the part of at least so many that they share most faces with; they are
+            dropped where they touch none.
         seed_objectness: where an objectness is given, objects in which it stays below this everywhere are dropped.
         extent_threshold: where an objectness is given, objects grow at the end over voxels of at least this objectness,
             highest first (`seeded_watershed`); None leaves them as they are.
@@ -43,11 +43,9 @@ def find_objects(
     small = size < min_size
     small[0] = False
     target = absorbed(parts, small)
-    kept = np.bincount(target, weights=size, minlength=len(size)) >= min_size
+    kept = np.full(len(size), objectness is None)
     if objectness is not None:
-        seeded = np.zeros(len(size), bool)
-        seeded[target[fastremap.unique(parts[objectness >= seed_objectness])]] = True
-        kept &= seeded
+        kept[target[fastremap.unique(parts[objectness >= seed_objectness])]] = True
     kept[0] = False
     number = (target * kept[target]).astype(np.int32)
     objects = parts.view(np.int32)

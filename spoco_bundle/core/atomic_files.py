@@ -22,6 +22,11 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _HOST = re.sub(r"\W+", "_", socket.gethostname())
 
 
+def partial_path(path: Path) -> Path:
+    """Where a file lies until it is complete; of its own for each thread, as two of a server may write it at once."""
+    return path.with_name(f".{_HOST}-{os.getpid()}-{threading.get_native_id()}-{path.name}")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Hands out a path beside ``path`` to write to, and moves the file into place once it is complete.
@@ -37,8 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     What killed processes of this machine left in the folder is removed.
     """
-    # two threads of a server may write the same file at once
-    partial = path.with_name(f".{_HOST}-{os.getpid()}-{threading.get_native_id()}-{path.name}")
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path.parent)

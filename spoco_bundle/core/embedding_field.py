@@ -12,7 +12,7 @@ from spoco_bundle.core.embedding_space import coordinate_lines
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 
-__all__ = ["EmbeddingField"]
+__all__ = ["EmbeddingField", "check_finite"]
 
 SLAB_VALUES = 1 << 21  # float32 values that one slab may hold: 8 MiB
 
@@ -133,13 +133,18 @@ class EmbeddingField:
             yield start, min(start + step, self.shape[0])
 
     def take(self, index: Tensor) -> Tensor:
-        """Embeddings (N, E) float32 of the voxels with these flat indices (ascending), read slab by slab."""
+        """Embeddings (N, E) float32 of the voxels with these flat indices (ascending), read slab by slab.
+
+        Raises:
+            SpocoError: if embeddings, of whatever voxel, are not finite.
+        """
         plane = self.shape[1] * self.shape[2]
         rows = torch.empty(len(index), self.channels, device=self.device)
         for start, stop in self.slabs():
+            part = self.slab(start, stop).reshape(self.channels, -1)
+            check_finite(part)
             first, last = torch.searchsorted(index, torch.tensor([start * plane, stop * plane], device=self.device))
             if last > first:
-                part = self.slab(start, stop).reshape(self.channels, -1)
                 rows[first:last] = part[:, index[first:last] - start * plane].T
         return rows
 
@@ -147,3 +152,9 @@ class EmbeddingField:
         """Labels (z, y, x) as (*spatial): a tensor on the input's device, or an array where an array was given."""
         labels = labels.reshape(self.spatial)
         return labels if torch.is_tensor(self.source) else labels.numpy()
+
+
+def check_finite(vectors: Tensor) -> None:
+    """Refuses embeddings that are NaN or infinite, of background, too: where nothing is finite, all is background."""
+    if not torch.isfinite(vectors.sum()):
+        raise SpocoError("embeddings hold NaN or infinite values: check the network's weights and its input")

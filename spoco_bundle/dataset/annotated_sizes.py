@@ -11,7 +11,10 @@ import numpy as np
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.dataset.object_size import ball_radius
 
-__all__ = ["AnnotatedSize", "annotated_sizes", "equal_scale", "equal_scales", "share_between"]
+__all__ = ["LEAST_VOXELS", "AnnotatedSize", "annotated_sizes", "equal_scale", "equal_scales", "share_between"]
+
+#: whole objects with fewer voxels are fragments
+LEAST_VOXELS = 8
 
 
 class AnnotatedSize(NamedTuple):
@@ -38,7 +41,6 @@ def annotated_sizes(
     annotation: str,
     spacing: np.ndarray,
     diameter: float | None = None,
-    min_voxels: int = 8,
 ) -> list[AnnotatedSize]:
     """Sizes of the annotated objects of an image.
 
@@ -53,13 +55,15 @@ def annotated_sizes(
         annotation: how the others are, see ``KINDS``.
         spacing: of the voxels along each axis.
         diameter: of the objects in pixels of the image plane, where it is known.
-        min_voxels: smaller whole objects are fragments and left out.
+
+    Returns:
+        One entry per object, without whole ones of fewer than ``LEAST_VOXELS``, which are fragments.
     """
     items = [(item, kinds.get(item.id, annotation)) for item in measured_objects(ids)]
     gaps = _gaps([item for item, kind in items if kind == "slices"], ids.ndim)
     sizes = []
     for item, kind in items:
-        if kind == "whole" and item.voxels.sum() < min_voxels:
+        if kind == "whole" and item.voxels.sum() < LEAST_VOXELS:
             continue
         volume, edges = _size(item, kind, spacing, diameter, gaps, ids.shape) or (None, None)
         across = None if volume is None else 2 * float(ball_radius(volume, ids.ndim))

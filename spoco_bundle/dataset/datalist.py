@@ -16,20 +16,18 @@ from spoco_bundle.annotation.side_files import (
     POINTS_ENDING,
     SIDE_FILES,
     annotated_name,
+    refuse_strays,
     side_files,
     without_ending,
 )
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset.folder_content import alike, held, say_passed_over
 from spoco_bundle.formats.files import image_dimensions
 from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_zarr
 from spoco_bundle.formats.tiff_header import files_of_set
 
 logger = logging.getLogger(__name__)
 
-# images of other programs, which are named where they are passed over, since their owner expects a result
-_OTHER_IMAGES = tuple(
-    ".czi .lsm .lif .nd2 .oib .oif .vsi .ims .h5 .hdf5 .n5 .svs .scn .mrc .dv .ics .gif .jp2 .npy .npz .zip".split()
-)
 OUTPUT_ENDING = "_instances"
 
 SPLITS = ("train", "val", "test", "predict")
@@ -49,6 +47,7 @@ def build_datalist(
     split: str = "train",
     image_ending: str = "_raw",
     label_ending: str = "_label",
+    foreground_ending: str | None = None,
 ) -> list[dict[str, str]]:
     """Finds the images of a split, each with its label.
 
@@ -61,7 +60,8 @@ def build_datalist(
       ``{"image": path, "label": path}``, paths relative to the file; an entry may name side files, too.
 
     Side files are ``NAME_annotation.csv``, ``NAME_points.csv`` and ``NAME_complete.EXT`` beside the label or the image,
-    where NAME is the name of either without its ending. An image with points needs no label.
+    where NAME is the name of either without its ending; in folders, others are refused. An image with points needs no
+    label.
 
     For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
     a list of these. Labels, masks (``NAME_complete``) and earlier results (``NAME_instances``) in folders are passed
@@ -73,6 +73,7 @@ def build_datalist(
         split: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``.
         image_ending: how image names end before the suffix, ``""`` for any; ``_FLAIR`` for instance.
         label_ending: how label names end before the suffix.
+        foreground_ending: how the names of foreground masks beside images end, which are no images; None without masks.
 
     Returns:
         Dictionaries of absolute path strings in the order of names: ``image`` and, except for ``predict``, ``label``
@@ -80,30 +81,35 @@ def build_datalist(
         ``points`` and ``complete``.
 
     Raises:
-        SpocoError: if nothing is found, a pair is incomplete, or two images share a name, so that their results would
-            overwrite each other.
+        SpocoError: if nothing is found, a pair is incomplete, a side file belongs to no image, or two images share a
+            name, so that their results would overwrite each other.
     """
     if split not in SPLITS:
         raise SpocoError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
+    endings = image_ending, label_ending, foreground_ending
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         items = _from_json(Path(source), split, image_ending, label_ending)
     elif split == "predict":
-        items = [{"image": str(path)} for path in _images_to_predict(source, image_ending, label_ending)]
+        items = [{"image": str(path)} for path in _images_to_predict(source, *endings)]
     elif isinstance(source, (str, Path)):
-        items = _from_folder(Path(source), split, image_ending, label_ending)
+        items = _from_folder(Path(source), split, *endings)
     else:
         raise SpocoError(f"a list of {len(source)} paths has no labels: give a folder or a datalist JSON for {split}")
     return _each_once(items, once=split == "predict")
 
 
-def stored_dimensions(data: Sequence[dict[str, Any]], axes: str | None = None) -> int:
+def stored_dimensions(
+    data: Sequence[dict[str, Any]], axes: str | None = None, channel: int | None = None, time: int | None = None
+) -> int:
     """2 or 3: whether the images of a list are single images or volumes, by the first of them.
 
     Args:
         data: items with ``image``, as ``build_datalist`` gives them.
         axes: see ``read_image``.
+        channel: see ``read_image``.
+        time: see ``read_image``.
     """
-    return image_dimensions(data[0]["image"], axes)
+    return image_dimensions(data[0]["image"], axes, channel, time)
 
 
 def _from_json(path: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
@@ -131,8 +137,11 @@ def _from_json(path: Path, split: str, image_ending: str, label_ending: str) -> 
                 raise SpocoError(f"{path}: lists {file}, which is missing: correct the path, relative to the JSON file")
         if split != "predict":
             files = [Path(item[key]) for key in ("image", "label") if key in item]
-            found = [beside(file.parent).get(annotated_name(file, image_ending, label_ending), {}) for file in files]
-            item = _item(files, *found) | item
+            names = [annotated_name(file, image_ending, label_ending) for file in files]
+            for file, name in zip(files, names):
+                called = {image_name(file): beside(file.parent).get(image_name(file), {})}
+                refuse_strays([called], [name], [Path(known) for known in item.values()], image_ending, label_ending)
+            item = _item(files, *(beside(file.parent).get(name, {}) for file, name in zip(files, names))) | item
         if split in ("train", "val") and not {"label", "points"} & item.keys():
             raise SpocoError(
                 f"{path}: image {entry['image']} of {keys[0]!r} has no label and no points: add them or leave it out"
@@ -150,15 +159,15 @@ def json_lists(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _from_folder(folder: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
+def _from_folder(folder: Path, split: str, *endings: str | None) -> list[dict[str, str]]:
     if not folder.is_dir():
         raise SpocoError(f"{folder}: no such folder: give the folder that holds train/ and val/, or a datalist JSON")
     if (folder / split).is_dir():
-        return _pairs_beside(folder / split, split, image_ending, label_ending)
+        return _pairs_beside(folder / split, split, *endings)
     for end in PAIR_FOLDERS[split]:
         images, labels = folder / f"images{end}", folder / f"labels{end}"
         if images.is_dir() and (labels.is_dir() or split == "test"):
-            return _pairs_across(images, labels, split, image_ending, label_ending)
+            return _pairs_across(images, labels, split, *endings)
     expected = f"{split}/ or " + " or ".join(f"images{end}/ with labels{end}/" for end in PAIR_FOLDERS[split])
     remedy = (
         "move some image and label pairs out of the training split into it, or give a datalist JSON"
@@ -168,27 +177,31 @@ def _from_folder(folder: Path, split: str, image_ending: str, label_ending: str)
     raise SpocoError(f"{folder}: has no {expected}: {remedy}")
 
 
-def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str) -> list[dict[str, str]]:
+def _pairs_beside(
+    folder: Path, split: str, image_ending: str, label_ending: str, foreground_ending: str | None
+) -> list[dict[str, str]]:
     """Pairs NAME + image_ending, NAME + label_ending of one folder."""
     if image_ending == label_ending:
         raise SpocoError(f"image_ending and label_ending are both {image_ending!r}: they must differ")
     files = _images_in(folder)
-    masks = _masks(files, image_ending, label_ending)
+    masks = _masks(files, COMPLETE_ENDING, image_ending, label_ending)
+    masks |= _masks(files, foreground_ending, image_ending, label_ending)
     files = [path for path in files if path not in masks]
     # The longer ending first, so that an empty one takes only what the other leaves.
     labels = _by_name(folder, [path for path in files if _ends(path, label_ending, image_ending)], label_ending)
     images = _by_name(folder, [path for path in files if _ends(path, image_ending, label_ending)], image_ending)
     if not images:
         raise SpocoError(
-            f"{folder}: has no image named NAME{image_ending}.EXT{_found(folder)}: "
+            f"{folder}: has no image named NAME{image_ending}.EXT{held(folder)}: "
             "rename the images, or set image_ending and label_ending"
         )
     beside = side_files(folder)
+    refuse_strays([beside], images, [*images.values(), *labels.values()], image_ending, label_ending)
     without_label = sorted(images.keys() - labels.keys() - _with_points(beside))
     if without_label and split != "test":
         raise SpocoError(
             f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it that is read "
-            f"here{_alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
+            f"here{alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
             f"the label or points {without_label[0]}{POINTS_ENDING}.csv, or take the image out"
         )
     without_image = sorted(labels.keys() - images.keys())
@@ -201,23 +214,30 @@ def _pairs_beside(folder: Path, split: str, image_ending: str, label_ending: str
 
 
 def _pairs_across(
-    images_folder: Path, labels_folder: Path, split: str, image_ending: str, label_ending: str
+    images_folder: Path,
+    labels_folder: Path,
+    split: str,
+    image_ending: str,
+    label_ending: str,
+    foreground_ending: str | None,
 ) -> list[dict[str, str]]:
     """Pairs of the same name in two folders."""
     files, label_files = _images_in(images_folder), _images_in(labels_folder)
-    masks = _masks([*files, *label_files], image_ending, label_ending)
-    files = [path for path in files if path not in masks]
+    masks = _masks([*files, *label_files], COMPLETE_ENDING, image_ending, label_ending)
+    masks |= _masks(files, foreground_ending, image_ending, label_ending)
+    files, label_files = ([path for path in some if path not in masks] for some in (files, label_files))
     later_channel = [path for path in files if image_name(path).endswith("_0001")]
     if later_channel:
         raise SpocoError(f"{later_channel[0]}: a second channel in a file of its own: save all channels in one file")
     # Only where every name has it is it nnU-Net's channel number and not part of a name.
     ending = _CHANNEL_ENDING if files and all(image_name(path).endswith(_CHANNEL_ENDING) for path in files) else ""
     images = _by_name(images_folder, files, ending)
-    labels = _by_name(labels_folder, [path for path in label_files if path not in masks], "")
+    labels = _by_name(labels_folder, label_files, "")
     if not images:
         raise SpocoError(f"{images_folder}: holds no image: put the images there")
     beside = [side_files(folder) for folder in (images_folder, labels_folder) if folder.is_dir()]
     called = {name: without_ending(name, image_ending, label_ending) for name in images}
+    refuse_strays(beside, called.values(), [*files, *label_files], image_ending, label_ending, _CHANNEL_ENDING)
     with_points = _with_points(*beside)
     missing = sorted(name for name in images.keys() - labels.keys() if called[name] not in with_points)
     if missing and split != "test":
@@ -234,9 +254,12 @@ def _pairs_across(
     ]
 
 
-def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, label_ending: str) -> list[Path]:
+def _images_to_predict(
+    source: str | Path | Iterable[str], image_ending: str, label_ending: str, foreground_ending: str | None
+) -> list[Path]:
     if not isinstance(source, (str, Path)):
-        found = [path for part in source for path in _images_to_predict(part, image_ending, label_ending)]
+        endings = image_ending, label_ending, foreground_ending
+        found = [path for part in source for path in _images_to_predict(part, *endings)]
         if not found:
             raise SpocoError("the list of images is empty: name at least one image")
         return found
@@ -245,7 +268,8 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
         return [path]
     if path.is_dir():
         images = _images_in(path)
-        masks = _masks(images, image_ending, label_ending)
+        masks = _masks(images, COMPLETE_ENDING, image_ending, label_ending)
+        masks |= _masks(images, foreground_ending, image_ending, label_ending)
         files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING) and file not in masks]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
@@ -253,17 +277,18 @@ def _images_to_predict(source: str | Path | Iterable[str], image_ending: str, la
         chosen = raw if raw and labelled else [file for file in files if file not in labelled]
         if not chosen:
             raise SpocoError(
-                f"{path}: holds no image that is read here ({' '.join(IMAGE_SUFFIXES)}){_found(path)}: give another "
+                f"{path}: holds no image that is read here ({' '.join(IMAGE_SUFFIXES)}){held(path)}: give another "
                 f"folder, a file, or a pattern such as {path}/**/*.tif for folders in it"
             )
-        _say_passed_over(path)
+        say_passed_over(path)
         return _one_per_set(chosen)
     found = glob.glob(str(source), recursive=True)
     if not found and path.parent.is_dir():  # a folder whose own name holds brackets
         found = glob.glob(os.path.join(glob.escape(str(path.parent)), path.name), recursive=True)
     matches = [Path(match) for match in sorted(found)]
     images = [match for match in matches if match.is_file() or is_zarr(match)]
-    files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING)]
+    masks = _masks(images, foreground_ending, image_ending)
+    files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING) and match not in masks]
     if not files:
         others = f" but {matches[0]}, which is no image" if matches else ""
         raise SpocoError(f"{source}: no file, folder or match of this name{others}: check the path")
@@ -279,14 +304,14 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
-def _masks(files: Sequence[Path], *endings: str) -> set[Path]:
-    """Those of the files that say where the annotations of another one are complete: ``NAME_complete`` beside it."""
-    if COMPLETE_ENDING in endings:  # then it is how images or labels are called
+def _masks(files: Sequence[Path], mask_ending: str | None, *endings: str) -> set[Path]:
+    """Those of the files that are a mask of another one: ``NAME_complete``, or NAME + ``foreground_ending``."""
+    if not mask_ending or mask_ending in endings:  # then it is how images or labels are called
         return set()
     names = {image_name(path) for path in files}
-    masks = [path for path in files if image_name(path).endswith(COMPLETE_ENDING)]
+    masks = [path for path in files if image_name(path).endswith(mask_ending)]
     others = (*endings, _CHANNEL_ENDING, "")
-    return {path for path in masks if names & {image_name(path).removesuffix(COMPLETE_ENDING) + end for end in others}}
+    return {path for path in masks if names & {image_name(path).removesuffix(mask_ending) + end for end in others}}
 
 
 def _with_points(*folders: Mapping[str, Mapping[str, Path]]) -> set[str]:
@@ -306,37 +331,6 @@ def _one_per_set(images: list[Path]) -> list[Path]:
         kept.append(path)
         owner |= {file.resolve(): path for file in files_of_set(path)}
     return kept
-
-
-def _other_images(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_OTHER_IMAGES))
-
-
-def _say_passed_over(folder: Path) -> None:
-    others = _other_images(folder)
-    if others:
-        logger.warning(
-            "%s: passes over %s (%s), of formats that are not read here: export to OME-TIFF",
-            *(folder, f"{len(others)} file{'s' * (len(others) > 1)}", ", ".join(others[:5])),
-        )
-
-
-def _found(folder: Path) -> str:
-    """What a folder without the expected images holds instead, as the part of a sentence."""
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = [path.name for path in inside if path.is_dir()]
-    others = _other_images(folder)
-    if others:
-        return f", but files of other formats ({', '.join(others[:5])}), to be exported to OME-TIFF first"
-    if folders:
-        return f", but the folders {', '.join(folders[:5])}"
-    return f", but {', '.join(path.name for path in inside[:5])}" if inside else ", nor anything else"
-
-
-def _alike(folder: Path, name: str, image: Path) -> str:
-    """Other files of an image's name, as the part of a sentence."""
-    others = sorted(path.name for path in folder.iterdir() if path.name.startswith(name) and path.name != image.name)
-    return f", only {', '.join(others[:5])}" if others else ""
 
 
 def _ends(path: Path, ending: str, other: str) -> bool:
@@ -376,13 +370,15 @@ def _each_once(items: list[dict[str, str]], once: bool) -> list[dict[str, str]]:
         SpocoError: if two images share a name.
     """
     seen: dict[str, str] = {}
-    kept: dict[str, dict[str, str]] = {}
+    places: set[str] = set()
+    kept = []
     for item in items:
         item["image"] = os.path.abspath(item["image"])
         place = os.path.realpath(item["image"])
-        if once and place in kept:
+        if once and place in places:
             continue
-        kept[place] = item
+        places.add(place)
+        kept.append(item)
         name = image_name(item["image"])
         if name in seen:
             raise SpocoError(
@@ -390,4 +386,4 @@ def _each_once(items: list[dict[str, str]], once: bool) -> list[dict[str, str]]:
                 "rename one or process them apart"
             )
         seen[name] = item["image"]
-    return list(kept.values())
+    return kept

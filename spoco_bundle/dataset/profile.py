@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL, in_words
 from spoco_bundle.core.sampling import sampled_places
-from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scales
+from spoco_bundle.dataset.annotated_sizes import LEAST_VOXELS, annotated_sizes, equal_scales
 from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.dataset.read_once import ReadOnce
@@ -131,7 +131,6 @@ def measure_profile(
     ignore_label: int | None = None,
     background_label: int | None = None,
     equal_sizes: bool | Literal["auto"] = False,
-    min_voxels: int = 8,
 ) -> Profile:
     """Measures the annotated images of a training; each is read once, and kept for the training.
 
@@ -143,19 +142,15 @@ def measure_profile(
         ignore_label: id of voxels that count nowhere.
         background_label: id of voxels known to belong to no object.
         equal_sizes: whether images of unknown voxel size are brought to one size of objects, see ``equal_scales``.
-        min_voxels: smaller whole objects are fragments and do not count.
 
     Raises:
         SpocoError: if there is no annotated object of usable size, the images differ in their channels, or
             ``equal_sizes`` is True where they state their voxel size.
     """
     special = [label for label in (ignore_label, background_label) if label is not None]
-    images = [
-        _measure_image(volumes.look(number), annotation, diameter, special, min_voxels)
-        for number in range(len(volumes))
-    ]
+    images = [_measure_image(volumes.look(number), annotation, diameter, special) for number in range(len(volumes))]
     counted = sum((one.kinds for one in images), Counter())
-    _refuse(images, counted, equal_sizes, min_voxels)
+    _refuse(images, counted, equal_sizes)
     dims, unit = len(images[0].shape), images[0].unit
     scales = equal_scales([one.objects[:, 0] for one in images], dims, equal_sizes if unit == PIXEL else False)
     found = np.concatenate([scale * one.objects for scale, one in zip(scales, images, strict=True)])
@@ -221,12 +216,12 @@ class _AnnotatedImage:
 
 
 def _measure_image(
-    sample: dict[str, Any], annotation: str, diameter: float | None, special: Sequence[int], min_voxels: int
+    sample: dict[str, Any], annotation: str, diameter: float | None, special: Sequence[int]
 ) -> _AnnotatedImage:
     image, labels = sample["image"], np.asarray(sample["label"])[0]
     spacing, shape = np.asarray(voxel_spacing(image, labels.ndim)), np.asarray(labels.shape)
     ids = object_ids(labels, special)
-    objects = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter, min_voxels)
+    objects = annotated_sizes(ids, sample.get("kinds", {}), annotation, spacing, diameter)
     sized = [one for one in objects if one.diameter is not None]
     centres = [(one.first + one.stop) / 2 * spacing for one in objects]
     return _AnnotatedImage(
@@ -244,9 +239,7 @@ def _measure_image(
     )
 
 
-def _refuse(
-    images: Sequence[_AnnotatedImage], kinds: Counter, equal_sizes: bool | Literal["auto"], min_voxels: int
-) -> None:
+def _refuse(images: Sequence[_AnnotatedImage], kinds: Counter, equal_sizes: bool | Literal["auto"]) -> None:
     """Raises where nothing can be learnt of these images together."""
     sized = any(len(one.objects) for one in images)
     if not sized and kinds["points"]:
@@ -256,7 +249,7 @@ def _refuse(
         )
     if not sized:
         raise SpocoError(
-            f"no annotated object of {min_voxels} voxels or more in {len(images)} images: annotate some; the "
+            f"no annotated object of {LEAST_VOXELS} voxels or more in {len(images)} images: annotate some; the "
             "first label is that of " + (images[0].file if images else "no image")
         )
     first = images[0]

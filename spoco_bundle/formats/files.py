@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
+from spoco_bundle.core.atomic_files import atomic_folder, atomic_write, partial_path
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.formats import itk_io, nifti, tiff_writing
@@ -71,6 +72,8 @@ def read_image(
     if spatial_dims not in (2, 3):
         raise SpocoError(f"spatial_dims is {spatial_dims!r}: give 2 or 3")
     path = _existing_file(path)
+    if kind == "label" and path.name.lower().endswith(itk_io.JPEG_SUFFIXES):
+        raise SpocoError(f"{path}: JPEG blurs ids: save labels as PNG or TIFF")
     with _failures_named(path):
         if family(path) == "itk":
             volume = _read_by_itk(path, kind, spatial_dims, axes, channel, time)
@@ -150,13 +153,13 @@ def _described_label(path: Path, spatial_dims: int, axes: str | None, time: int 
     """Labels, to which the axes and the time point of their image apply as far as they have them."""
     axes = None if family(path) == "nifti" else axes
     try:
-        lazy = describe(path, spatial_dims, axes, is_label=True)
+        lazy = describe(path, spatial_dims, axes, is_label=True, time=time)
     except SpocoError:
         fewer = "".join(letter for letter in (axes or "").upper() if letter not in "CST")
         if fewer == (axes or "").upper():
             raise
-        lazy = describe(path, spatial_dims, fewer, is_label=True)
-    lazy.choose(time=time if lazy.size("T") else None)
+        lazy = describe(path, spatial_dims, fewer, is_label=True, time=time)
+    lazy.choose(time=time if lazy.size("T") > 1 else None)
     return lazy
 
 
@@ -200,7 +203,7 @@ def write_instances(path: str | Path, labels: Any, like: str | Path, axes: str |
         ValueError: if the labels are not integers or negative.
     """
     path, like = Path(path), _existing_file(like)
-    _refuse_other_format(path, like)
+    _refuse_place(path, like)
     stored = labels if hasattr(labels, "chunks") else _as_stored(labels)
     if family(like) == "zarr":
         _write_label_image(path, stored, like, axes)
@@ -225,18 +228,23 @@ def check_result(path: str | Path, like: str | Path, spatial_dims: int, axes: st
         axes: as given to :func:`read_image` for ``like``.
 
     Raises:
-        SpocoError: if the folder cannot be written to, or the format cannot hold labels with the metadata of the image.
+        SpocoError: if the folder cannot be written to, something else stands at the path, its name is too long, or the
+            format cannot hold labels with the metadata of the image.
     """
     path, like = Path(path), _existing_file(like)
-    _refuse_other_format(path, like)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        with suppress(FileNotFoundError):
+            partial_path(path).lstat()
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SpocoError(f"{path}: its name is too long for this disk: give {like} a shorter one") from error
         raise SpocoError(
             f"{path.parent}: cannot be written to ({error.strerror or error}): free space or choose another folder"
         ) from error
+    _refuse_place(path, like)
     if family(like) == "nifti":
         nifti.check_labels(like)
     elif family(like) == "tiff":
@@ -245,9 +253,19 @@ def check_result(path: str | Path, like: str | Path, spatial_dims: int, axes: st
         itk_io.check_labels(path, like)
 
 
-def _refuse_other_format(path: Path, like: Path) -> None:
+def _refuse_place(path: Path, like: Path) -> None:
+    """Refuses to write where something else stands, and in another format than the image's."""
     if path.resolve() == like.resolve():
         raise SpocoError(f"{path}: would overwrite the image it was made from: choose another name or folder")
+    if family(like) == "zarr":
+        # imported here because other users need not wait for it
+        from spoco_bundle.formats.ome_zarr import is_label_image
+
+        taken = path.exists() and not is_label_image(path)
+    else:
+        taken = path.is_dir()
+    if taken:
+        raise SpocoError(f"{path}: exists and is no result of this command: move it away or choose another folder")
     if family(path) != family(like):
         raise SpocoError(f"{path}: labels take the format of their image {like}: give the same kind of suffix")
 
@@ -257,8 +275,6 @@ def _write_label_image(path: Path, labels: Any, like: Path, axes: str | None) ->
     # imported here because other users need not wait for it
     from spoco_bundle.formats import ome_zarr
 
-    if path.exists() and not ome_zarr.is_label_image(path):
-        raise SpocoError(f"{path}: exists and is no result of this command: choose another name")
     source = describe(like, labels.ndim, axes)
     if tuple(labels.shape) != source.shape:
         raise SpocoError(
@@ -303,7 +319,7 @@ def _existing_file(path: str | Path) -> Path:
         raise SpocoError(f"{path}: no such file: check the path")
     if path.is_dir() and not is_zarr(path):
         raise SpocoError(f"{path}: is a folder: give an image file")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise SpocoError(f"{path}: is empty (0 bytes): copy or export the file again")
     return path
 

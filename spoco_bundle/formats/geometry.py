@@ -183,8 +183,3 @@ def batch_spacing(images: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     affines = affine.detach().cpu().numpy().reshape(-1, *affine.shape[-2:])
     spacing = torch.tensor([column_spacing(one[:, :spatial_dims]) for one in affines], dtype=torch.float32)
     return spacing.expand(images.shape[0], spatial_dims).to(images.device)
-
-
-def alike_spacings(one: Sequence[float], other: Sequence[float], tolerance: float = 1.5) -> bool:
-    """Whether two spacings in the same unit differ by no more than a ratio of ``tolerance`` along any axis."""
-    return all(1 / tolerance <= a / b <= tolerance for a, b in zip(one, other, strict=True))

@@ -15,7 +15,8 @@ from spoco_bundle.formats.geometry import Image, column_spacing
 from spoco_bundle.formats.text_headers import TextHeader, read_text_header, state_unit
 
 # Formats that lose ids (lossy, or 8 bits only): labels of such images are written as PNG.
-LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jp2", ".bmp", ".gif")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jp2")
+LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".bmp", ".gif")
 #: pictures: what they state is a density for printers and screens, not the size of a voxel
 PICTURE_SUFFIXES = (*LOSSY_SUFFIXES, ".png")
 #: headers with their voxels in another file, and the same format in one file
@@ -54,7 +55,7 @@ def read(path: Path, spatial_dims: int, is_label: bool = False) -> Image:
     origin = np.array(image.GetOrigin(), dtype=np.float64)
     if rank == 3 and array.shape[1] == 1:
         array, rank = array[:, 0], 2
-        spacing, direction, origin = spacing[:2], direction[:2, :2], origin[:2]
+        spacing, direction, origin = spacing[:2], _plane(direction), origin[:2]
     if rank != spatial_dims:
         raise SpocoError(_other_rank(path, rank, spatial_dims))
     unit = _unit(path, header)
@@ -75,6 +76,12 @@ def read(path: Path, spatial_dims: int, is_label: bool = False) -> Image:
         path=str(path),
         stated_size="" if pixels else in_words([in_unit(s, name) for s in column_spacing(affine)], name),
     )
+
+
+def _plane(direction: np.ndarray) -> np.ndarray:
+    """Directions (2, 2) of a slice's own axes; one that is oblique in space keeps the angle between them."""
+    plane = direction[:2, :2]
+    return plane if np.allclose(np.linalg.norm(plane, axis=0), 1) else np.linalg.qr(direction[:, :2]).R
 
 
 def _other_rank(path: Path, rank: int, spatial_dims: int) -> str:

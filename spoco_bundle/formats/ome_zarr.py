@@ -20,6 +20,7 @@ VERSION = "0.4"
 CHUNK = (64, 256, 256)  # voxels of a chunk of labels that are written at once
 
 _OLD_AXES = "TCZYX"  # what NGFF 0.1 and 0.2 meant without saying
+_NAMED_AXES = {"time": "t", "channel": "c"}
 
 
 @dataclass
@@ -99,9 +100,12 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
     attributes = dict(node.attrs)
     if isinstance(node, zarr.Array):
         names = attributes.get("_ARRAY_DIMENSIONS") or getattr(node.metadata, "dimension_names", None)
-        letters = axes or ("".join(names) if names and all(isinstance(n, str) and len(n) == 1 for n in names) else None)
-        letters = letters or ("zyx"[-node.ndim :] if node.ndim <= 3 else None)
-        return ZarrImage(node, _checked_axes(path, letters, node.shape), None, {}, UNITLESS, "")
+        if not names or not any(names):
+            letters = "zyx"[-node.ndim :] if node.ndim <= 3 else None
+        else:
+            named = [_NAMED_AXES.get(str(name).lower(), str(name)) for name in names]
+            letters = ("" if all(len(name) == 1 for name in named) else ", ").join(named)
+        return ZarrImage(node, _checked_axes(path, axes or letters, node.shape), None, {}, UNITLESS, "")
     described = attributes.get("ome", attributes)
     multiscales = described.get("multiscales") if isinstance(described, dict) else None
     if not multiscales:

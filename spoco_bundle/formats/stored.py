@@ -36,7 +36,7 @@ class LazyVolume:
         fixed: stored axes of which one index is read, by letter.
         chosen: the channel that ``read`` returns, all where None.
         singletons: stored dimensions of one voxel that ``axes`` leaves out.
-        has_alpha: whether the last of four colour samples is an alpha, which is left out.
+        has_alpha: whether the last colour sample is an alpha, which is left out.
         white: the value that means black where the file stores images inverted; None where it does not.
     """
 
@@ -80,7 +80,7 @@ class LazyVolume:
     def stored_channels(self) -> int:
         """Number of channels in the file, of the time point that is read."""
         others = [axis for axis in self.axes if axis not in self.spatial and axis not in self.fixed]
-        sizes = [3 if axis == "S" and self.has_alpha else self.size(axis) for axis in others]
+        sizes = [self.size(axis) - (axis == "S" and self.has_alpha) for axis in others]
         return int(np.prod(sizes, dtype=np.int64))
 
     @property
@@ -164,7 +164,7 @@ class LazyVolume:
         others = [axis for axis in kept if axis not in self.spatial]
         values = values.transpose([kept.index(axis) for axis in (*others, *self.spatial)])
         if self.has_alpha:
-            values = values.take(range(3), axis=others.index("S"))
+            values = values.take(range(self.size("S") - 1), axis=others.index("S"))
         values = values.reshape(-1, *values.shape[values.ndim - len(self.spatial) :])
         values = values if self.chosen is None else values[self.chosen : self.chosen + 1]
         if self.white is None:

@@ -16,6 +16,7 @@ from spoco_bundle.formats.stored import LazyVolume
 from spoco_bundle.formats.tiff_header import open_tiff, read_layout, spatial_axes
 
 SUFFIXES = (".tif", ".tiff", ".btf")
+_ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,))
 
 
 def describe(path: Path, spatial_dims: int, axes: str | None = None, is_label: bool = False) -> LazyVolume:
@@ -23,7 +24,7 @@ def describe(path: Path, spatial_dims: int, axes: str | None = None, is_label: b
 
     Spacing comes from OME physical sizes, from ImageJ's calibration (also where tifffile stored the same entries in a
     plain file), or is unknown: the resolution of a plain file is that of a print. Colour samples and channels become
-    channels; an alpha sample is left out. Where 0 is white, values are turned round.
+    channels; a last sample that the file calls alpha is left out. Where 0 is white, values are turned round.
 
     Args:
         path: the file, compressed or not.
@@ -56,7 +57,7 @@ def describe(path: Path, spatial_dims: int, axes: str | None = None, is_label: b
         file_format=layout.kind if layout.kind in ("imagej", "ome") else "tiff",
         stated_size=layout.stated_size(spatial_dims),
         singletons=layout.singletons,
-        has_alpha=page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4 and "S" in layout.axes,
+        has_alpha="S" in layout.axes and page.extrasamples[-1:] in _ALPHA,
         white=white,
     )
 
@@ -102,7 +103,8 @@ def stored_voxels(path: Path, singletons: tuple[int, ...]) -> Any:
         stored: Any = _Mapped(path, series.dataoffset, tif.byteorder + series.dtype.char, tuple(series.shape))
         tif.close()
     else:
-        stored = zarr.open_array(series.aszarr(), mode="r")
+        # of a pyramid, the full resolution alone is an array
+        stored = zarr.open_array(series.aszarr(level=0), mode="r")
     return _Squeezed(stored, singletons)
 
 

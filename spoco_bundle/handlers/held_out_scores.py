@@ -83,7 +83,8 @@ class HeldOutScores:
         # where all else is background, an object that does not count has to be passed over
         hidden = 0 if arguments["partly_labelled"] else -1
         scorer = InstanceMetric(self.metric.metric, **arguments | ({} if hidden == 0 else {"ignore_label": hidden}))
-        special = (0, arguments["ignore_label"], arguments["background_label"])
+        ignored = arguments["ignore_label"]
+        special = (0, ignored, arguments["background_label"])
         objects = [
             (image, number)
             for image, (_, truth) in enumerate(self._pairs)
@@ -96,6 +97,7 @@ class HeldOutScores:
             scorer.reset()
             for image, (prediction, truth) in enumerate(self._pairs):
                 left_out = [number for place, number in ranked[len(objects) // 2 :] if place == image]
+                left_out += [] if hidden == 0 or ignored is None else [ignored]
                 ids = torch.as_tensor(left_out, dtype=truth.dtype)
                 scorer([prediction], [truth.masked_fill(torch.isin(truth, ids), hidden)])
             found.append(float(scorer.aggregate()))

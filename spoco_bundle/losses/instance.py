@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from spoco_bundle.core.embedding_space import squared_distances
+from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["NO_OBJECT", "NOWHERE", "affinity_dice", "binary_cross_entropy", "dice", "sample_members"]
 
 # codes beside the numbers of objects
 NO_OBJECT, NOWHERE = -1, -2
+TOGETHER = 8  # objects whose soft masks are held at once
 
 
 def dice(overlap: Tensor, squares: Tensor, pooled: bool = True) -> Tensor:
@@ -72,6 +74,14 @@ def sample_members(counts: Tensor, generator: torch.Generator | None = None) -> 
     return starts + torch.minimum((uniform * counts).long(), counts - 1)
 
 
+def _steps(offsets: Sequence[Sequence[int]] | None, dims: int) -> list[list[int]]:
+    if offsets is None:
+        return torch.eye(dims, dtype=torch.int64).tolist()
+    if len(offsets) == 0 or any(len(offset) != dims for offset in offsets):
+        raise SpocoError(f"affinity_offsets are {offsets}; give steps of {dims} integers, one per axis, or None")
+    return [list(offset) for offset in offsets]
+
+
 def _shifted(volume: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Views (..., *overlap) of a volume (..., *spatial) at v and at v + offset, for all v where both lie inside."""
     here, there = volume, volume
@@ -114,33 +124,35 @@ def affinity_dice(
     owner: Tensor,
     anchors: Tensor,
     scale: float,
-    offsets: Sequence[Sequence[int]],
+    offsets: Sequence[Sequence[int]] | None = None,
     pooled: bool = True,
     known: Callable[[Tensor], Tensor] | None = None,
-    block: int = 8,
 ) -> Tensor:
     """Dice loss between soft and annotated affinities.
 
-    The affinity of voxels v and v + o to an object is p(v) p(v + o): both belong to it. Soft masks are made for `block`
-    objects at a time and made again in the backward pass.
+    The affinity of voxels v and v + o to an object is p(v) p(v + o): both belong to it. Soft masks are made for a
+    few objects at a time and made again in the backward pass.
 
     Args:
         embeddings: (E, *spatial) float32 or float64.
         owner: (*spatial) object of every voxel, or `NO_OBJECT`, or `NOWHERE` for a voxel that counts nowhere.
         anchors: (K, E) one anchor embedding per object.
         scale: scale s of the kernel.
-        offsets: the o, each with one integer per spatial axis.
+        offsets: the o, each with one integer per spatial axis; unit steps by default.
         pooled: as in `dice`.
         known: given (k,) objects, says (k, *spatial) bool which voxels are known to them; None means all.
-        block: objects at a time.
 
     Returns:
         Scalar in [0, 1]; an object without any pair of voxels in one offset's reach counts by its soft pairs alone.
+
+    Raises:
+        SpocoError: if there are no offsets, or one does not have one integer per axis.
     """
+    offsets = _steps(offsets, owner.dim())
     objects = torch.arange(len(anchors), device=anchors.device)
     sums = [
         checkpoint(_affinity_sums, part, ids, embeddings, owner, scale, offsets, known, use_reentrant=False)
-        for part, ids in zip(anchors.split(block), objects.split(block), strict=True)
+        for part, ids in zip(anchors.split(TOGETHER), objects.split(TOGETHER), strict=True)
     ]
     overlap, squares = (torch.cat(parts) for parts in zip(*sums, strict=True))
     return dice(overlap, squares.clamp_min(torch.finfo(squares.dtype).tiny), pooled)

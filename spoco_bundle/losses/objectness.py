@@ -44,6 +44,7 @@ from spoco_bundle.annotation.scope import WHOLE
 __all__ = ["BACKGROUND", "IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
 
 OBJECTNESS_TARGETS = ("binary", "interior")
+STRONG = 4.0  # W, with which a relative weight works
 UNLABELED = -1.0
 IGNORED = -2.0
 BACKGROUND = -3.0
@@ -164,7 +165,6 @@ def objectness_loss(
     unlabeled_weight: float = 0.3,
     labels: Tensor | None = None,
     relative: bool = False,
-    strong: float = 4.0,
 ) -> Tensor:
     """The objectness term of one crop, see the module's text.
 
@@ -174,7 +174,6 @@ def objectness_loss(
         unlabeled_weight: weight of the unlabeled voxels' mean, at least 0.
         labels: (*spatial) integers; where given, each object counts as much as any other, and as all shells.
         relative: whether the weight is relative to the share of the unlabeled voxels that look like annotated ones.
-        strong: W, with which a relative weight works.
 
     Returns:
         Scalar, at least 0; 0 if no voxel counts.
@@ -186,7 +185,7 @@ def objectness_loss(
         annotated = target == 1
         if annotated.any() and unlabeled.any():
             weight = unlabeled_weight / _share_alike(logits, annotated, unlabeled)
-            logits, unlabeled_weight = logits + math.log(weight / strong), strong
+            logits, unlabeled_weight = logits + math.log(weight / STRONG), STRONG
     losses = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
     weights = near if labels is None else _shares(labels, near)
     known_background = (losses * background).sum() / torch.maximum(background.sum(), near.sum()).clamp_min(1)

@@ -22,6 +22,8 @@ from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
 __all__ = ["SpocoLoss"]
 
 TERMS = ("pull", "push", "regularizer", "instance", "unlabeled_push", "consistency")
+LEAST = dict.fromkeys((f"{name}_weight" for name in (*TERMS, "objectness", "objectness_unlabeled")), 0)
+LEAST |= {"objectness_shell": 0, "max_anchors": 1, "sampled_voxels": 1}
 CHOICES = {
     "supervision": ("sparse", "dense"),
     "instance_loss": ("dice", "bce", "affinity"),
@@ -165,9 +167,12 @@ class SpocoLoss(nn.Module):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpocoError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
-        for name, weight in self.weights.items():
-            if weight < 0:
-                raise SpocoError(f"{name}_weight is {weight}; give a number of at least 0")
+        values = vars(self) | {f"{name}_weight": weight for name, weight in self.weights.items()}
+        for name, least in LEAST.items():
+            if values.get(name) is not None and not values[name] >= least:
+                raise SpocoError(f"{name} is {values[name]}; give a number of at least {least}")
+        if not 0 <= self.uncovered_fraction <= 1:
+            raise SpocoError(f"uncovered_fraction is {self.uncovered_fraction}; give a number from 0 to 1")
         if not self.delta_dist > 0:
             raise SpocoError(f"delta_dist is {self.delta_dist}; give a number above 0 (published: 2.0)")
         if self.supervision == "dense" and self.background_label is not None:
@@ -349,17 +354,14 @@ class SpocoLoss(nn.Module):
         owner[crop.order] = NO_OBJECT
         # a background cluster becomes -1, no object
         owner[crop.order[crop.outside :]] = crop.owner - crop.background_clusters
-        offsets = self.affinity_offsets or torch.eye(len(shape), dtype=torch.int64).tolist()
-        field = embeddings.to(rows.dtype)
 
         def known(part: Tensor) -> Tensor:
             voxels = torch.ones(len(part), shape.numel(), dtype=torch.bool, device=rows.device)
             voxels[:, crop.order[: crop.outside]] = crop.region.rows(slice(None), part).T
             return voxels.reshape(-1, *shape)
 
-        return affinity_dice(
-            field, owner.reshape(shape), anchors, self.scale, offsets, pooled, known if crop.region else None
-        )
+        field, owner, known = embeddings.to(rows.dtype), owner.reshape(shape), known if crop.region else None
+        return affinity_dice(field, owner, anchors, self.scale, self.affinity_offsets, pooled, known)
 
     def _consistency_term(
         self, rows: Tensor, teacher: Tensor, crop: SortedCrop, generator: torch.Generator | None
@@ -391,6 +393,8 @@ class SpocoLoss(nn.Module):
             labels, self.objectness_target, spacing, self.objectness_shell, dense, *special, scope
         )
         each = labels if self.objectness_target == "interior" else None
+        if each is not None and self.background_label is not None:
+            each = each.masked_fill(each == self.background_label, 0)  # all shells are one, on background or not
         return objectness_loss(
             logits, target, self.objectness_unlabeled_weight, each, self.objectness_unlabeled_relative
         )

@@ -13,7 +13,11 @@ __all__ = ["within_annotation"]
 
 
 def within_annotation(
-    table: ContingencyTable, truth: np.ndarray, prediction: np.ndarray, scope: np.ndarray
+    table: ContingencyTable,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    scope: np.ndarray,
+    ignore_label: int | None = None,
 ) -> ContingencyTable:
     """The table, with what each predicted object has where the annotation of each true object says what belongs to it.
 
@@ -25,11 +29,13 @@ def within_annotation(
         truth: (*spatial) ids, 0 = unlabeled.
         prediction: (*spatial) ids.
         scope: (A, *spatial), see `annotation_scope`.
+        ignore_label: id in `truth` of voxels that count nowhere.
 
     Returns:
         The table with `whole` and `seen`.
     """
-    truth, prediction, scope = truth.ravel(), prediction.ravel(), scope.reshape(len(scope), -1)
+    counts = truth != ignore_label if ignore_label is not None else np.ones(truth.shape, bool)
+    truth, prediction, scope = truth[counts], prediction[counts], scope[:, counts]
     column = np.searchsorted(table.prediction_ids, np.where(prediction > 0, prediction, 0))
     annotated = truth != 0
     whole = np.ones(len(table.truth_ids), dtype=bool)

@@ -16,12 +16,13 @@ __all__ = ["ANNOTATED_SIZES", "SCOPE", "expected_ap", "partly_labelled_scores"]
 ANNOTATED_SIZES = "annotated_sizes"
 #: entry of a truth's metadata: what the annotations of its objects say, see `annotation_scope`
 SCOPE = "scope"
+#: factor by which an unlabeled object may be smaller or larger than annotated ones
+SIZE_TOLERANCE = 4.0
 
 
 def partly_labelled_scores(
     table: ContingencyTable,
     iou_thresholds: Sequence[float],
-    size_tolerance: float = 4.0,
     annotated_sizes: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Scores that an incomplete truth supports: predicted objects in unlabeled space are never false positives.
@@ -37,7 +38,7 @@ def partly_labelled_scores(
       judged predictions of the best Dice with an annotated one, so that fragments and false objects cost;
       `annotated_sbd`: the lower of both, or `annotated_dice` where nothing can be judged.
     - `plausible_objects`, `plausible_volume`: the share of the predicted objects, and of their voxels, in objects
-      as large as annotated ones: between the 5th percentile of the annotated sizes divided by `size_tolerance` and
+      as large as annotated ones: between the 5th percentile of the annotated sizes divided by `SIZE_TOLERANCE` and
       the 95th multiplied by it. Specks lower the first, a giant the second. 1 where nothing is predicted. Where no
       object is annotated as a whole, the predicted ones themselves say what is usual.
     - `partly_labelled_score` = `annotated_sbd` * sqrt(`plausible_objects` * `plausible_volume`), in [0, 1]: one
@@ -49,7 +50,6 @@ def partly_labelled_scores(
     Args:
         table: contingency table of truth and prediction.
         iou_thresholds: thresholds in (0, 1].
-        size_tolerance: factor, at least 1, by which an unlabeled object may be smaller or larger than annotated ones.
         annotated_sizes: voxels of the annotated objects that say what is plausible, where the truth holds only those of
             them that are held out; by default the truth's.
     """
@@ -79,7 +79,7 @@ def partly_labelled_scores(
     if annotated_sizes is None:
         annotated_sizes = table.truth_sizes[1:] if table.whole is None else table.truth_sizes[1:][table.whole[1:]]
     reference = annotated_sizes if len(annotated_sizes) else sizes if len(sizes) else [1]
-    smallest, largest = np.percentile(reference, [5, 95]) * [1 / size_tolerance, size_tolerance]
+    smallest, largest = np.percentile(reference, [5, 95]) * [1 / SIZE_TOLERANCE, SIZE_TOLERANCE]
     plausible = (sizes >= smallest) & (sizes <= largest)
     plausible_objects = float(plausible.mean()) if len(sizes) else 1.0
     plausible_volume = float(sizes[plausible].sum() / sizes.sum()) if len(sizes) else 1.0

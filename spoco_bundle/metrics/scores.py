@@ -74,7 +74,7 @@ def instance_scores(
     }
     if partly_labelled:
         if scope is not None:
-            table = within_annotation(table, *map(np.asarray, (truth, prediction, scope)))
+            table = within_annotation(table, *map(np.asarray, (truth, prediction, scope)), ignore_label)
         return scores | partly_labelled_scores(table, iou_thresholds, annotated_sizes=annotated_sizes)
     split, merge = variation_of_information(table)
     return {

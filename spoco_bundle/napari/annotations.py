@@ -19,6 +19,7 @@ from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
 from spoco_bundle.formats.files import file_suffix, read_image, result_suffix
+from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.napari.labels import as_ids, ids_of
 
 _IN_WORDS = {"slices": "in slices", "strokes": "by strokes", "points": "by points"}
@@ -159,14 +160,15 @@ def checked_labels(labels: np.ndarray, shape: Sequence[int], name: str) -> np.nd
         name: of the labels, for messages.
 
     Raises:
-        SpocoError: if they are of another shape, no whole numbers, or negative.
+        SpocoError: if they are of another shape, no whole numbers, negative, or too large for 32 bits.
     """
     if labels.shape != tuple(shape):
         wanted, found = (" x ".join(map(str, sizes)) for sizes in (shape, labels.shape))
         raise SpocoError(f"{name}: has {found} voxels, the image {wanted}: choose labels of this image")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+    labels = as_label_ids(labels, name)
+    if labels.min(initial=0) < 0:
         raise SpocoError(f"{name}: holds numbers that are no ids: objects are 1, 2, 3, ..., and 0 is nothing")
-    return labels.astype(np.int32)
+    return labels
 
 
 def write_annotations(label: Path, contents: Contents, like: Path) -> list[Path]:

@@ -63,7 +63,7 @@ class Deciding:
     def split_selected(self) -> None:
         """Divides the selected object among the seeds in it, or into its pieces where there are no seeds."""
         objects = self.view.selected()
-        seeds = None if self.seeds is None else np.floor(np.asarray(self.seeds.data) + 0.5)
+        seeds = None if self.seeds is None or not len(self.seeds.data) else np.floor(np.asarray(self.seeds.data) + 0.5)
         self._reserve_number()
         spacing, free = self.session.image.spacing or self.session.spacing, self._free_numbers()
 

@@ -14,7 +14,10 @@ from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.rectangles import complete_elsewhere, write_rectangles
 from spoco_bundle.annotation.side_files import files_beside
 from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
+from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.lengths import MICROMETER, UNITLESS, in_words
 from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
+from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.napari.annotations import Contents, write_annotations
 from spoco_bundle.napari.reader import OpenedImage
@@ -83,12 +86,20 @@ def write_datalist(path: Path, image: Path, label: Path) -> Path:
 
 
 def write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:
-    """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size."""
-    axes = "C" + "ZYX"[1 - voxels.ndim :]
-    symbols = {"micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}
-    sizes = {}
-    for letter, step in zip(axes[1:], image.spacing or ()):
-        sizes |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": symbols.get(image.unit, "pixel")}
+    """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size.
+
+    Raises:
+        SpocoError: if voxels are longer along one axis than along another in no unit, which OME-TIFF cannot hold.
+    """
+    axes, sizes = "C" + "ZYX"[1 - voxels.ndim :], {}
+    if length_unit(image.spacing, image.unit) == MICROMETER:
+        for letter, step in zip(axes[1:], image.spacing):
+            sizes |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "µm"}
+    elif len(set(image.spacing or ())) > 1:
+        raise SpocoError(
+            f"{image.path}: has voxels of {in_words(image.spacing, UNITLESS)}: write the unit of its axes, such as "
+            "micrometer, into its metadata"
+        )
     tifffile.imwrite(path, voxels, ome=True, photometric="minisblack", metadata={"axes": axes, **sizes})
 
 

@@ -72,6 +72,23 @@ def with_confidence(rows: list[dict[str, Any]], table: Path) -> list[dict[str, A
     return [{**row, "confidence": known.get(_identity(row), row["confidence"])} for row in rows]
 
 
+def confidence_of(labels: np.ndarray, table: Path) -> dict[int, float]:
+    """Confidences that a table has for objects of a label image, see `with_confidence`, by id."""
+    rows = with_confidence(rows_of(labels, {}), table) if table.exists() else []
+    return {row["id"]: row["confidence"] for row in rows if row["confidence"] != ""}
+
+
+def small_ids(labels: np.ndarray, confidence: Mapping[int, float]) -> tuple[np.ndarray, Mapping[int, float]]:
+    """Labels whose ids are no larger than their voxels are many, and the confidences by these ids.
+
+    Counting voxels takes memory by the largest id, and ids near the end of 32 bits leave none for others.
+    """
+    if labels.max(initial=0) <= labels.size:
+        return labels, confidence
+    labels, numbers = fastremap.renumber(labels)
+    return labels, {numbers[before]: value for before, value in confidence.items() if before in numbers}
+
+
 def _identity(row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     names = (name for name in sorted(row) if name in ("id", "voxels") or name.endswith(("_min", "_max")))
     return tuple((name, int(row[name])) for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
 from spoco_bundle.formats.files import is_zarr, read_image
 from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
-from spoco_bundle.report.pictures import intensity_limits
+from spoco_bundle.report.pictures import LIMITS_VOXELS, intensity_limits
 
 __all__ = ["OpenedImage", "get_reader", "image_layers", "layer_grid", "open_image"]
 
@@ -89,9 +90,7 @@ def image_layers(image: OpenedImage) -> list[tuple[Any, dict[str, Any], str]]:
         return [(np.moveaxis(np.asarray(image.array), 0, -1), {"name": name, "rgb": True, **options}, "image")]
     layers = []
     for number, channel in enumerate(image.array):
-        # of an image that is read when it is shown, the middle plane says enough
-        seen = channel if isinstance(channel, np.ndarray) else np.asarray(channel[len(channel) // 2])
-        low, high = intensity_limits(seen)
+        low, high = intensity_limits(channel if isinstance(channel, np.ndarray) else _sample(channel))
         limits = (low, high if high > low else low + 1)
         title = name if image.channels == 1 else f"{name} {number}"
         layers.append((channel, {"name": title, "rgb": False, "contrast_limits": limits, **options}, "image"))
@@ -107,6 +106,14 @@ def layer_grid(shape: tuple[int, ...], spacing: tuple[float, ...] | None, unit: 
         "units": (MICROMETER if known else "pixel",) * dims,
         "axis_labels": tuple("zyx"[-dims:]),
     }
+
+
+def _sample(channel: dask.array.Array) -> np.ndarray:
+    """Of an image that is read when it is shown, as much as says its range: the middle plane, or every n-th pixel."""
+    if channel.ndim == 3:
+        return np.asarray(channel[len(channel) // 2])
+    step = math.ceil(math.sqrt(channel.size / LIMITS_VOXELS))
+    return np.asarray(channel[::step, ::step])
 
 
 def _open(path: Path, dims: int) -> OpenedImage:

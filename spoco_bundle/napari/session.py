@@ -38,7 +38,7 @@ from spoco_bundle.napari.annotations import (
 )
 from spoco_bundle.napari.files import copy_folder, write_datalist, write_pair
 from spoco_bundle.napari.jobs import CommandRun, JobProgress
-from spoco_bundle.napari.labels import as_ids, rows_of, together, with_confidence
+from spoco_bundle.napari.labels import as_ids, confidence_of, rows_of, small_ids, together, with_confidence
 from spoco_bundle.napari.reader import OpenedImage
 
 _LABEL = json.loads((config_folder() / "label.json").read_text())
@@ -292,8 +292,8 @@ class Session:
         yield JobProgress(f"reading {path}")
         path = Path(path)
         table = path.with_name(f"{image_name(path).removesuffix(OUTPUT_ENDING)}{TABLE_ENDING}.csv")
-        found = self._beside(read_labels(path, self.image.shape), {}, checked)
-        return replace(found, rows=with_confidence(found.rows, table))  # noqa: B901
+        labels = read_labels(path, self.image.shape)
+        return self._beside(labels, confidence_of(labels, table), checked)  # noqa: B901
 
     def take_labels(self, labels: np.ndarray, name: str, checked: np.ndarray) -> Iterator[JobProgress]:
         """Takes labels of another layer; else as ``take_file``."""
@@ -386,6 +386,7 @@ class Session:
         return replace(found, embedding=embedding)
 
     def _beside(self, labels: np.ndarray, confidence: Mapping[int, float], checked: np.ndarray) -> Predicted:
+        labels, confidence = small_ids(labels, confidence)
         instances = uncovered_objects(labels, checked)
         return Predicted(instances, rows_of(instances, confidence))
 

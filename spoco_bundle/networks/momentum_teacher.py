@@ -12,7 +12,8 @@ from spoco_bundle.core.errors import SpocoError
 class MomentumTeacher(AveragedModel):
     """Exponential moving average of a network, parameters and buffers alike.
 
-    After step t (counted from 0) the teacher g follows the student f as g = m_t g + (1 - m_t) f with the warm-up
+    The first step, t = 0, copies the student f. After any other the teacher g follows it as g = m_t g + (1 - m_t) f
+    with the warm-up
 
         m_t = min(momentum, (1 + t) / (10 + t)),
 
@@ -38,7 +39,7 @@ class MomentumTeacher(AveragedModel):
         self.eval()
 
     def momentum_at(self, step: int) -> float:
-        """The momentum m_t of step t = 0, 1, 2, ..."""
+        """The momentum m_t of step t = 1, 2, ..."""
         return min(self.momentum, (1 + step) / (10 + step)) if self.warm_up else self.momentum
 
     def train(self, mode: bool = True) -> MomentumTeacher:

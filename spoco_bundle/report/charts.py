@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+#: bars of a histogram, and points of a curve at most
+BARS, POINTS = 20, 400
 
-def histogram(sizes: Sequence[float], bins: int = 20) -> str:
+
+def histogram(sizes: Sequence[float]) -> str:
     """Bars over a logarithmic axis of sizes, as SVG."""
     sizes = [size for size in sizes if size > 0]
     if not sizes:
@@ -16,8 +19,8 @@ def histogram(sizes: Sequence[float], bins: int = 20) -> str:
     low, high = math.log10(min(sizes)), math.log10(max(sizes))
     if high - low < 0.1:
         low, high = low - 0.5, high + 0.5
-    counts, edges = np.histogram(np.log10(sizes), bins=bins, range=(low, high))
-    width, height, bar = 320, 150, 300 / bins
+    counts, edges = np.histogram(np.log10(sizes), bins=BARS, range=(low, high))
+    width, height, bar = 320, 150, 300 / BARS
     bars = "".join(
         f'<rect class="bar" x="{10 + i * bar:.1f}" y="{120 - 105 * n / counts.max():.1f}" width="{bar - 1:.1f}" '
         f'height="{105 * n / counts.max():.1f}"><title>{n} of {10 ** edges[i]:.3g} to {10 ** edges[i + 1]:.3g}</title>'
@@ -39,11 +42,11 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def curve(points: Sequence[tuple[float, float]], most: int = 400) -> str:
+def curve(points: Sequence[tuple[float, float]]) -> str:
     """A line of values over steps, as SVG."""
     steps, values = np.asarray(points, dtype=float).T
-    if len(steps) > most:
-        parts = np.array_split(np.arange(len(steps)), most)
+    if len(steps) > POINTS:
+        parts = np.array_split(np.arange(len(steps)), POINTS)
         steps, values = (np.array([row[part].mean() for part in parts]) for row in (steps, values))
     low, high = float(values.min()), float(values.max())
     x = 45 + 265 * (steps - steps[0]) / max(steps[-1] - steps[0], 1e-12)

@@ -48,7 +48,7 @@ def otsu_watershed(
     smooth = ndimage.gaussian_filter(image, smoothing)
     foreground = remove_small_objects(smooth > threshold_otsu(smooth), max_size=max(min_voxels - 1, 0))
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground, sampling=size), 1.0)
-    reach = np.maximum(np.floor(seed_radius / size), 0).astype(int)
+    reach = np.minimum(np.floor(seed_radius / size), np.subtract(image.shape, 1)).astype(int)  # not beyond the image
     offsets = np.indices(2 * reach + 1) - reach.reshape(-1, *[1] * image.ndim)
     ball = np.sum((offsets * size.reshape(-1, *[1] * image.ndim)) ** 2, axis=0) <= seed_radius**2
     seeds = (depth == ndimage.maximum_filter(depth, footprint=ball)) & foreground

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from spoco_bundle.formats.objects_table import table_lengths
 from spoco_bundle.report.charts import curve, histogram
 from spoco_bundle.report.slices import AXES, ImagePanel, slice_planes
 
@@ -25,7 +26,6 @@ def render_page(
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     settings: str = "",
     summary: str = "",
-    max_side: int = 384,
     max_megabytes: float = 4.5,
     max_rows: int = 2000,
 ) -> str:
@@ -40,7 +40,6 @@ def render_page(
         curves: name -> (step, value) pairs of the training.
         settings: text of the configuration used.
         summary: line under the heading.
-        max_side: pixels on the longer side of a slice; larger slices are reduced.
         max_megabytes: upper bound of the size of the page, in 10^6 bytes.
         max_rows: objects listed per image, the largest ones; and mistakes.
     """
@@ -50,7 +49,7 @@ def render_page(
     data, shown = [], []
     for panel, table in zip(panels, tables, strict=True):
         centres = [place["centre"] for place in (*table["mistakes"], *table["rows"])]
-        planes = slice_planes(panel, np.reshape(centres, (-1, panel.labels.ndim)), max_side, budget)
+        planes = slice_planes(panel, np.reshape(centres, (-1, panel.labels.ndim)), budget)
         layers = [("found", "instances found")]
         layers += [("truth", "truth (white)")] if panel.truth is not None else []
         layers += [("embedding", "embedding (PCA colours, at one slice of each plane)")] if panel.embedding else []
@@ -91,9 +90,13 @@ def render_page(
     )
 
 
+def _table_unit(panel: ImagePanel) -> str:
+    return panel.rows[0].get("unit", "voxel") if panel.rows else "voxel"
+
+
 def _unit(panel: ImagePanel) -> str:
     """Unit of lengths, "" where they are in voxels."""
-    unit = panel.rows[0].get("unit", "voxel") if panel.rows else "voxel"
+    unit = _table_unit(panel)
     return {"micrometer": "µm", "millimeter": "mm", "nanometer": "nm", "voxel": ""}.get(unit, unit)
 
 
@@ -108,7 +111,8 @@ def _table(panel: ImagePanel, max_rows: int) -> dict[str, Any]:
     present = [name for name in FACT_COLUMNS if any(row.get(name) not in (None, "") for row in panel.rows)]
     columns = ["id", *present, *places]
     units = {"volume": _size_unit(panel)} | dict.fromkeys(places, _unit(panel) or "voxels")
-    steps = np.ones(panel.labels.ndim) if panel.spacing is None else np.asarray(panel.spacing, dtype=float)
+    unit = _table_unit(panel)
+    steps = table_lengths(panel.labels.ndim, None if unit == "voxel" else panel.spacing, unit)[0]
     largest = sorted(panel.rows, key=lambda row: -float(row["voxels"]))[:max_rows]
     rows = []
     for row in sorted(largest, key=lambda row: int(row["id"])):

@@ -17,6 +17,7 @@ from spoco_bundle.report.mistakes import Mistake
 from spoco_bundle.report.pictures import fullest_plane, gray, intensity_limits, label_colours
 
 AXES = "zyx"
+MAX_SIDE = 384  # pixels on the longer side of a frame; larger slices are reduced
 OUTLINES = {"found": None, "truth": (255, 255, 255)}  # instances in their own colours, the truth in white
 
 
@@ -47,13 +48,12 @@ class ImagePanel:
     mistakes: Sequence[Mistake] = ()
 
 
-def slice_planes(panel: ImagePanel, centres: np.ndarray, max_side: int, budget: float) -> list[dict[str, Any]]:
+def slice_planes(panel: ImagePanel, centres: np.ndarray, budget: float) -> list[dict[str, Any]]:
     """Frames of every plane; their number follows from the size of the one shown first.
 
     Args:
         panel: the image with its objects.
         centres: (N, dims) voxels through which slices should go, the important ones first.
-        max_side: pixels on the longer side of a frame.
         budget: bytes of all frames.
     """
     dims = panel.labels.ndim
@@ -63,11 +63,11 @@ def slice_planes(panel: ImagePanel, centres: np.ndarray, max_side: int, budget: 
     for axis in axes:
         size = 1 if axis is None else panel.labels.shape[axis]
         middle = _start(panel, axis)
-        cost = len(json.dumps(_frame(panel, limits, axis, middle, max_side)))
+        cost = len(json.dumps(_frame(panel, limits, axis, middle)))
         count = max(1, min(size, int(budget / len(axes) / cost)))
         indices = [0] if axis is None else slices_through(centres[:, axis], size, count, middle)
         start = indices.index(middle)
-        frames = [_frame(panel, limits, axis, index, max_side) for index in indices]
+        frames = [_frame(panel, limits, axis, index) for index in indices]
         names = [AXES[-dims + i] for i in range(dims) if i != axis]
         height, width = _extent(panel, axis)
         planes.append(
@@ -99,18 +99,16 @@ def _extent(panel: ImagePanel, axis: int | None) -> tuple[float, float]:
     return sides[0], sides[1]
 
 
-def _frame(
-    panel: ImagePanel, limits: tuple[float, float], axis: int | None, index: int, max_side: int
-) -> dict[str, Any]:
+def _frame(panel: ImagePanel, limits: tuple[float, float], axis: int | None, index: int) -> dict[str, Any]:
     def cut(volume: np.ndarray) -> np.ndarray:
         return volume if axis is None else volume.take(index, axis=axis)
 
     shape = cut(panel.labels).shape
     picture = gray(np.stack([cut(channel) for channel in panel.image]), limits)
-    scale = min(1.0, max_side / max(shape))
+    scale = min(1.0, MAX_SIDE / max(shape))
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
     # the outlines of a slice that is small on the screen need pixels of their own, or they cover the objects
-    finer = max(1, min(4, max_side // max(size)))
+    finer = max(1, min(4, MAX_SIDE // max(size)))
     frame = {
         "index": index,
         "label": "" if axis is None else f"{AXES[axis]} = {index}",

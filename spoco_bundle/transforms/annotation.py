@@ -34,7 +34,7 @@ KINDS_KEY = "kinds"
 class ReadAnnotationd(MapTransform):
     """Reads what the files beside a label say of its objects.
 
-    Objects that the ledger calls unchecked become unlabeled. Every point becomes an object of one voxel, under an id
+    Objects that the ledger calls unchecked are hidden. Every point becomes an object of one voxel, under an id
     above all others; points in what is labeled already add nothing, and one line says how many. Where the diameter of
     the objects is known, what lies within a quarter of it around a point is taken for the object. Where annotations are
     complete, voxels without an id become known background. An image with points and no label gets a label of its own.
@@ -44,12 +44,13 @@ class ReadAnnotationd(MapTransform):
     objects that are not of the kind ``annotation``; nothing where there are none.
 
     Args:
-        keys: the label key, (1, *spatial) int32 where the sample has a label.
-        image_key: the image it belongs to.
+        keys: the label key, (1, *spatial) int32 where the sample has a label, of the entry "image".
         annotation: kind of the objects that nothing else is said of.
         diameter: of the objects in pixels of the image plane; None where it is not known.
         background_label: id given to known background; None where 0 means background anyway.
         ignore_label: id that no point gets, or None.
+        hidden_label: what the voxels of unchecked objects become: the ignore label where supervision is dense, which
+            takes unlabeled voxels for background; None or 0 for unlabeled.
         axes: as given to ``LoadVolumed``.
         time: as given to ``LoadVolumed``.
 
@@ -61,21 +62,21 @@ class ReadAnnotationd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "label",
-        image_key: str = "image",
         annotation: str = "whole",
         diameter: float | None = None,
         background_label: int | None = None,
         ignore_label: int | None = None,
+        hidden_label: int | None = None,
         axes: str | None = None,
         time: int | None = None,
     ) -> None:
         super().__init__(keys)
         (self.key,) = self.keys
-        self.image_key = image_key
         self.annotation = checked_kind(annotation)
         self.diameter = diameter
         self.background_label = background_label
         self.special = [label for label in (background_label, ignore_label) if label is not None]
+        self.hidden_label = hidden_label or 0
         self.axes = axes
         self.time = time
         self._said: set[str] = set()
@@ -84,7 +85,7 @@ class ReadAnnotationd(MapTransform):
         """Returns a copy of the sample with the label and its kinds."""
         sample = dict(data)
         files = {name: sample.pop(name) for name in SIDE_FILES if name in sample}
-        image = sample[self.image_key]
+        image = sample["image"]
         if self.key not in sample and "points" in files:
             empty = torch.zeros(1, *image.shape[1:], dtype=torch.int32)
             sample[self.key] = MetaTensor(empty, meta=image.meta | {"filename_or_obj": files["points"]})
@@ -93,6 +94,8 @@ class ReadAnnotationd(MapTransform):
         self._refuse_flat_slices(kinds, ids.ndim, files, str(image.meta["filename_or_obj"]))
         if self.diameter is not None:
             self._grow_points(ids, kinds, voxel_spacing(image, ids.ndim))
+        if self.hidden_label:
+            ids[(ids == 0) & (label.numpy()[0] != 0)] = self.hidden_label
         sample[self.key] = MetaTensor(torch.from_numpy(ids[None]), meta=dict(label.meta))
         if kinds:
             sample[KINDS_KEY] = kinds
@@ -166,7 +169,6 @@ class ScopeAnnotationd(MapTransform):
         annotation: kind of the objects that ``kinds`` does not name.
         ignore_label: id that is no object, or None.
         background_label: id that is no object, or None.
-        scope_key: where the scope goes, (A, *spatial) int16 with the metadata of the label.
         in_metadata: put it into the metadata of the label instead, for ``InstanceMetric``, and only where an object is
             not whole.
 
@@ -180,14 +182,12 @@ class ScopeAnnotationd(MapTransform):
         annotation: str = "whole",
         ignore_label: int | None = None,
         background_label: int | None = None,
-        scope_key: str = SCOPE_KEY,
         in_metadata: bool = False,
     ) -> None:
         super().__init__(keys)
         (self.key,) = self.keys
         self.annotation = checked_kind(annotation)
         self.special = [label for label in (ignore_label, background_label) if label is not None]
-        self.scope_key = scope_key
         self.in_metadata = in_metadata
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -201,7 +201,7 @@ class ScopeAnnotationd(MapTransform):
         if self.in_metadata:
             sample[self.key] = MetaTensor(label.as_tensor(), meta=label.meta | {SCOPE: torch.from_numpy(scope)})
         else:
-            sample[self.scope_key] = MetaTensor(torch.from_numpy(scope), meta=dict(label.meta))
+            sample[SCOPE_KEY] = MetaTensor(torch.from_numpy(scope), meta=dict(label.meta))
         return sample
 
 

@@ -32,8 +32,7 @@ class CheckLabelsd(MapTransform):
     out, and take over its affine and spacing.
 
     Args:
-        keys: label MetaTensors (1, *spatial) with ``filename_or_obj`` in their metadata.
-        image_key: the image they belong to.
+        keys: label MetaTensors (1, *spatial) of the entry "image", with ``filename_or_obj`` in their metadata.
         annotation: kind of the objects that ``kinds`` does not name; only whole ones are asked to look whole.
         ignore_label: id of voxels that count nowhere; may be negative.
         background_label: id of voxels known to belong to no object; may be negative.
@@ -51,7 +50,6 @@ class CheckLabelsd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "label",
-        image_key: str = "image",
         annotation: str = "whole",
         ignore_label: int | None = None,
         background_label: int | None = None,
@@ -63,7 +61,6 @@ class CheckLabelsd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
         self.check_affine = check_affine
         self.options = {
             "annotation": checked_kind(annotation),
@@ -79,7 +76,7 @@ class CheckLabelsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample; the labels have the image's affine and spacing."""
         sample = dict(data)
-        image = sample[self.image_key]
+        image = sample["image"]
         for key in self.key_iterator(sample):
             labels = sample[key]
             paths = str(image.meta["filename_or_obj"]), str(labels.meta["filename_or_obj"])

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from spoco_bundle.clustering import check_parameters, cluster_field, default_parameters, object_confidence
+from spoco_bundle.clustering import check_parameters, cluster_field, default_parameters, kernel_of, object_confidence
 from spoco_bundle.clustering.blocks import block_size
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
@@ -127,7 +127,7 @@ class ClusterEmbeddingsd(MapTransform):
             image=None if image is None else plain(image),
             **{"min_size": self.smallest_object(field.spacing), **self.params},
         )
-        confidence = object_confidence(field, labels) if self.confidence else None
+        confidence = object_confidence(field, labels, **kernel_of(self.params)) if self.confidence else None
         if self.min_confidence > 0:
             labels, confidence = _drop_uncertain(labels, confidence, self.min_confidence)
         return labels.reshape(field.spatial), confidence

@@ -56,7 +56,6 @@ class IndexInstancesd(MapTransform):
 
     Args:
         keys: the label key.
-        instances_key: where the table goes.
         ignore_label: see ``instance_table``.
         background_label: see ``instance_table``.
     """
@@ -64,19 +63,17 @@ class IndexInstancesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "label",
-        instances_key: str = INSTANCES_KEY,
         ignore_label: int | None = None,
         background_label: int | None = None,
     ):
         super().__init__(keys)
         if len(self.keys) != 1:
             raise SpocoError(f"keys: one label key is indexed, got {self.keys}")
-        self.instances_key = instances_key
         self.special = (ignore_label, background_label)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with the table added."""
-        return {**data, self.instances_key: instance_table(data[self.keys[0]], *self.special)}
+        return {**data, INSTANCES_KEY: instance_table(data[self.keys[0]], *self.special)}
 
 
 class CropAnnotatedd(MapTransform, Randomizable):
@@ -99,19 +96,14 @@ class CropAnnotatedd(MapTransform, Randomizable):
     Args:
         keys: what to crop, each (C, *spatial) of the same spatial shape.
         label_key: the key among them with instance ids (1, *spatial).
-        scope_key: the key among them with what annotations say, see ``annotation_scope``.
         roi_size: size of the crop in voxels, per axis.
         probability_annotated: share of the crops drawn around an object, in [0, 1].
         zoom: least and largest factor by which objects are enlarged, along all axes.
         probability_turned: share of the crops that are turned and enlarged, in [0, 1].
         alike_axes: whether objects look much the same along all axes, so that two in three of these crops lie on a
             side: what is annotated in slices along z then tells of the others, too.
-        pad_mode: padding of images: "symmetric" or "edge".
         pad_label: id given to padded voxels of the label: the ignore label, which dense supervision asks for; None or 0
             for 0 (unlabeled).
-        instances_key: key of the table that ``IndexInstancesd`` left; computed here where it is missing.
-        ignore_label: see ``instance_table``; used only where the table is computed here.
-        background_label: as ``ignore_label``.
 
     Raises:
         SpocoError: if the label key is not among the keys, the probability is out of range, or roi_size does not fit
@@ -122,17 +114,12 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self,
         keys: KeysCollection = ("image", "label"),
         label_key: str = "label",
-        scope_key: str = SCOPE_KEY,
         roi_size: Sequence[int] = (32, 64, 64),
         probability_annotated: float = 0.9,
         zoom: Sequence[float] = (1.0, 1.0),
         probability_turned: float = 0.0,
         alike_axes: bool = False,
-        pad_mode: str = "symmetric",
         pad_label: int | None = None,
-        instances_key: str = INSTANCES_KEY,
-        ignore_label: int | None = None,
-        background_label: int | None = None,
     ):
         super().__init__(keys)
         if label_key not in self.keys:
@@ -143,8 +130,6 @@ class CropAnnotatedd(MapTransform, Randomizable):
             raise SpocoError(f"probability_turned: must lie in [0, 1], got {probability_turned}")
         if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
             raise SpocoError(f"zoom: give the least and the largest factor, both above 0, got {list(zoom)}")
-        if pad_mode not in ("symmetric", "edge"):
-            raise SpocoError(f"pad_mode: expected 'symmetric' or 'edge', got {pad_mode!r}")
         if min(roi_size) < 1:
             raise SpocoError(f"roi_size: every axis needs at least 1 voxel, got {list(roi_size)}")
         self.label_key = label_key
@@ -153,13 +138,11 @@ class CropAnnotatedd(MapTransform, Randomizable):
         self.zoom = tuple(zoom)
         self.probability_turned = probability_turned
         self.alike_axes = alike_axes
-        self.pad_image = SpatialPad(self.roi_size, mode=pad_mode)
-        self.pad_values = {label_key: pad_label or 0, scope_key: 0}
+        self.pad_image = SpatialPad(self.roi_size, mode="symmetric")
+        self.pad_values = {label_key: pad_label or 0, SCOPE_KEY: 0}
         self.pad_labels = {
             key: SpatialPad(self.roi_size, mode="constant", value=value) for key, value in self.pad_values.items()
         }
-        self.instances_key = instances_key
-        self.special = (ignore_label, background_label)
         self.start: tuple[int, ...] = ()
         self.factor, self.angle, self.upright = 1.0, 0.0, 0
 
@@ -250,9 +233,9 @@ class CropAnnotatedd(MapTransform, Randomizable):
         shape = tuple(label.shape[1:])
         if len(shape) != len(self.roi_size):
             raise SpocoError(f"roi_size: {list(self.roi_size)} does not fit a label of spatial shape {list(shape)}")
-        table = sample.get(self.instances_key)
+        table = sample.get(INSTANCES_KEY)
         if table is None:
-            table = instance_table(label, *self.special)
+            table = instance_table(label)
         self.randomize((label, table))
         places = self._places() if self._is_turned else None
         window = [slice(a, min(a + roi, n)) for a, roi, n in zip(self.start, self.roi_size, shape)]
@@ -264,11 +247,11 @@ class CropAnnotatedd(MapTransform, Randomizable):
             if places is not None:
                 sample[key] = self._turn(sample[key], places, self.pad_values.get(key))
                 continue
-            piece = _cut(sample[key], window)
+            piece = cut(sample[key], window)
             if tuple(piece.shape[1:]) != self.roi_size:
                 piece = self.pad_labels.get(key, self.pad_image)(piece)
             sample[key] = piece
-        sample[self.instances_key] = self._visible(table)
+        sample[INSTANCES_KEY] = self._visible(table)
         return sample
 
     def _visible(self, table: torch.Tensor) -> torch.Tensor:
@@ -306,7 +289,7 @@ class CropAnnotatedd(MapTransform, Randomizable):
         return _placed(piece, volume, self.start)
 
 
-def _cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:
+def cut(volume: torch.Tensor, window: Sequence[slice]) -> torch.Tensor:
     """Copies a window out of (C, *spatial); a view would keep the whole volume alive and send it between processes.
 
     MONAI's ``SpatialCrop`` is not used, because the history of operations that it keeps costs more than the copy.
@@ -329,7 +312,8 @@ class RelabelAndDropFragmentsd(MapTransform):
 
     A cut object has a false centre and teaches a false mean embedding. It is dropped where less than ``drop_cut_below``
     of what the crop could show of it is inside; the table that ``CropAnnotatedd`` left in the sample says how much that
-    is, and is taken out. Without a table, nothing was cut, and ``min_voxels`` alone applies.
+    is, and is taken out. Without a table, nothing was cut, and ``min_voxels`` alone applies. Without a scope (see
+    ``annotation_scope``) in the sample, all objects are whole.
 
     Args:
         keys: the label key, (1, *spatial).
@@ -339,8 +323,6 @@ class RelabelAndDropFragmentsd(MapTransform):
             dense supervision asks for, where 0 would call them background; None or 0 for 0 (unlabeled).
         ignore_label: id that stays as it is and is given to no object, or None.
         background_label: as ``ignore_label``.
-        instances_key: key of the table.
-        scope_key: what the annotation of each object says, see ``annotation_scope``; without it all are whole.
 
     Raises:
         SpocoError: if ``drop_cut_below`` is outside [0, 1].
@@ -354,8 +336,6 @@ class RelabelAndDropFragmentsd(MapTransform):
         dropped_label: int | None = None,
         ignore_label: int | None = None,
         background_label: int | None = None,
-        instances_key: str = INSTANCES_KEY,
-        scope_key: str = SCOPE_KEY,
     ):
         super().__init__(keys)
         if not 0 <= drop_cut_below <= 1:
@@ -364,16 +344,14 @@ class RelabelAndDropFragmentsd(MapTransform):
         self.min_voxels = min_voxels
         self.dropped_label = dropped_label or 0
         self.special = {0, ignore_label, background_label} - {None}
-        self.instances_key = instances_key
-        self.scope_key = scope_key
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample without the table; dtype, shape and metadata of the label stay."""
         sample = dict(data)
-        table = sample.pop(self.instances_key, None)
+        table = sample.pop(INSTANCES_KEY, None)
         whole = {} if table is None else dict(table[:, :2].tolist())
         for key in self.key_iterator(sample):
-            sample[key] = self._relabel(sample[key], whole, sample.get(self.scope_key))
+            sample[key] = self._relabel(sample[key], whole, sample.get(SCOPE_KEY))
         return sample
 
     def _relabel(self, label: torch.Tensor, whole: dict[int, int], scope: torch.Tensor | None) -> torch.Tensor:

@@ -26,8 +26,7 @@ class EqualSizesd(MapTransform):
     so, and ``ResampleToSpacingd``, which comes after, resamples it. Other images are left as they are.
 
     Args:
-        keys: MetaTensors of one grid.
-        label: key of the label, of which the objects are measured.
+        keys: MetaTensors of one grid. The objects of "label" are measured.
         diameter: of a typical object, in pixels of the training.
         annotation: how objects are annotated that the sample's ``kinds`` do not name, see ``KINDS``.
         ignore_label: id of voxels that count nowhere.
@@ -39,7 +38,6 @@ class EqualSizesd(MapTransform):
         self,
         keys: KeysCollection,
         diameter: float,
-        label: str = "label",
         annotation: str = "whole",
         ignore_label: int | None = None,
         background_label: int | None = None,
@@ -47,14 +45,13 @@ class EqualSizesd(MapTransform):
     ):
         super().__init__(keys, allow_missing_keys)
         self.diameter = diameter
-        self.label = label
         self.annotation = annotation
         self.special = [number for number in (ignore_label, background_label) if number is not None]
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         """Returns a copy of the sample, with other affines where its objects are of another size."""
         sample = dict(data)
-        label = sample[self.label]
+        label = sample["label"]
         if str(label.meta["length_unit"]) != PIXEL:
             return sample
         ids = object_ids(np.asarray(label)[0], self.special)

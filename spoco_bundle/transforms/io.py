@@ -19,7 +19,7 @@ from spoco_bundle.core.lengths import MICROMETER, PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import check_result, read_image, result_suffix, write_instances
+from spoco_bundle.formats.files import check_intensities, check_result, read_image, result_suffix, write_instances
 from spoco_bundle.formats.geometry import (
     Image,
     assumption_message,
@@ -55,12 +55,12 @@ class LoadVolumed(MapTransform):
         axes: see ``read_image``.
         channel: see ``read_image``.
         time: see ``read_image``.
-        label_keys: those of ``keys`` that hold labels.
+        label_keys: those of ``keys`` that hold labels. Others than "label" are masks of "image", and come after it.
         allow_missing_keys: whether a sample without one of the keys passes through, as at inference without labels.
 
     Raises:
         SpocoError: if the spacing does not fit; when called, whatever ``read_image`` says of the file, or if an image
-            has another number of channels.
+            has another number of channels, voxels beyond float32, or another shape than its mask.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class LoadVolumed(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             sample[key] = self._load(sample[key], "label" if key in self.label_keys else "image")
+            if key in self.label_keys and key != "label":
+                sample[key] = _on_grid(sample[key], sample["image"])
         return sample
 
     def _read(self, path: str | Path, kind: str) -> Image:
@@ -120,7 +122,10 @@ class LoadVolumed(MapTransform):
                 f"--in_channels {channels}"
             )
         affine = torch.from_numpy(volume.affine.copy())
-        array = np.array(volume.array, dtype=np.int32 if kind == "label" else np.float32, order="C")
+        with np.errstate(over="ignore"):
+            array = np.array(volume.array, dtype=np.int32 if kind == "label" else np.float32, order="C")
+        if kind == "image" and volume.array.dtype.itemsize > 4:  # which float32 holds only in part
+            check_intensities(array, f"{volume.path} (as float32)")
         tensor = MetaTensor(
             torch.from_numpy(array),
             affine=affine,
@@ -135,6 +140,15 @@ class LoadVolumed(MapTransform):
             },
         )
         return tensor
+
+
+def _on_grid(mask: MetaTensor, image: MetaTensor) -> MetaTensor:
+    """A mask that lies on the grid of its image, whatever its own file says or leaves out."""
+    path, shapes = mask.meta["filename_or_obj"], (tuple(mask.shape[1:]), tuple(image.shape[1:]))
+    if shapes[0] != shapes[1]:
+        raise SpocoError(f"{path}: has shape {shapes[0]}, its image {shapes[1]}: draw the mask on the image's grid")
+    meta = image.meta | {"filename_or_obj": path, "affine": image.affine.clone()}
+    return MetaTensor(mask.as_tensor(), meta=meta)
 
 
 class CheckResultd(MapTransform):
@@ -187,10 +201,7 @@ class SaveInstancesd(MapTransform):
         keys: labels (1, *spatial) of whole, non-negative numbers. A confidence per object is taken from the entry
             ``KEY_confidence`` (N,), of id 1 first, where there is one.
         output_dir: folder for the results, made if missing. Nothing is written anywhere else.
-        image_key: entry whose metadata name the source, where those of the labels do not.
         axes: as given to ``LoadVolumed``.
-        instances_ending: put behind NAME for the labels.
-        table_ending: put behind NAME for the table.
         allow_missing_keys: whether a sample without the key passes through.
 
     Raises:
@@ -202,18 +213,12 @@ class SaveInstancesd(MapTransform):
         self,
         keys: KeysCollection = "pred",
         output_dir: str | Path = "outputs",
-        image_key: str = "image",
         axes: str | None = None,
-        instances_ending: str = OUTPUT_ENDING,
-        table_ending: str = TABLE_ENDING,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.output_dir = Path(output_dir)
-        self.image_key = image_key
         self.axes = axes
-        self.instances_ending = instances_ending
-        self.table_ending = table_ending
         self._sources: dict[str, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -236,10 +241,10 @@ class SaveInstancesd(MapTransform):
                 f"{source} and {self._sources[name]} share the name {name!r}, their results would overwrite each "
                 "other: rename one or process them apart"
             )
-        table = self._inside(f"{name}{self.table_ending}.csv")
+        table = self.output_dir / f"{name}{TABLE_ENDING}.csv"
         # a table beside instances that it does not describe would look like a finished image
         table.unlink(missing_ok=True)
-        write_instances(self._inside(f"{name}{self.instances_ending}{suffix}"), ids, source, self.axes)
+        write_instances(self.output_dir / f"{name}{OUTPUT_ENDING}{suffix}", ids, source, self.axes)
         affine = np.asarray(meta["file_affine"], dtype=np.float64)
         rows = objects_table(
             ids,
@@ -250,19 +255,12 @@ class SaveInstancesd(MapTransform):
         )
         write_objects_table(table, rows, ids.ndim)
 
-    def _inside(self, name: str) -> Path:
-        """The path of an output, which no name or ending may lead out of the folder."""
-        path = self.output_dir / name
-        if "\0" in name or path.resolve().parent != self.output_dir.resolve():
-            raise SpocoError(f"{path}: lies outside the output folder {self.output_dir}: use endings without slashes")
-        return path
-
     def _meta(self, sample: Mapping[Hashable, Any], key: Hashable) -> Mapping[str, Any]:
-        for candidate in (sample.get(self.image_key), sample[key]):
+        for candidate in (sample.get("image"), sample[key]):
             meta = getattr(candidate, "meta", {})
             if "filename_or_obj" in meta and "file_affine" in meta:
                 return meta
-        raise ValueError(f"neither {self.image_key!r} nor {key!r} carries the metadata of LoadVolumed")
+        raise ValueError(f"neither 'image' nor {key!r} carries the metadata of LoadVolumed")
 
 
 def _to_numpy(values: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping
-from pathlib import PurePosixPath
 
 import fastremap
 import numpy as np
@@ -14,10 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.names import image_name
 
 
 class KeepInstanceFractiond(MapTransform):
-    """Keeps a fraction of the annotated instances of a volume and sets the others to 0 (unlabeled).
+    """Keeps a fraction of the annotated instances of a volume and hides the others.
 
     The choice depends on the seed, the file's base name without its extension, and the ids, on nothing else: it is the
     same in every epoch, process and folder, and for the same volume as TIFF and as NIfTI. A smaller fraction keeps a
@@ -29,6 +29,8 @@ class KeepInstanceFractiond(MapTransform):
         fraction: share of the instances to keep, in [0, 1]; rounded to whole instances.
         seed: any int; another seed keeps other instances.
         minimum: least number of instances kept in a volume that has as many.
+        hidden_label: what the voxels of the other instances become: the ignore label where supervision is dense, which
+            takes unlabeled voxels for background; None or 0 for unlabeled.
         ignore_label: id that is no instance and is always kept, or None.
         background_label: id that is no instance and is always kept, or None.
         allow_missing_keys: whether a sample without the key passes through.
@@ -43,6 +45,7 @@ class KeepInstanceFractiond(MapTransform):
         fraction: float = 1.0,
         seed: int = 0,
         minimum: int = 1,
+        hidden_label: int | None = None,
         ignore_label: int | None = None,
         background_label: int | None = None,
         allow_missing_keys: bool = False,
@@ -53,6 +56,7 @@ class KeepInstanceFractiond(MapTransform):
         self.fraction = fraction
         self.seed = seed
         self.minimum = minimum
+        self.hidden_label = hidden_label or 0
         self.special = {0, ignore_label, background_label} - {None}
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -68,22 +72,12 @@ class KeepInstanceFractiond(MapTransform):
         ids = fastremap.unique(np.asarray(label)).tolist()
         instances = [i for i in ids if i not in self.special]
         count = min(len(instances), max(self.minimum, round(self.fraction * len(instances))))
-        name = base_name(label)
+        path = label.meta.get("filename_or_obj", "") if isinstance(label, MetaTensor) else ""
+        name = image_name(str(path).replace("\\", "/"))
         kept = sorted(instances, key=lambda i: _lot(self.seed, name, i))[:count]
         dropped = sorted(set(instances) - set(kept))
-        return label.masked_fill(torch.isin(label, torch.as_tensor(dropped, dtype=label.dtype, device=label.device)), 0)
-
-
-def base_name(label: torch.Tensor) -> str:
-    """File name of a MetaTensor without folder and extensions (``a/x.ome.tif`` gives ``x``); "" where it has none."""
-    path = label.meta.get("filename_or_obj", "") if isinstance(label, MetaTensor) else ""
-    name = PurePosixPath(str(path).replace("\\", "/")).name
-    for suffix in (".gz", None, ".ome"):
-        if suffix is None:
-            name = name.rsplit(".", 1)[0]
-        elif name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    return name
+        hidden = torch.isin(label, torch.as_tensor(dropped, dtype=label.dtype, device=label.device))
+        return label.masked_fill(hidden, self.hidden_label)
 
 
 def _lot(seed: int, name: str, instance: int) -> bytes:

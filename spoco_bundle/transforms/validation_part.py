@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from spoco_bundle.core.boxes import largest_box
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
-from spoco_bundle.transforms.crops import instance_table
+from spoco_bundle.transforms.crops import cut, instance_table
 from spoco_bundle.transforms.hold_out import SIDES
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,9 @@ class ValidationPartd(MapTransform):
         boxes = self._boxes(label)
         side = largest_box(shape, self.voxels)
         start, held = fullest_part(boxes, shape, side)
+        window = [slice(a, a + n) for a, n in zip(start.tolist(), side.tolist())]
         for key in self.key_iterator(sample):
-            sample[key] = _cut(sample[key], start, side)
+            sample[key] = cut(sample[key], window)
         logger.info(
             "%s: only a part of %s voxels is scored, with %d of %d annotated objects; --validation_voxels allows more",
             *(sample[self.keys[0]].meta.get("filename_or_obj", "an image"), in_words(side.tolist()), held, len(boxes)),
@@ -96,13 +97,3 @@ def fullest_part(boxes: np.ndarray, shape: np.ndarray, side: np.ndarray, most: i
     held = [int(((boxes[:, 0] >= start) & (boxes[:, 1] <= start + side)).all(1).sum()) for start in starts]
     best = int(np.argmax(held))
     return starts[best], held[best]
-
-
-def _cut(volume: MetaTensor, start: np.ndarray, side: np.ndarray) -> MetaTensor:
-    """The part of a volume, as a copy that does not keep the whole in memory."""
-    part = volume.as_tensor()[(slice(None), *(slice(a, a + n) for a, n in zip(start.tolist(), side.tolist())))].clone()
-    affine = volume.affine.clone()
-    affine[:-1, -1] += affine[:-1, :-1] @ torch.as_tensor(start, dtype=affine.dtype)
-    return MetaTensor(
-        part, affine=affine, meta={name: value for name, value in volume.meta.items() if name != "affine"}
-    )

@@ -17,12 +17,11 @@ from spoco_bundle.dataset.crop_dataset import seed_together
 class TwoViewsd(Transform, Randomizable):
     """Makes two views of an image: same geometry, independent intensity augmentation.
 
-    Put it after every spatial transform. The view for the student replaces the image; the one for the teacher goes to
+    Put it after every spatial transform. The view for the student replaces "image"; the one for the teacher goes to
     ``teacher_key``. Each view has a random state of its own, drawn from that of this transform, so that
     ``set_random_state`` of an enclosing ``Compose`` fixes both.
 
     Args:
-        key: the image, (C, *spatial).
         teacher_key: where the teacher's view goes; None makes none, where no term compares the two.
         student: array transforms of the intensity, such as MONAI's ``RandGaussianNoise`` (not the dictionary ones).
         teacher: the same for the teacher's view; None takes a copy of the student's.
@@ -33,12 +32,10 @@ class TwoViewsd(Transform, Randomizable):
 
     def __init__(
         self,
-        key: str = "image",
         teacher_key: str | None = "teacher_view",
         student: Sequence[Callable] = (),
         teacher: Sequence[Callable] | None = None,
     ):
-        self.key = key
         self.teacher_key = teacher_key
         self.student = Compose(list(student))
         self.teacher = Compose(deepcopy(list(student)) if teacher is None else list(teacher))
@@ -57,8 +54,8 @@ class TwoViewsd(Transform, Randomizable):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Returns a copy of the sample with the two views, float32, of the image's shape and affine."""
-        image = data[self.key].float()
-        sample = {**data, self.key: self._view(self.student, image.clone())}
+        image = data["image"].float()
+        sample = {**data, "image": self._view(self.student, image.clone())}
         if self.teacher_key is not None:
             sample[self.teacher_key] = self._view(self.teacher, image.clone())
         return sample
@@ -72,7 +69,6 @@ class TwoViewsd(Transform, Randomizable):
         )
         if view.shape != image.shape or moved:
             raise SpocoError(
-                f"a view changed the geometry of {self.key!r}; put spatial transforms before the "
-                "two views, which share them"
+                "a view changed the geometry of 'image'; put spatial transforms before the two views, which share them"
             )
         return view

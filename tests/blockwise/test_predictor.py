@@ -137,6 +137,17 @@ def test_an_assumed_size_is_taken_where_the_file_states_none(image, tmp_path, ca
     assert "does not say its voxel size: 0.5 x 0.25 um, as where the model learned, is assumed" in caplog.text
 
 
+@pytest.mark.parametrize(("objectness", "background"), [(False, "auto"), (True, "largest")])
+def test_a_background_that_is_another_in_every_block_is_refused(image, tmp_path, objectness, background):
+    blocks = made(image, tmp_path / "out")
+    blocks.clustering.decoder.objectness, blocks.clustering.params["background"] = objectness, background
+    with pytest.raises(SpocoError, match="the largest cluster .*none or otsu, or --blockwise False"):
+        blocks.predict(image, MagicMock())
+    assert not list(tmp_path.glob("out/*.partial/plan.json"))
+    blocks.clustering.params["background"] = "none"
+    assert blocks.plan(image, blocks.open_source(image, None), MagicMock(plan=dict)).grid.shape == (90, 120)
+
+
 def test_workers_are_started_once_for_all_images(image, tmp_path, monkeypatch):
     clients = []
 

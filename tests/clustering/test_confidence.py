@@ -228,3 +228,23 @@ def test_no_object_no_confidence():
         np.zeros((4, 5, 6), np.float32), foreground=np.zeros((5, 6)), return_confidence=True
     )
     assert labels.max() == 0 and confidence.shape == (0,)
+
+
+def test_a_kernel_that_is_given_is_that_of_the_confidence(scene):
+    s = scene(3, noise=0.3)
+    given = {"objectness": s.objectness, "return_confidence": True}
+    labels, usual = cluster_embeddings(s.embeddings, **given)
+    for name, value in (("delta_var", 2.0), ("kernel_threshold", 0.9)):
+        labels, found = cluster_embeddings(s.embeddings, **given, **{name: value})
+        field = EmbeddingField(s.embeddings, objectness=s.objectness)
+        expected = object_confidence(field, torch.from_numpy(labels), **{name: value})
+        assert found == pytest.approx(expected.numpy()) and found.mean() > usual.mean() + 0.01
+
+
+def test_a_large_object_of_an_image_is_looked_at_in_more_steps(monkeypatch):
+    embeddings, labels = two_squares(gap=2)
+    monkeypatch.setattr(confidence, "MAX_BOX", 25)
+    seen = []
+    monkeypatch.setattr(confidence, "soft_mask", lambda squared, **_: seen.append(len(squared)) or squared)
+    confidence_of(embeddings, labels)
+    assert seen == [2 * 5 * 5]  # of two boxes of 10 x 10

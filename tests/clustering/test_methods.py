@@ -51,5 +51,37 @@ def test_consistency_asks_for_the_teacher(scene):
         cluster_embeddings(scene(2).embeddings, "consistency")
 
 
+@pytest.mark.parametrize("method", ["mean_shift", "hdbscan", "consistency"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_embeddings_that_are_not_finite_are_refused(scene, method, everywhere, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_hdbscan", SimpleNamespace(HDBSCAN=HDBSCAN))
+    s = scene(2)
+    broken = s.embeddings.copy()
+    broken[:, slice(None) if everywhere else 7] = np.nan
+    objectness = np.where(everywhere, np.nan, s.objectness)
+    for given, teacher in ((broken, s.embeddings), (s.embeddings, broken)):
+        if given is broken or method == "consistency":
+            with pytest.raises(SpocoError, match="NaN or infinite"):
+                cluster_embeddings(given, method, teacher_embeddings=teacher, objectness=objectness)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        *(("density_peaks", one) for one in ({"merge_distance": 0}, {"max_blocks": 0}, {"seed_objectness": 1.5})),
+        *(("mean_shift", one) for one in ({"max_seeds": 0}, {"max_samples": 0}, {"min_share": 2})),
+        *(("consistency", one) for one in ({"anchors": 0}, {"max_seeds": 0}, {"min_agreement": -1})),
+        *(("hdbscan", one) for one in ({"min_cluster_size": 1}, {"min_samples": 0}, {"selection_epsilon": -1})),
+        ("hdbscan", {"keep_noise": True, "max_samples": 100}),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(scene, method, params, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_hdbscan", SimpleNamespace(HDBSCAN=HDBSCAN))
+    s = scene(2)
+    with pytest.raises(SpocoError, match=next(iter(params))):
+        cluster_embeddings(s.embeddings, method, teacher_embeddings=s.embeddings, background="none", **params)
+
+
 def test_names():
     assert {"density_peaks", "mean_shift", "hdbscan", "consistency", "mutex_watershed"} == set(METHODS)

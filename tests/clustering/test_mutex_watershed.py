@@ -56,6 +56,18 @@ def test_a_thinned_out_volume_gives_the_same_objects(installed, scene):
     assert np.array_equal(labels > 0, s.label > 0)
 
 
+def test_edges_reach_as_far_in_a_thinned_out_volume(installed, monkeypatch):
+    seen = []
+
+    def agglom(weights, steps, **_):
+        seen.extend(steps[3:5])
+        return np.ones(weights.shape[1:])
+
+    monkeypatch.setattr("mwatershed.agglom", agglom)
+    cluster_embeddings(np.zeros((2, 60, 60), np.float32), "mutex_watershed", background="none", reach=8, max_voxels=900)
+    assert seen == [[4, 0, 0], [0, 0, 4]]
+
+
 def test_edges_join_voxels_of_the_foreground_only_and_weigh_distances():
     vectors = torch.tensor([[[[0.0, 0.3, 5.0, 5.0, 5.0]]]])
     inside = np.array([[[True, True, True, True, False]]])
@@ -68,6 +80,8 @@ def test_edges_join_voxels_of_the_foreground_only_and_weigh_distances():
 def test_offsets_span_pairs_of_axes_and_skip_the_missing_one():
     assert offsets((9, 1, 9), [3, 2])[3:] == [[3, 0, 0], [0, 0, 2], [3, 0, 2], [3, 0, -2]]
     assert len(offsets((9, 9, 9), 4)) == 3 + 3 + 6
+    # between voxels of which every third is left they are as long in the volume
+    assert offsets((9, 1, 9), [12, 4], 3)[:6] == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [4, 0, 0], [0, 0, 2], [4, 0, 2]]
 
 
 @pytest.mark.parametrize("params", [{"reach": 1}, {"reach": [2, 2]}, {"merge_distance": 0}, {"repulsion_stride": 0}])

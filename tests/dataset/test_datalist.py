@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, stored_dimensions
 
 
 def touch(folder, *names) -> None:
@@ -267,7 +268,7 @@ def beside(item) -> dict[str, str]:
 def test_side_files_join_the_item_they_are_called_after(tmp_path):
     touch(tmp_path, "train/a_raw.tif", "train/a_label.tif", "train/b_raw.tif", "train/b_label.tif")
     plain = build_datalist(tmp_path)
-    touch(tmp_path, "train/a_annotation.csv", "train/a_points.csv", "train/a_complete.nii.gz", "train/ab_points.csv")
+    touch(tmp_path, "train/a_annotation.csv", "train/a_points.csv", "train/a_complete.nii.gz")
     touch(tmp_path, "train/.a_complete.tif", "train/a_annotation.tif.txt")
     a, b = build_datalist(tmp_path)
     assert beside(a) == {
@@ -370,3 +371,23 @@ def test_side_files_of_a_datalist(tmp_path):
     with pytest.raises(SpocoError, match=r"image i/a_raw\.tif of 'training' has no label and no points"):
         item()
     assert beside(item(points="elsewhere/clicks.csv")) == {"points": "clicks.csv"}
+
+
+def test_pairs_of_links_to_one_file_are_kept(tmp_path):
+    touch(tmp_path, "plain.tif", "train/a_label.tif", "train/b_label.tif")
+    for name in "ab":
+        (tmp_path / f"train/{name}_raw.tif").symlink_to(tmp_path / "plain.tif")
+    assert names(build_datalist(tmp_path)) == [("a_raw.tif", "a_label.tif"), ("b_raw.tif", "b_label.tif")]
+
+
+def test_dimensions_of_a_time_point(tmp_path):
+    movie = np.random.default_rng(0).integers(0, 99, (3, 8, 9)).astype(np.uint8)
+    touch(tmp_path, "train/a_label.tif")
+    image = str(tmp_path / "train/a_raw.tif")
+    tifffile.imwrite(image, movie, ome=True, photometric="minisblack", metadata={"axes": "TYX"})
+    items = [{"image": image}]
+    training = read_configs([find_config("train")], {"dataset_dir": str(tmp_path), "time": 0})
+    assert training.get_parsed_content("spatial_dims") == 2
+    assert stored_dimensions(items, time=0) == 2
+    with pytest.raises(SpocoError, match="3 time points"):
+        stored_dimensions(items)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from stat import S_ISDIR
 
 import nibabel
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import image_name
@@ -64,6 +67,18 @@ def test_missing_and_empty_files(tmp_path, name):
         read_image(tmp_path / name)
     with pytest.raises(SpocoError, match="is a folder"):
         read_image(tmp_path)
+
+
+def test_folders_of_no_size_are_not_empty(tmp_path, voxels, monkeypatch):
+    zarr.save_array(str(tmp_path / "a.zarr"), voxels, zarr_format=2)
+    seen = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **options: _sizeless(seen(path, **options)))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.zarr").array[0], voxels)
+
+
+def _sizeless(known: os.stat_result) -> os.stat_result:
+    """As file systems say of folders that keep no size for them."""
+    return os.stat_result([*known[:6], 0, *known[7:10]]) if S_ISDIR(known.st_mode) else known
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.nii.gz"])

@@ -96,6 +96,14 @@ def test_one_slice_counts_as_2d(tmp_path, voxels):
     assert tuple(itk.size(itk.imread(str(written)))) == (7, 6, 1)
 
 
+@pytest.mark.parametrize("turn", [np.eye(3)[:, [1, 2, 0]], np.eye(3)[:, [0, 2, 1]], DIRECTION])
+def test_a_slice_that_is_not_axial_keeps_its_spacing(tmp_path, voxels, turn):
+    save(tmp_path / "a.nrrd", voxels[:1], direction=turn)
+    volume = read_image(tmp_path / "a.nrrd", spatial_dims=2)
+    np.testing.assert_allclose(volume.spacing, (0.9, 0.8))
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:2, :2], axis=0), (0.9, 0.8))
+
+
 @pytest.mark.parametrize("name", ["a.nrrd", "a.xyz", "a.txt"])
 def test_unreadable(tmp_path, name):
     (tmp_path / name).write_text("this is no image")

@@ -51,6 +51,14 @@ def test_tiff(tmp_path, voxels, name):
     same_as_whole(tmp_path / "a.tif")
 
 
+def test_a_pyramid_is_read_at_its_full_resolution(tmp_path, voxels):
+    options = {"photometric": "minisblack", "compression": "zlib"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        tif.write(voxels, subifds=1, metadata={"axes": "ZYX"}, **options)
+        tif.write(voxels[:, ::2, ::2], subfiletype=1, **options)
+    same_as_whole(tmp_path / "a.ome.tif")
+
+
 def test_tiff_with_channels_and_colours(tmp_path):
     random = np.random.default_rng(0)
     stack = random.integers(0, 255, (5, 3, 20, 22)).astype(np.uint8)

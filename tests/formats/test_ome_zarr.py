@@ -63,6 +63,28 @@ def test_the_scale_of_the_whole_image_multiplies_that_of_the_level(tmp_path, vox
     assert volume.spacing == pytest.approx((3, 1.5, 1.5)) and volume.translation == pytest.approx((3, 0, 0))
 
 
+@pytest.mark.parametrize(
+    ("names", "letters"),
+    [(["time", "y", "x"], "TYX"), (["Channel", "y", "x"], "CYX"), (["z", "y", "x"], "ZYX"), (None, "ZYX")],
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_axes_of_an_array_that_are_named_in_words(tmp_path, voxels, names, letters, zarr_format):
+    named = {"dimension_names": names} if zarr_format == 3 else {}
+    path = str(tmp_path / "a.zarr")
+    array = zarr.create_array(path, data=voxels[0, 0], chunks=(7, 7, 7), zarr_format=zarr_format, **named)
+    if zarr_format == 2 and names:
+        array.attrs["_ARRAY_DIMENSIONS"] = names
+    assert ome_zarr.open_image(tmp_path / "a.zarr").axes == letters
+
+
+def test_axes_of_unknown_names_are_refused(tmp_path, voxels):
+    array = zarr.create_array(str(tmp_path / "a.zarr"), data=voxels[0, 0], chunks=(7, 7, 7), zarr_format=2)
+    array.attrs["_ARRAY_DIMENSIONS"] = ["depth", "row", "x"]
+    with pytest.raises(SpocoError, match="axes DEPTH, ROW, X do not name the 3 dimensions"):
+        open_volume(tmp_path / "a.zarr")
+    assert open_volume(tmp_path / "a.zarr", axes="ZYX").shape == (9, 10, 11)
+
+
 def test_time_points_and_channels_are_chosen_or_refused(tmp_path, voxels):
     path = write_image(tmp_path / "a.zarr", voxels, "tczyx", [1, 1, 2, 1, 1], None, MICRON)
     region = (slice(0, 9), slice(1, 3), slice(0, 11))

@@ -73,6 +73,25 @@ def test_metadata_that_a_writer_refuses_are_found_before_the_work(tmp_path, voxe
         check_result(tmp_path / "d.jpg", tmp_path / "c.png", 2)
 
 
+def test_a_place_that_is_taken_is_found_before_the_work(tmp_path, voxels):
+    tifffile.imwrite(tmp_path / "a.tif", voxels, photometric="minisblack", metadata={"axes": "ZYX"})
+    zarr.save_array(str(tmp_path / "a.zarr"), voxels, zarr_format=2)
+    for suffix in (".tif", ".zarr"):
+        result = tmp_path / f"a_instances{suffix}"
+        check_result(result, tmp_path / f"a{suffix}", 3)
+        result.mkdir()
+        for work in (check_result, write_instances):
+            with pytest.raises(SpocoError, match=f"a_instances{suffix}: exists and is no result of this command: move"):
+                work(result, *{check_result: (tmp_path / f"a{suffix}", 3)}.get(work, (voxels, tmp_path / f"a{suffix}")))
+
+
+def test_a_name_that_is_too_long_for_the_partial_file_is_found_before_the_work(tmp_path, voxels):
+    tifffile.imwrite(tmp_path / "a.tif", voxels, photometric="minisblack", metadata={"axes": "ZYX"})
+    for length in (250, 260):
+        with pytest.raises(SpocoError, match=r"too long for this disk: give .*a\.tif a shorter one"):
+            check_result(tmp_path / f"{'n' * (length - 4)}.tif", tmp_path / "a.tif", 3)
+
+
 def test_labels_of_a_zarr_image_are_a_label_image(tmp_path, voxels):
     group = zarr.open_group(str(tmp_path / "a.ome.zarr"), mode="w", zarr_format=2)
     group.create_array("0", data=voxels, chunks=SHAPE)
@@ -147,6 +166,14 @@ def test_the_fourth_axis_of_nifti_is_channels_unless_a_time_is_asked_for(tmp_pat
     np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz", time=1).array, movie[1:])
 
 
+def test_labels_have_the_time_points_of_their_image_or_hold_for_all(tmp_path, voxels):
+    movie = np.stack([voxels, voxels + 1])
+    nibabel.save(nibabel.Nifti1Image(movie.transpose(3, 2, 1, 0), np.eye(4)), tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii", "label", time=1).array[0], movie[1])
+    nibabel.save(nibabel.Nifti1Image(voxels.T[..., None], np.eye(4)), tmp_path / "b.nii")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.nii", "label", time=1).array[0], voxels)
+
+
 @pytest.mark.parametrize(("option", "value"), [("axes", "ZYX"), ("time", 0), ("channel", 1)])
 def test_options_that_a_file_has_no_place_for_are_refused(tmp_path, voxels, option, value):
     itk_write(tmp_path / "a.mha", voxels)
@@ -190,6 +217,14 @@ def test_a_table_of_colours_is_a_display_or_no_intensity(tmp_path, voxels):
     np.testing.assert_array_equal(read_image(tmp_path / "fire.tif", spatial_dims=2).array[0], voxels[0])
     with pytest.raises(SpocoError, match="numbers of colours"):
         read_image(tmp_path / "random.tif", spatial_dims=2)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+def test_labels_are_no_jpeg(tmp_path, voxels, name):
+    itk_write(tmp_path / "a.jpg", voxels[0]).rename(tmp_path / name)
+    assert read_image(tmp_path / name, spatial_dims=2).spatial_shape == SHAPE[1:]
+    with pytest.raises(SpocoError, match=f"{name}: JPEG blurs ids: save labels as PNG or TIFF"):
+        read_image(tmp_path / name, "label", 2)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp"])

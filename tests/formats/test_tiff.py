@@ -173,6 +173,21 @@ def test_colour_in_2d(tmp_path, ome, samples):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), labels)
 
 
+@pytest.mark.parametrize(
+    ("photometric", "samples", "extra", "kept"),
+    [("rgb", 4, "unspecified", 4), ("minisblack", 2, "unassalpha", 1), ("minisblack", 2, "assocalpha", 1)],
+)
+def test_the_last_sample_is_left_out_where_the_file_calls_it_alpha(tmp_path, photometric, samples, extra, kept):
+    values = np.random.default_rng(0).integers(0, 255, (12, 14, samples)).astype(np.uint8)
+    options = {"photometric": photometric, "extrasamples": [extra] * (1 if photometric == "rgb" else samples - 1)}
+    tifffile.imwrite(tmp_path / "a.tif", values, planarconfig="contig", **options)
+    expected = values[..., :kept].transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", spatial_dims=2).array, expected)
+    lazy = open_volume(tmp_path / "a.tif", 2)
+    assert lazy.channels == kept
+    np.testing.assert_array_equal(lazy.read((slice(0, 12), slice(0, 14))), expected)
+
+
 def test_planar_colour(tmp_path):
     colour = np.random.default_rng(0).integers(0, 255, (3, 12, 14)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", colour, photometric="rgb", planarconfig="separate")

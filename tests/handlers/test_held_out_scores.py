@@ -79,3 +79,10 @@ def test_only_the_best_validation_is_kept_and_all_see_the_same_halves(tmp_path):
     first, second, third = validated(tmp_path, rounds, metric="recall_50", partly_labelled=True)
     assert first["score"] == 0.5 and second["score"] == 0.875 and third == second
     assert all(a <= b for a, b in zip(first["halves"], second["halves"]))
+
+
+def test_voxels_of_the_config_that_count_nowhere_are_no_object_of_a_complete_truth(tmp_path):
+    truth = boxes(9)
+    prediction, ignored = without(truth, [9]), truth.masked_fill(truth == 9, 255)
+    (found,) = validated(tmp_path, [[(prediction, ignored)]], ignore_label=255)
+    assert found["score"] == 1 and found["halves"] == [1.0] * 20 and found["held_out"] == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses import SpocoLoss
 from spoco_bundle.losses.instance import binary_cross_entropy, dice, sample_members
 
@@ -66,3 +67,11 @@ def test_a_sampled_anchor_selects_the_mask_around_that_voxel():
     for seed in range(4):
         value = SpocoLoss(anchor="voxel")(embeddings, labels, seeds=[seed])["instance"]
         assert value.item() == pytest.approx(1 - 2 * 16 / (16 + 32))
+
+
+@pytest.mark.parametrize("offsets", [[], [[1, 0]], [[1, 0, 0], [0, 1, 0, 0]]], ids=str)
+def test_offsets_of_other_axes_are_refused(offsets):
+    labels = torch.ones(1, 4, 6, 6, dtype=torch.int64)
+    criterion = SpocoLoss(instance_loss="affinity", affinity_offsets=offsets)
+    with pytest.raises(SpocoError, match="affinity_offsets .* 3 integers"):
+        criterion(torch.randn(1, 2, 4, 6, 6), labels)

@@ -287,3 +287,18 @@ def test_the_last_channel_is_the_logit_and_never_an_embedding():
         for i in range(2)
     ]
     assert terms["objectness"].item() == pytest.approx(sum(value.item() for value in expected) / 2)
+
+
+def test_all_shells_are_one_on_known_background_too():
+    labels = torch.zeros(12, 30, dtype=torch.int64)
+    labels[2:8, 2:8], labels[3:6, 12:15], labels[2, 8] = 5, 7, 99  # one voxel of known background beside an object
+    embeddings = torch.randn(1, 3, 12, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    options = {"objectness": True, "objectness_target": "interior", "objectness_unlabeled_weight": 0.0}
+    value = SpocoLoss(background_label=99, **options)(embeddings, labels[None])["objectness"]
+    target = objectness_target(labels, "interior", background_label=99)
+    p = embeddings[0, -1].sigmoid()
+    entropy = -torch.where(target > 0, p.log(), (1 - p).log())
+    shells = (target == 0) & ~torch.isin(labels, torch.tensor([5, 7]))
+    assert shells[2, 8] and not (target == BACKGROUND).any()
+    groups = [labels == 5, labels == 7, shells]
+    assert value.item() == pytest.approx(np.mean([entropy[group].mean().item() for group in groups]), rel=1e-6)

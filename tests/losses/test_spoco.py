@@ -493,6 +493,13 @@ def test_a_weighted_step_lowers_every_term():
         ({"supervision": "dense", "background_label": 3}, "background_label"),
         ({"supervision": "dense", "coordinate_channels": 3}, "coordinate_channels"),
         ({"ignore_label": 3, "background_label": 3}, "ignore_label"),
+        ({"push_weight": float("nan")}, "push_weight"),
+        ({"objectness": True, "objectness_weight": -1.0}, "objectness_weight"),
+        ({"objectness_unlabeled_weight": -0.1}, "objectness_unlabeled_weight"),
+        ({"objectness_shell": -1}, "objectness_shell"),
+        ({"max_anchors": 0}, "max_anchors"),
+        ({"sampled_voxels": 0}, "sampled_voxels"),
+        ({"uncovered_fraction": 1.5}, "uncovered_fraction"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, word):

@@ -196,6 +196,16 @@ def test_strokes_ask_for_their_own_voxels_and_none_of_others():
     assert score(drawn, merged, scope=scope)["annotated_dice"] == pytest.approx(2 * 32 / (32 + 64))
 
 
+def test_ignored_voxels_count_nowhere_beside_an_object_outlined_in_slices():
+    truth = np.zeros((9, 12, 24), np.int32)
+    truth[1:8, 2:10, 2:10] = 1
+    drawn, scope = outlined_in(truth, {1: [4]}, {}, "slices")
+    drawn[4, 2:10, 10:14] = -1
+    found = 5 * truth
+    found[4, 2:10, 10:12], found[4, 2:10, 12:14] = 5, 3  # 3 lies on ignored voxels alone
+    assert score(drawn, found, scope=scope, ignore_label=-1)["annotated_dice"] == 1
+
+
 def test_whole_objects_beside_partly_drawn_ones_are_scored_as_ever(cells):
     _, annotated = cells
     scope = annotation_scope(annotated, {3: "strokes"}, "whole")

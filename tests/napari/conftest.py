@@ -48,12 +48,13 @@ def truth(crowd) -> np.ndarray:
 
 @pytest.fixture
 def zarr_image() -> Callable:
-    """Writes an OME-Zarr image of one level with a voxel size in micrometers."""
+    """Writes an OME-Zarr image of one level with a voxel size, in micrometers unless another unit is given, or none."""
 
-    def write(path: Path, voxels: np.ndarray, spacing: tuple[float, ...]) -> Path:
+    def write(path: Path, voxels: np.ndarray, spacing: tuple[float, ...], unit: str | None = "micrometer") -> Path:
         group = zarr.open_group(str(path), mode="w", zarr_format=2)
         group.create_array("0", data=voxels, chunks=tuple(min(32, size) for size in voxels.shape))
-        axes = [{"name": letter, "type": "space", "unit": "micrometer"} for letter in "zyx"]
+        named = {} if unit is None else {"unit": unit}
+        axes = [{"name": letter, "type": "space", **named} for letter in "zyx"[-voxels.ndim :]]
         scale = {"type": "scale", "scale": [float(step) for step in spacing]}
         datasets = [{"path": "0", "coordinateTransformations": [scale]}]
         group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]

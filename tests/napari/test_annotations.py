@@ -10,7 +10,8 @@ from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.ledger import Entry, read_ledger, write_ledger
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
-from spoco_bundle.formats import read_image
+from spoco_bundle.formats import read_image, write_instances
+from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.napari.annotations import Annotations, label_file, read_annotations, write_annotations
 from spoco_bundle.napari.labels import BACKGROUND
 from spoco_bundle.napari.reader import open_image
@@ -209,10 +210,31 @@ def test_a_result_of_any_tool_is_read_beside_what_is_drawn(image, everything):
         predicted = end.value.value
         np.testing.assert_array_equal(predicted.instances, np.where(everything.checked > 0, 0, found))
         assert [row["id"] for row in predicted.rows] == [3, 8] and predicted.rows[0]["confidence"] == ""
+        with pytest.raises(SpocoError, match=f"layer 1: label id {2**32 + 3} does not fit 32 bits"):
+            list(session.take_labels(np.where(found > 0, 2**32 + 3, 0), "layer 1", everything.checked))
         with pytest.raises(SpocoError, match="layer 1: has 20 x 24 voxels, the image 6 x 20 x 24"):
             list(session.take_labels(found[0].astype(int), "layer 1", everything.checked))
         with pytest.raises(SpocoError, match="holds numbers that are no ids"):
             list(session.take_labels(-found.astype(int), "layer 1", everything.checked))
+    finally:
+        session.close()
+
+
+def test_large_ids_become_small_ones_with_their_confidences(image, everything):
+    session, found = Session(open_image(image)), np.zeros((6, 20, 24), np.int32)
+    found[:, 2:6, 2:6], found[:, 14:19, 14:20] = 2**31 - 1, 2**30
+    try:
+        write_instances(image.with_name("cells_instances.tif"), found, image)
+        rows = objects_table(found, None, "voxel")
+        rows = [{**row, "confidence": {2**31 - 1: 0.25, 2**30: 0.75}[row["id"]]} for row in rows]
+        write_objects_table(image.with_name("cells_objects.csv"), rows, 3)
+        steps = session.take_file(image.with_name("cells_instances.tif"), everything.checked)
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(steps)
+        instances, confidence = end.value.value.instances, {r["id"]: r["confidence"] for r in end.value.value.rows}
+        assert instances.max() == 2
+        assert (confidence[instances[0, 5, 5]], confidence[instances[0, 18, 19]]) == (0.25, 0.75)
     finally:
         session.close()
 

@@ -210,6 +210,14 @@ def test_an_object_in_one_piece_is_split_where_one_clicks(imported, truth, wait)
     )
 
 
+def test_an_empty_layer_of_seeds_says_nothing(imported, truth, wait):
+    imported._ask_for_seeds()
+    imported.view.select({int(imported.instances.data[truth == 1][0])})
+    imported.split_button.click()
+    done(imported, wait)
+    assert len(imported.view.selected()) == 2  # the pieces of two nuclei under one number
+
+
 def test_redraw_takes_an_object_away_and_the_brush(imported, wait, ledger):
     number = min(rows(imported))
     imported.view.select({number})

@@ -8,6 +8,7 @@ import tifffile
 import zarr
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.napari.files import write_part
 from spoco_bundle.napari.reader import get_reader, open_image
 
 
@@ -72,3 +73,28 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
     with pytest.raises(SpocoError, match="bad.nii.gz"):
         layers(tmp_path / "bad.nii.gz")
+
+
+@pytest.mark.parametrize(("unit", "spacing"), [("nanometer", (80, 40, 40)), ("millimeter", (1e-3, 5e-4, 5e-4))])
+def test_a_part_has_the_voxel_size_of_its_image(tmp_path, voxels, zarr_image, unit, spacing):
+    image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, spacing, unit))
+    write_part(tmp_path / "part.ome.tif", voxels[None], image)
+    part = open_image(tmp_path / "part.ome.tif")
+    assert part.spacing == pytest.approx(image.spacing) and part.unit == "micrometer"
+    np.testing.assert_array_equal(part.array[0], voxels)
+
+
+def test_voxels_of_unlike_edges_in_no_unit_are_not_taken_for_cubes(tmp_path, voxels, zarr_image):
+    image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, (2.0, 0.5, 0.5), None))
+    with pytest.raises(SpocoError, match="a.ome.zarr: has voxels of 2 x 0.5 x 0.5 .no unit.: write the unit"):
+        write_part(tmp_path / "part.ome.tif", voxels[None], image)
+    cubes = open_image(zarr_image(tmp_path / "b.ome.zarr", voxels, (1, 1, 1), None))
+    write_part(tmp_path / "part.ome.tif", voxels[None], cubes)
+    assert open_image(tmp_path / "part.ome.tif").spacing is None
+
+
+def test_the_contrast_of_a_flat_ome_zarr_is_that_of_all_of_it(tmp_path, zarr_image):
+    plane = np.zeros((40, 50), np.uint8)
+    plane[5:15] = 200  # the middle row is dark
+    ((_, options, _),) = layers(zarr_image(tmp_path / "flat.ome.zarr", plane, (0.5, 0.5)))
+    assert options["contrast_limits"] == (0, 200)

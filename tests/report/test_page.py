@@ -124,3 +124,14 @@ def test_page_of_a_large_volume_stays_below_its_bound():
 def test_without_objects_there_is_still_a_page():
     empty = ImagePanel("none", np.random.default_rng(0).random((1, 8, 16, 16)), np.zeros((8, 16, 16), np.int32), [])
     assert "no objects" in render_page("run", [empty])
+
+
+@pytest.mark.parametrize("unit", ["nanometer", "millimeter", "unknown"])
+def test_slices_go_through_objects_whatever_the_unit_of_the_table(unit):
+    expected = data(render_page("run", [panel()]))[0]["rows"]
+    other = panel()
+    other.rows = objects_table(other.labels, other.spacing, unit)
+    found = data(render_page("run", [other]))[0]["rows"]
+    assert [row["centre"] for row in found] == [row["centre"] for row in expected] == [[6, 28, 40], [6, 12, 14]]
+    other.rows = objects_table(other.labels)
+    assert [row["centre"] for row in data(render_page("run", [other]))[0]["rows"]] == [[6, 28, 40], [6, 12, 14]]

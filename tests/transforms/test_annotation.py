@@ -61,6 +61,14 @@ def test_unchecked_objects_are_unlabeled_and_kinds_are_told(folder, label):
     assert read(folder, annotation="slices")["kinds"] == {3: "whole", 77: "strokes"}
 
 
+def test_unchecked_objects_may_become_another_label(folder, label):
+    write_ledger(folder / "train/a_annotation.csv", {9: Entry("whole", checked=False)})
+    write_points(folder / "train/a_points.csv", np.array([(3, 12, 14), (0, 0, 0)]))  # the first in the unchecked object
+    expected = np.where(label == 9, -1, label)
+    expected[3, 12, 14], expected[0, 0, 0] = 6, 7
+    np.testing.assert_array_equal(read(folder, ignore_label=-1, hidden_label=-1)["label"][0], expected)
+
+
 def test_points_become_objects_of_one_voxel(folder, label, caplog):
     write_ledger(folder / "train/a_annotation.csv", {9: Entry("whole", checked=False)})
     points = [(0, 0, 0), (1, 3, 3), (3, 12, 14), (5, 19, 23)]  # the second in object 3, the third in an unchecked one

@@ -135,3 +135,10 @@ def test_least_size_follows_from_the_scale():
 )
 def test_outlines_on_another_grid_lie_at_half_or_where_it_is_said(given, outline):
     assert ClusterEmbeddingsd(**given).outline == outline
+
+
+def test_a_kernel_that_is_given_is_that_of_the_confidence():
+    sample, _ = raw_sample()
+    sample["pred"][3:5] = torch.randn(sample["pred"][3:5].shape, generator=torch.Generator().manual_seed(0)) / 2
+    usual, wide = (transform(**given)(sample)["pred_confidence"] for given in ({}, {"kernel_threshold": 0.9}))
+    assert len(usual) == len(wide) == 4 and (wide > usual).all()

@@ -4,9 +4,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import KeepInstanceFractiond
-from spoco_bundle.transforms.sampling import base_name
 
 
 def volume(path: str = "/data/a/embryo_label.tif", instances: int = 40) -> MetaTensor:
@@ -64,8 +64,14 @@ def test_fraction_out_of_range():
         KeepInstanceFractiond("label", fraction=25)
 
 
-@pytest.mark.parametrize(
-    ("path", "name"), [("a/b.c.tif", "b.c"), ("x.nii.gz", "x"), ("y.ome.tif", "y"), ("z", "z"), ("w.OME.TIFF", "w")]
-)
-def test_base_name(path, name):
-    assert base_name(volume(path)) == name
+def test_what_is_left_out_may_become_another_label():
+    plain, hidden = (KeepInstanceFractiond("label", 0.25, hidden_label=label) for label in (None, -1))
+    before, after = plain({"label": volume()})["label"], hidden({"label": volume()})["label"]
+    assert torch.equal(after, before.where((before > 0) | (volume() == 0), -1))
+
+
+@pytest.mark.parametrize(("supervision", "hidden"), [("dense", -1), ("sparse", None)])
+def test_what_is_hidden_is_no_background_where_supervision_is_dense(supervision, hidden):
+    parser = read_configs([find_config(name) for name in ("train", "evaluate", "tune")], {"supervision": supervision})
+    for transform in ("read_annotation", "train#read_transforms#6", "tuner#dataset#transform#transforms#1"):
+        assert parser.get_parsed_content(f"{transform}#hidden_label") == hidden
