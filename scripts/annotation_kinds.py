@@ -9,30 +9,30 @@ ways, all derived from their true labels: whole, by one outline in the middle sl
 strokes, by a point. One outline is one object in one slice. A flat image is one slice, with one stroke in each object.
 Each training begins from nothing, sees nothing but these annotations, is as long as the others, and is scored on the
 whole of val/. A row is one training, a JSON file in the folder of `--rows`; what is there is not done again, and a
-training that was cut off goes on.
+training that was cut off goes on. The table is of those that are as long as `--epochs` and `--threads` say.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import tifffile
-from measuring import measured_on, show_table, train_and_score, write_row
+from measuring import MEASUREMENTS, length_of, read_rows, run_rows, table_of, train_and_score, write_row
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
 from spoco_bundle.annotation.points import points_path, write_points
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING
-from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.formats import read_image
@@ -41,9 +41,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
 from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "docs" / "measurements" / "annotation_kinds"
-PLOT = ROOT / "docs" / "pictures" / "annotation_kinds.png"
+PLOT = MEASUREMENTS.parent / "pictures" / "annotation_kinds.png"
+#: iterations
+EPOCH = 100
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[s
 
 def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) -> None:
     """Trains and scores one case for one choice of objects, unless its row is there."""
-    name = f"{case.data}-{case.name}-seed{seed}" + "".join(f"-{setting}" for setting in options.set)
+    length = length_of(0, options.threads, options.epochs)
+    name = "-".join([case.data, case.name, f"seed{seed}", length, *options.set])
     row, work = options.rows / f"{name}.json", options.work / name
     if row.is_file():
         return
@@ -222,67 +223,60 @@ def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) ->
     if not counted_file.is_file():
         work.mkdir(parents=True, exist_ok=True)
         counted_file.write_text(json.dumps(write_annotations(data, work / "data", case, seed)))
-    points = ["--diameter", str(options.diameter)] if case.kind == "points" else []
+    diameter = options.diameter if case.kind == "points" else None
+    points = [] if diameter is None else ["--diameter", str(diameter)]
     ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
     given = [*ends, *points, *(f"--{setting}" for setting in options.set)]
     trained = train_and_score(work / "data", data, work, given, seed, options.threads)
     content = {
-        **{"data": case.data, "case": case.name, "kind": case.kind, "settings": options.set},
+        **{"data": case.data, "case": case.name, "kind": case.kind, "settings": options.set, "diameter": diameter},
         **json.loads(counted_file.read_text()),
-        **{"iterations": 100 * options.epochs, **trained},
+        **{"iterations": EPOCH * options.epochs, **trained},
     }
     write_row(row, content)
 
 
-def read_rows(rows: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Rows by data set and case, without those of other settings."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for case in CASES:
-        for file in sorted(rows.glob(f"{case.data}-{case.name}-seed*.json")):
-            row = json.loads(file.read_text())
-            if not row["settings"]:
-                found.setdefault((case.data, case.name), []).append(row)
+Cases = dict[Case, list[dict[str, Any]]]
+
+
+def rows_of(options: argparse.Namespace) -> Cases:
+    """Rows of trainings as long as asked for by their cases, without those of other settings."""
+    found: Cases = {}
+    rows = read_rows(options.rows, "data", "case", "drawn", "settings", "iterations", "threads", "scores")
+    for case, row in itertools.product(CASES, rows):
+        wanted = (case.data, case.name, [], EPOCH * options.epochs, options.threads)
+        if wanted == tuple(row[name] for name in ("data", "case", "settings", "iterations", "threads")):
+            found.setdefault(case, []).append(row)
     return found
 
 
-def table(rows: Path) -> str:
+def table(found: Cases, length: str) -> str:
     """The rows as Markdown."""
     words = {
         **{"whole": "whole", "middle": "one outline in the middle slice of each", "strokes": "strokes in each"},
-        **{"every": "outlines in some slices", "points": "a click in each"},
+        **{"every": "outlines in every {}th slice", "points": "a click in each"},
     }
-    lines = [
-        "| `val` of | annotated | objects | outlines, strokes or clicks | AP50 | SBD | choices |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    cases = {(case.data, case.name): case for case in CASES}
-    for (data, name), found in read_rows(rows).items():
-        ap50, sbd = (np.mean([row["scores"]["teacher"][key] for row in found]) for key in ("ap_50", "sbd"))
-        case, way = cases[data, name], words[found[0]["kind"]]
-        if found[0]["kind"] == "every":
-            way = f"outlines in every {case.step}th slice" + (", said to be complete" if case.complete else "")
+    cells = [["`val` of", "annotated", "objects", "outlines, strokes or clicks", "AP50", "SBD", "choices"]]
+    for case, some in found.items():
+        ap50, sbd = (f"{np.mean([row['scores']['teacher'][key] for row in some]):.2f}" for key in ("ap_50", "sbd"))
+        way = words[case.kind].format(case.step) + ", said to be complete" * case.complete
         if case.inset:
             way += f", {case.inset} voxel within the border"
-        objects, count = (round(np.mean([row[key] for row in found])) for key in ("objects", "drawn"))
-        lines.append(f"| {data} | {way} | {objects} | {count} | {ap50:.2f} | {sbd:.2f} | {len(found)} |")
-    contents = [row for found in read_rows(rows).values() for row in found]
-    if contents:
-        row = contents[0]
-        lines += ["", f"{row['iterations']} iterations, {row['threads']} thread(s), {measured_on(contents)}"]
-    return "\n".join(lines)
+        counts = (f"{np.mean([row[key] for row in some]):.0f}" for key in ("objects", "drawn"))
+        cells.append([case.data, way, *counts, ap50, sbd, str(len(some))])
+    return table_of(cells, [row for some in found.values() for row in some], length)
 
 
-def plot(rows: Path, path: Path) -> None:
+def plot(found: Cases, path: Path) -> None:
     """AP50 against outlines, strokes or clicks, a panel for each data set."""
-    found = read_rows(rows)
-    names = list(dict.fromkeys(data for data, _ in found))
-    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for _, name in found))}
+    names = list(dict.fromkeys(case.data for case in found))
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(case.name for case in found))}
     figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False, sharey=True)
     for panel, data in zip(panels[0], names, strict=True):
-        for (other, name), some in found.items():
-            if other == data:
-                drawn_, scores = [row["drawn"] for row in some], [row["scores"]["teacher"]["ap_50"] for row in some]
-                panel.scatter(drawn_, scores, color=colours[name], label=name.replace("_", " "))
+        for case, some in found.items():
+            if case.data == data:
+                counts, scores = [row["drawn"] for row in some], [row["scores"]["teacher"]["ap_50"] for row in some]
+                panel.scatter(counts, scores, color=colours[case.name], label=case.name.replace("_", " "))
         panel.set(xscale="log", xlabel="outlines, strokes or clicks", title=data, ylim=(0, 1))
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter("{x:g}")
@@ -294,37 +288,38 @@ def plot(rows: Path, path: Path) -> None:
     plt.close(figure)
 
 
+def table_and_plot(options: argparse.Namespace) -> str:
+    """The rows as Markdown; where there is a page for them, the plot is drawn anew."""
+    found = rows_of(options)
+    length = f"{EPOCH * options.epochs} iterations, {options.threads} thread(s), "
+    if options.page and found:
+        plot(found, PLOT)
+    return table(found, length)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
-    parser.add_argument("--epochs", type=int, default=6, help="of 100 iterations, of each training")
-    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--epochs", type=int, default=6, help=f"of {EPOCH} iterations, of each training")
     parser.add_argument("--cases", nargs="+", help="names of cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="choices of objects")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
     parser.add_argument("--diameter", type=float, default=14, help="pixels across an object, for points")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "annotation_kinds", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("annotation_kinds"), help="folder for models and logs")
-    parser.add_argument("--table-only", action="store_true", help="only bring table and plot up to date")
+    parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- annotation_kinds --> and <!-- end -->")
     options = parser.parse_args()
-    failed = []
-    for case in () if options.table_only else CASES:
-        if options.only and case.data not in options.only or options.cases and case.name not in options.cases:
-            continue
-        for seed in options.seeds if case.name in SEVERAL else options.seeds[:1]:
-            try:
-                train_row(options.data / case.data, case, seed, options)
-            except SpocoError as error:
-                failed.append(str(error))
-                print(error, file=sys.stderr, flush=True)
-    show_table(table(options.rows), options.page, "annotation_kinds")
-    if options.page:
-        plot(options.rows, PLOT)
-    if failed:
-        parser.exit(1)
+    trainings = [
+        partial(train_row, options.data / case.data, case, seed, options)
+        for case in CASES
+        if case.data in (options.only or [case.data]) and case.name in (options.cases or [case.name])
+        for seed in (options.seeds if case.name in SEVERAL else options.seeds[:1])
+    ]
+    run_rows(options, trainings, partial(table_and_plot, options), "annotation_kinds")
 
 
 if __name__ == "__main__":

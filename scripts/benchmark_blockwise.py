@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import zarr
 from embedding_volumes import volume
+from measuring import processor, resident
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
@@ -250,9 +250,9 @@ def memory(options: argparse.Namespace) -> None:
     """Peak resident memory of a small and of a large volume, in fresh processes."""
     if options.shape:
         source = balls(options.folder, tuple(options.shape))
-        before = psutil.Process().memory_info().rss
+        before = resident("VmRSS")
         found, seconds = run_job(ball_job(source, options.folder / "run", options.block), "threads", 1, progress=True)
-        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+        peak = resident("VmHWM")
         print(
             json.dumps({"before": before, "peak": peak, "objects": found, "seconds": seconds, "voxels": source.voxels})
         )
@@ -308,7 +308,6 @@ def overlap_of(net: torch.nn.Module, spacing: Sequence[float], diameters: float)
 @torch.inference_mode()
 def network(options: argparse.Namespace) -> None:
     """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
-    torch.set_num_threads(1)
     parser, net = shipped_network()
     block = tuple(parser.get_parsed_content("largest_block"))
     overlap = overlap_of(net, net.training_spacing.tolist(), options.diameters)
@@ -421,6 +420,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if getattr(options, "folder", None):
         options.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    asked = ", ".join(f"{name} {value}" for name, value in vars(options).items() if name != "run")
+    print(f"{processor()}, one thread a worker, {asked}", flush=True)
     options.run(options)
 
 

@@ -26,14 +26,13 @@ import copy
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import processor
+from measuring import PeakMemory, processor
 from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
@@ -161,39 +160,6 @@ def print_confidence(arguments: list[str]) -> None:
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def resident() -> int:
-    """Memory of this process in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-class PeakMemory:
-    """Greatest memory that the process takes beyond what it has on entry, sampled every 2 ms."""
-
-    def __enter__(self) -> PeakMemory:
-        """Starts sampling."""
-        self.start = self.top = resident()
-        self.running = True
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stops sampling."""
-        self.running = False
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while self.running:
-            self.top = max(self.top, resident())
-            time.sleep(0.002)
-
-    @property
-    def extra(self) -> int:
-        """Bytes."""
-        return self.top - self.start
-
-
 def tiled(values: torch.Tensor, voxels: float) -> torch.Tensor:
     """(C, *spatial) repeated, mirrored every other time, along all axes to about so many voxels."""
     shape = values.shape[1:]
@@ -232,13 +198,13 @@ def print_speed(text: str, millions: list[float], threads: int, repeats: int) ->
         seconds, extra = [], []
         for _ in range(repeats):
             labels = None
-            with PeakMemory() as memory:
+            with PeakMemory(torch.device("cpu")) as memory:
                 began = time.perf_counter()
                 labels = cluster_field(field, clustering.method, **settings)
                 found = time.perf_counter()
                 object_confidence(field, labels)
                 seconds.append((time.perf_counter() - began, time.perf_counter() - found))
-            extra.append(memory.extra)
+            extra.append(memory.peak)
         check_determinism(field, clustering.method, settings, labels)
         total, confidence = min(seconds)
         memory = (output.nbytes + min(extra)) / (output.nbytes + labels.nbytes)
@@ -284,6 +250,7 @@ def main(arguments: list[str]) -> None:
         print_speed(options.data, options.millions, options.threads, options.repeats)
         return
     torch.set_num_threads(1)
+    print(f"{processor()}, 1 thread\n")
     if options.command == "scores":
         print_scores(options.data, options.methods)
     else:

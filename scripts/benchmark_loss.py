@@ -1,7 +1,7 @@
 """Time and memory of SpocoLoss beside a textbook version of the same terms, forward and backward.
 
-    python scripts/benchmark_loss.py                                     # 48x96x96 at 10, 40 and 160 instances, 2
-    threads python scripts/benchmark_loss.py --device cuda --shape 128 128 128   # the same table on a GPU
+    python scripts/benchmark_loss.py   # 48x96x96 at 10, 40 and 160 instances, 2 threads
+    python scripts/benchmark_loss.py --device cuda --shape 128 128 128   # the same table on a GPU
     python scripts/benchmark_loss.py --device cuda --shape 128 128 128 --dtype bfloat16
 
 Every row is measured in a process of its own. Times are the median of `--repeats` runs after a warm-up (the textbook
@@ -15,16 +15,15 @@ rounded values in float32.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import PeakMemory, machine, processor
 from textbook_loss import crop
 from textbook_loss import loss as textbook_loss
 
@@ -33,37 +32,6 @@ from spoco_bundle.losses.consistency import draw_anchors
 from spoco_bundle.losses.sorted_crop import sort_crop, take_rows
 
 TERMS = ("pull", "push", "unlabeled_push", "instance", "consistency")
-
-
-class PeakMemory:
-    """Peak memory above the start of a `with` block, in bytes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.peak = 0
-
-    def __enter__(self) -> PeakMemory:
-        """Give free pages back, note what is in use, and forget earlier peaks."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device)
-        else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = self._resident("VmRSS")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Note the peak."""
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self.device) - self.before
-        else:
-            self.peak = self._resident("VmHWM") - self.before
-
-    @staticmethod
-    def _resident(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 def timed(step: Callable[[], dict[str, float]], device: torch.device) -> tuple[float, dict[str, float]]:
@@ -157,6 +125,8 @@ def main() -> None:
         print(json.dumps(measure_one(args)))
         return
     shape = "x".join(map(str, args.shape))
+    device = processor() if args.device == "cpu" else machine()
+    print(f"{device}, {args.threads} threads, seed {args.seed}")
     print(f"{shape}, {args.channels} channels, {args.anchors} anchors, {args.device}, {args.dtype}")
     print("instances   ours [s]   ours [GB]   textbook [s]   textbook [GB]   ratio   difference", flush=True)
     for instances in args.instances:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import processor, run_spoco, show_table
+from measuring import COMPLETE, MEASUREMENTS, machine, read_rows, run_rows, run_spoco, table_of, train_once, write_row
 
 from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
 from spoco_bundle.core.atomic_files import atomic_write
@@ -27,8 +28,6 @@ from spoco_bundle.handlers.held_out_scores import HELD_OUT_SCORES
 from spoco_bundle.transforms import KeepInstanceFractiond, LoadVolumed
 
 DATASETS = ("dsb2018", "bbbc050", "cvppp_a1")
-
-ROWS = Path(__file__).resolve().parent.parent / "docs" / "measurements" / "learning_curve"
 
 #: choices of objects of each part in the learning curve
 CHOICES = 2
@@ -61,52 +60,35 @@ def check(data: Path, options: argparse.Namespace) -> None:
     if row.is_file():
         return
     work.mkdir(parents=True, exist_ok=True)
-    shared = ["--partly_labelled", "False", *(f"--{setting}" for setting in options.set)]
-    run = {"log": work / "log.txt", "threads": options.threads}
+    shared = [*COMPLETE, *(f"--{setting}" for setting in options.set)]
     minutes = CHOICES * len(PARTS) * options.minutes
-    half = half_of_labels(data, work)
-    run_spoco("learning-curve", str(half), "--minutes", str(minutes), "--output", str(work / "half"), *shared, **run)
-    measured = []
+    ask = [str(half_of_labels(data, work)), "--minutes", str(minutes), "--output", str(work / "half")]
+    run_spoco("learning-curve", *ask, *shared, log=work / "log.txt", threads=options.threads)
+    measured, given = [], ["--minutes", str(options.minutes), "--config", OVERLAY, *shared]
     for seed in range(options.seeds):
-        model = work / f"all_{seed}"
-        done = model / "trained"
-        if not done.is_file():
-            again = ["--resume"] if (model / "last.pt").is_file() else []
-            length = ["--minutes", str(options.minutes), "--seed", str(seed), "--config", OVERLAY]
-            run_spoco("train", str(data), "--output", str(model), *length, *shared, *again, **run)
-            done.touch()
+        model = train_once(data, work / f"all_{seed}", given, seed, options.threads)
         objects = json.loads((model / "profile.json").read_text())["objects"]
         measured.append({"seed": seed, "objects": objects, **json.loads((model / HELD_OUT_SCORES).read_text())})
     curve = json.loads((work / "half" / RESULT).read_text())
     content = {
         **{"data": data.name, "minutes": options.minutes, "threads": options.threads, "settings": options.set},
         **{"trainings": curve["trainings"], "forecast": curve["forecast"], "measured": measured},
-        **{"processor": processor(), "torch": torch.__version__},
+        **{"processor": machine(), "torch": torch.__version__},
     }
-    options.rows.mkdir(parents=True, exist_ok=True)
-    with atomic_write(row) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    print(_cells(content), flush=True)
+    write_row(row, content)
+    print(" | ".join(_cells(content)), flush=True)
 
 
 def table(rows: Path) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| `val` of | minutes of each | trained on: AP50 | expected of all | measured with all | within |",
-        "|---|---|---|---|---|---|",
-    ]
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
-    lines += [_cells(row) for row in contents]
-    if contents:
-        last = contents[-1]
-        lines += [
-            "",
-            f"{last['threads']} thread{'s' * (last['threads'] > 1)} of {last['processor']}, with other work beside it.",
-        ]
-    return "\n".join(lines)
+    titles = ["`val` of", "minutes of each", "trained on: AP50", "expected of all", "measured with all", "within"]
+    contents = read_rows(rows, "data", "minutes", "trainings", "forecast", "measured", "threads", "processor")
+    measured = [{**one, **row} for row in contents for one in row["measured"]]
+    threads = ", ".join(sorted({str(row["threads"]) for row in contents}))
+    return table_of([titles, *map(_cells, contents)], measured, f"{threads} thread(s), ")
 
 
-def _cells(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     found = row["forecast"]
     by_size: dict[int, list[str]] = {}
     for training in row["trainings"]:
@@ -114,10 +96,10 @@ def _cells(row: dict[str, Any]) -> str:
     trained = "; ".join(f"{size}: {', '.join(scores)}" for size, scores in sorted(by_size.items()))
     within = [found["low"] <= one["score"] <= found["high"] for one in row["measured"]]
     measured = ", ".join(f"{one['score']:.3f}" for one in row["measured"])
-    return (
-        f"| {row['data']} | {row['minutes']:g} | {trained} | {found['score']:.3f} ({found['low']:.3f} to "
-        f"{found['high']:.3f}) | {row['measured'][0]['objects']}: {measured} | {sum(within)} of {len(within)} |"
-    )
+    expected = f"{found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    objects = row["measured"][0]["objects"]
+    counts = (f"{objects}: {measured}", f"{sum(within)} of {len(within)}")
+    return [row["data"], f"{row['minutes']:g}", trained, expected, *counts]
 
 
 def main() -> None:
@@ -127,16 +109,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2, help="of each training")
     parser.add_argument("--seeds", type=int, default=2, help="trainings on all objects")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
-    parser.add_argument("--only", nargs="+", default=DATASETS, help="names of data sets")
+    parser.add_argument("--only", nargs="+", help="names of data sets")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "learning_curve", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("check_learning_curve"), help="folder for models and logs")
-    parser.add_argument("--table-only", action="store_true", help="only make the table")
+    parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- learning_curve --> and <!-- end -->")
     options = parser.parse_args()
-    for name in () if options.table_only else options.only:
-        check(options.data / name, options)
-    show_table(table(options.rows), options.page, "learning_curve")
+    checks = [partial(check, options.data / name, options) for name in options.only or DATASETS]
+    run_rows(options, checks, partial(table, options.rows), "learning_curve")
 
 
 if __name__ == "__main__":

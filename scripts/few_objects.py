@@ -16,22 +16,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import length_of, measured_on, show_table, train_and_score, write_row
+from measuring import MEASUREMENTS, length_of, read_rows, run_rows, table_of, train_and_score, write_row
 from peers import PEERS, chosen_peers, resolution, train_peer
 from skimage.measure import regionprops
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
+from spoco_bundle.core.atomic_files import atomic_folder
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 
-ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "docs" / "measurements" / "few_objects"
 #: data sets, and in how many images the objects are drawn; two in any other
 CASES = {
     **{"bbbc050": 2, "epithelial_tube_3d": 1, "fib25_neuron": 1},
@@ -69,7 +68,7 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
     generator, items = np.random.default_rng(seed), build_datalist(data, "train")
     dims = stored_dimensions(items)
     shares = [len(part) for part in np.array_split(np.arange(objects), images)]
-    (folder / "train").mkdir(parents=True, exist_ok=True)
+    (folder / "train").mkdir(parents=True)
     for place in generator.permutation(len(items)):
         image, label = Path(items[place]["image"]), Path(items[place]["label"])
         labels = read_image(label, "label", dims).array[0].astype(np.int32)
@@ -78,9 +77,7 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
             continue
         chosen = generator.choice(usable, shares.pop(0), replace=False)
         tifffile.imwrite(folder / "train" / label.name, np.where(np.isin(labels, chosen), labels, 0))
-        link = folder / "train" / image.name
-        if not link.exists():
-            link.symlink_to(image.resolve())
+        (folder / "train" / image.name).symlink_to(image.resolve())
         if not shares:
             return
     raise SpocoError(f"{data}: too few images have {shares[0]} whole objects; give fewer --objects")
@@ -94,7 +91,8 @@ def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespac
     images = CASES.get(data.name, 2)
     case = {"data": data.name, "objects": options.objects, "images": images, "minutes": options.minutes}
     if not source.is_dir():
-        write_few(data, source, options.objects, images, options.seed)
+        with atomic_folder(source) as folder:
+            write_few(data, folder, options.objects, images, options.seed)
     own = options.rows / (f"{name}-{options.set}.json" if options.set else f"{name}.json")
     if not own.is_file():
         given = ("--minutes", str(options.minutes), *(f"--{one}" for one in options.set.split()))
@@ -115,7 +113,7 @@ def train_rows(data: Path, programs: dict[str, Path], options: argparse.Namespac
 
 def table(rows: Path) -> str:
     """The rows as Markdown, the mean over the choices of objects."""
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    contents = read_rows(rows, "data", "objects", "images", "minutes", "threads", "setting", "scores")
     found: dict[tuple, dict[str, list[dict]]] = {}
     for row in contents:
         case = tuple(row[key] for key in ("data", "objects", "images", "minutes", "threads"))
@@ -131,11 +129,7 @@ def table(rows: Path) -> str:
         others = [ap50.get(setting, "") for setting in beside]
         choices = str(len(scores[""]))
         cells.append([*names, f"{objects}, {images}", f"{minutes:g}, {threads}", ap50[""], sbd, *others, choices])
-    lines = [f"| {' | '.join(line)} |" for line in cells]
-    lines.insert(1, "|---" * len(cells[0]) + "|")
-    if contents:
-        lines += ["", measured_on(contents)]
-    return "\n".join(lines)
+    return table_of(cells, contents)
 
 
 def main() -> None:
@@ -144,30 +138,22 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--objects", type=int, default=10, help="that are annotated")
     parser.add_argument("--minutes", type=float, default=5, help="for each training")
-    parser.add_argument("--only", nargs="+", help="names of data sets; any folder of DATA")
     parser.add_argument("--set", default="", metavar="ID=VALUE", help="to compare; several by blanks")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the choice of objects and of the training")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--only", nargs="+", help="names of data sets; any folder of DATA")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "few_objects", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("few_objects"), help="folder for models and logs")
     parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- few_objects --> and <!-- end -->")
     options = parser.parse_args()
-    failed = []
     try:
         programs = chosen_peers(options.peers)
     except SpocoError as error:
         parser.error(str(error))
-    for name in () if options.table_only else options.only or CASES:
-        try:
-            train_rows(options.data / name, programs, options)
-        except SpocoError as error:
-            failed.append(str(error))
-            print(error, file=sys.stderr, flush=True)
-    show_table(table(options.rows), options.page, "few_objects")
-    if failed:
-        parser.exit(1)
+    trainings = [partial(train_rows, options.data / name, programs, options) for name in options.only or CASES]
+    run_rows(options, trainings, partial(table, options.rows), "few_objects")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""What the measuring scripts share: commands with their threads, the name of the machine, and tables in a document."""
+"""What the measuring scripts share: commands with their threads, rows and their command line, machines, and tables."""
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from spoco_bundle.core.errors import SpocoError
 
 #: in the data sets that are measured on every object of val/ is annotated
 COMPLETE = ("--partly_labelled", "False")
+
+MEASUREMENTS = Path(__file__).resolve().parent.parent / "docs" / "measurements"
+
+
+def run_rows(
+    options: argparse.Namespace, trainings: Iterable[Callable[[], object]], table: Callable[[], str], mark: str
+) -> None:
+    """Trains, unless only the table is asked for, and shows the table; what fails is said, and the script ends with 1.
+
+    Args:
+        options: `table_only` and `page`.
+        trainings: each of which writes its row, unless that is there; another one that fails does not keep it from it.
+        table: makes the table.
+        mark: of the page.
+    """
+    failed = False
+    steps = () if options.table_only else trainings
+    for step in [*steps, lambda: show_table(table(), options.page, mark)]:
+        try:
+            step()
+        except SpocoError as error:
+            failed = True
+            print(error, file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(1)
 
 
 def run_spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
@@ -37,10 +63,36 @@ def run_spoco(command: str, *arguments: str, log: Path, threads: int) -> None:
         raise SpocoError(f"spoco {command} ended with {done.returncode}; see {log}")
 
 
+def train_once(source: Path, work: Path, given: Sequence[str], seed: int, threads: int) -> Path:
+    """Trains, or goes on with a training that was interrupted; one that has ended is not done again.
+
+    Args:
+        source: folder that is learnt from.
+        work: folder for the model and the log.
+        given: further options of `spoco train`.
+        seed: of the training.
+        threads: of the command.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        SpocoError: if the command fails; names the log.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    model = work / "model"
+    if not (work / "trained").is_file():
+        again = ["--resume"] if (model / "last.pt").is_file() else []
+        train = [str(source), "--output", str(model), "--seed", str(seed)]
+        run_spoco("train", *train, *given, *again, log=work / "log.txt", threads=threads)
+        (work / "trained").touch()
+    return model
+
+
 def train_and_score(
     source: Path, data: Path, work: Path, given: Sequence[str], seed: int, threads: int
 ) -> dict[str, Any]:
-    """Trains, or goes on with a training that was interrupted, and scores both networks.
+    """Trains as `train_once` does, and scores both networks.
 
     Args:
         source: folder that is learnt from.
@@ -51,26 +103,16 @@ def train_and_score(
         threads: of all commands.
 
     Returns:
-        What a row holds of it: scores of teacher and student, seconds, seed, threads, machine and release of torch.
+        What a row holds of it: scores of teacher and student, seed, threads, machine and release of torch.
 
     Raises:
         SpocoError: if a command fails; names the log.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    model, start = work / "model", time.monotonic()
-    if not (work / "trained").is_file():
-        again = ["--resume"] if (model / "last.pt").is_file() else []
-        train = [str(source), "--output", str(model), "--seed", str(seed)]
-        run_spoco("train", *train, *given, *again, log=work / "log.txt", threads=threads)
-        (work / "trained").touch()
-    seconds = time.monotonic() - start
+    train_once(source, work, given, seed, threads)
     scores = {
         network: score(data, work, network, ["--weights", network], threads) for network in ("teacher", "student")
     }
-    return {
-        **{"seed": seed, "threads": threads, "seconds": seconds, "scores": scores},
-        **{"processor": machine(), "torch": torch.__version__},
-    }
+    return {"seed": seed, "threads": threads, "scores": scores, "processor": machine(), "torch": torch.__version__}
 
 
 def score(data: Path, work: Path, name: str, given: Sequence[str], threads: int) -> dict[str, float]:
@@ -98,12 +140,30 @@ def length_of(minutes: float, threads: int, epochs: int | None = None) -> str:
 
 
 def write_row(row: Path, content: dict[str, Any]) -> None:
-    """Writes a row of a table, and says its scores."""
-    row.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a row of a table, and says its scores where it has them."""
     with atomic_write(row) as path:
         path.write_text(json.dumps(content, indent=1) + "\n")
-    teacher = content["scores"]["teacher"]
-    print(f"{row.stem}: AP50 {teacher['ap_50']:.3f}, SBD {teacher['sbd']:.3f}", flush=True)
+    if "scores" in content:
+        teacher = content["scores"]["teacher"]
+        print(f"{row.stem}: AP50 {teacher['ap_50']:.3f}, SBD {teacher['sbd']:.3f}", flush=True)
+
+
+def read_rows(rows: Path, *names: str) -> list[dict[str, Any]]:
+    """The rows of a folder, by the names of their files.
+
+    Args:
+        rows: the folder.
+        names: what each of them holds.
+
+    Raises:
+        SpocoError: if one lacks something, as those of other tables do.
+    """
+    found = {file: json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))}
+    for file, row in found.items():
+        for name in names:
+            if name not in row:
+                raise SpocoError(f"{file}: has no {name!r}, so it is a row of another table: name its folder in --rows")
+    return list(found.values())
 
 
 def machine() -> str:
@@ -118,6 +178,38 @@ def processor() -> str:
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
+class PeakMemory:
+    """Peak memory above the start of a `with` block, in bytes: of a GPU, or of the process (Linux only)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak = 0
+
+    def __enter__(self) -> PeakMemory:
+        """Give free pages back, note what is in use, and forget earlier peaks."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+        else:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = resident("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Note the peak."""
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self.device) - self.before
+        else:
+            self.peak = resident("VmHWM") - self.before
+
+
+def resident(field: str) -> int:
+    """Memory of this process in bytes, as Linux tells it: VmRSS is what it has, VmHWM the most that it had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
 def measured_on(rows: Iterable[dict[str, Any]]) -> str:
     """Machines that rows were measured on, with how many of them where there are several, and their seeds."""
     rows = list(rows)
@@ -127,6 +219,13 @@ def measured_on(rows: Iterable[dict[str, Any]]) -> str:
     ]
     seeds = sorted({row["seed"] for row in rows})
     return f"{', '.join(names)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+
+
+def table_of(cells: Sequence[Sequence[str]], rows: Sequence[dict[str, Any]], length: str = "") -> str:
+    """Cells, those of the head first, as Markdown, and below them how long and on what the rows were measured."""
+    lines = [f"| {' | '.join(line)} |" for line in cells]
+    lines.insert(1, "|---" * len(cells[0]) + "|")
+    return "\n".join([*lines, "", length + measured_on(rows)] if rows else lines)
 
 
 def show_table(table: str, page: Path | None, mark: str) -> None:

@@ -9,16 +9,15 @@ processor, images and crops have half the size, and the learning rate is higher.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import length_of, measured_on, score, show_table, train_and_score, write_row
+from measuring import MEASUREMENTS, length_of, read_rows, score, show_table, table_of, train_and_score, write_row
 
-ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "docs" / "measurements" / "paper"
+from spoco_bundle.core.errors import SpocoError
+
 GIVEN = (
     *("--config", "paper,paper_cvppp", "--target_spacing", "[2,2]", "--crop_size", "[224,224]"),
     *("--learning_rate", "0.001"),
@@ -45,17 +44,30 @@ def with_foreground(data: Path, folder: Path) -> Path:
 
 def table(rows: Path) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| data | annotated | minutes, threads | clustering | AP50 | SBD | abs. DiC | merges | splits |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    titles = ["data", "annotated", "minutes, threads", "clustering", "AP50", "SBD", "abs. DiC", "merges", "splits"]
+    contents, cells = read_rows(rows, "data", "fraction", "minutes", "threads", "scores", "clusterings"), [titles]
     for row in contents:
-        training = f"| {row['data']} | {row['fraction']:.0%} | {row['minutes']:g}, {row['threads']} |"
+        training = [row["data"], f"{row['fraction']:.0%}", f"{row['minutes']:g}, {row['threads']}"]
         for name, scores in {OVERLAY: row["scores"]["teacher"], **row["clusterings"]}.items():
-            counts = f"{scores['dic_abs']:.1f} | {scores['merges']:.0f} | {scores['splits']:.0f}"
-            lines.append(f"{training} {name} | {scores['ap_50']:.2f} | {scores['sbd']:.2f} | {counts} |")
-    return "\n".join([*lines, "", measured_on(contents)])
+            counts = [f"{scores['dic_abs']:.1f}", f"{scores['merges']:.0f}", f"{scores['splits']:.0f}"]
+            cells.append([*training, name, f"{scores['ap_50']:.2f}", f"{scores['sbd']:.2f}", *counts])
+    return table_of(cells, contents)
+
+
+def train_row(options: argparse.Namespace) -> None:
+    """Trains and scores, unless the row is there."""
+    length = length_of(options.minutes, options.threads)
+    name = f"{options.data.name}-{100 * options.fraction:g}-seed{options.seed}-{length}"
+    row, work = options.rows / f"{name}.json", options.work / name
+    if row.is_file():
+        return
+    data = with_foreground(options.data, work / "data")
+    kept = ["--keep_fraction", str(options.fraction), "--keep_seed", str(options.seed)]
+    given = [*GIVEN, *kept, "--minutes", str(options.minutes)]
+    trained = train_and_score(data, data, work, given, options.seed, options.threads)
+    shares = {"data": options.data.name, "fraction": options.fraction, "minutes": options.minutes}
+    clusterings = {name: score(data, work, "other", given, options.threads) for name, given in OTHERS.items()}
+    write_row(row, shares | trained | {"clusterings": clusterings})
 
 
 def main() -> None:
@@ -66,23 +78,15 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.1, help="share of the annotated leaves that is kept")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "paper", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("paper_leaves"), help="folder for models and logs")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- paper --> and <!-- end -->")
     options = parser.parse_args()
-    length = length_of(options.minutes, options.threads)
-    name = f"{options.data.name}-{100 * options.fraction:g}-seed{options.seed}-{length}"
-    row = options.rows / f"{name}.json"
-    if not row.is_file():
-        work = options.work / name
-        data = with_foreground(options.data, work / "data")
-        kept = ["--keep_fraction", str(options.fraction), "--keep_seed", str(options.seed)]
-        given = [*GIVEN, *kept, "--minutes", str(options.minutes)]
-        trained = train_and_score(data, data, work, given, options.seed, options.threads)
-        shares = {"data": options.data.name, "fraction": options.fraction, "minutes": options.minutes}
-        clusterings = {name: score(data, work, "other", given, options.threads) for name, given in OTHERS.items()}
-        write_row(row, shares | trained | {"clusterings": clusterings})
-    show_table(table(options.rows), options.page, "paper")
+    try:
+        train_row(options)
+        show_table(table(options.rows), options.page, "paper")
+    except SpocoError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from measuring import processor
+
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.dataset.profile import Profile
 
@@ -50,6 +53,8 @@ def main() -> None:
         fills = span([profile.fill for profile in profiles])
         areas = span([profile.surroundings for profile in profiles if profile.surroundings is not None])
         print(f"| {Path(folder.split(':')[0]).name} | {fills} | {areas} | {max(seconds):.1f} |", flush=True)
+    seeds = ", ".join(map(str, arguments.seeds))
+    print(f"\n{processor()}, {torch.get_num_threads()} thread(s), seeds {seeds}")
 
 
 if __name__ == "__main__":

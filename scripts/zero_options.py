@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 
 import matplotlib
 from classical_baseline import score_folder
-from measuring import length_of, measured_on, show_table, train_and_score, write_row
+from measuring import MEASUREMENTS, length_of, measured_on, read_rows, run_rows, table_of, train_and_score, write_row
 from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
@@ -45,9 +44,6 @@ CASES = (
     *(("cvppp_a1", 0.1), ("cvppp_a1", 1.0), ("vnc_mito", 0.25), ("vnc_mito", 1.0), ("fib25_neuron", 0.25)),
     *(("bbbc050", 0.25), ("dsb2018", 0.1)),
 )
-
-ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "docs" / "measurements" / "zero_options"
 
 
 def row_name(data: Path, fraction: float, setting: str, options: argparse.Namespace) -> str:
@@ -129,21 +125,25 @@ def table(rows: Path) -> str:
                 *(f"{len(plan['channels'])}", f"{plan['batch_size']} of {_numbers(plan['crop_size'], '{}')}"),
             ]
         )
-    lines = [f"| {' | '.join(line)} |" for line in cells]
-    lines.insert(1, "|---" * len(cells[0]) + "|")
-    if contents:
-        lines += ["", measured_on(contents)]
-    return "\n".join(lines)
+    return table_of(cells, contents)
 
 
-def rows_of(rows: Path, settings: Collection[str], length: str | None = None) -> list[dict[str, Any]]:
+Rows = list[dict[str, Any]]
+
+
+def mean_scores(rows: Rows) -> dict[str, float]:
+    """AP50 and SBD, of several seeds the mean."""
+    return {score: mean(row["scores"]["teacher"][score] for row in rows) for score in ("ap_50", "sbd")}
+
+
+def rows_of(rows: Path, settings: Collection[str], length: str | None = None) -> Rows:
     """The rows with one of these settings, by their names; with a length only those of trainings that long."""
-    contents = [json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))]
+    contents = read_rows(rows, "data", "fraction", "minutes", "epochs", "setting", "threads", "seed", "scores")
     of_settings = [row for row in contents if row["setting"] in settings]
     return [row for row in of_settings if length in (None, length_of(row["minutes"], row["threads"], row["epochs"]))]
 
 
-def timed_rows(rows: Path, setting: str) -> list[dict[str, Any]]:
+def timed_rows(rows: Path, setting: str) -> Rows:
     """The rows of trainings by the clock with a setting."""
     return [row for row in rows_of(rows, {setting}) if row["epochs"] is None]
 
@@ -167,19 +167,18 @@ def curves(rows: Path, length: str, names: dict[str, str]) -> Curves:
     Raises:
         SpocoError: if no data set has two shares.
     """
-    found: dict[str, dict[str, dict[float, list[dict[str, float]]]]] = {}
+    found: dict[str, dict[str, dict[float, Rows]]] = {}
     for row in rows_of(rows, names, length):
         of_method = found.setdefault(row["data"], {}).setdefault(names[row["setting"]], {})
-        of_method.setdefault(row["fraction"], []).append(row["scores"]["teacher"])
+        of_method.setdefault(row["fraction"], []).append(row)
     several = {data: methods for data, methods in found.items() if max(map(len, methods.values())) > 1}
     if not several:
-        raise SpocoError(f"{rows}: no data set has rows of {length} with two shares of its objects")
+        raise SpocoError(
+            f"{rows}: no data set has rows of {length} with two shares of its objects: train some with --fractions"
+        )
     return {
         data: {
-            name: {
-                share: {score: mean(one[score] for one in some) for score in ("ap_50", "sbd")}
-                for share, some in sorted(methods[name].items())
-            }
+            name: {share: mean_scores(some) for share, some in sorted(methods[name].items())}
             for name in names.values()
             if name in methods
         }
@@ -193,7 +192,7 @@ def curve_table(found: Curves) -> str:
     lines = [f"| `val` of | | {' | '.join(f'{share:.0%}' for share in shares)} |", "|---" * (2 + len(shares)) + "|"]
     for data, methods in found.items():
         for name, scores in methods.items():
-            cells = (f"{scores[s]['ap_50']:.2f} / {scores[s]['sbd']:.2f}" if s in scores else "" for s in shares)
+            cells = (_pair(scores[share]) if share in scores else "" for share in shares)
             lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -218,20 +217,20 @@ def draw_curve(found: Curves, file: Path) -> None:
 
 
 def comparison(rows: Path, settings: list[str], length: str) -> str:
-    """AP50 and SBD of each setting as Markdown, for the cases that have a row of all of them."""
-    found: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
-    compared = rows_of(rows, settings, length)
-    for row in compared:
-        found.setdefault((row["data"], row["fraction"]), {})[row["setting"]] = row["scores"]["teacher"]
-    complete = {case: scores for case, scores in sorted(found.items()) if len(scores) == len(settings)}
-    lines = [
-        f"| setting | {' | '.join(f'{data}, {fraction:.0%}' for data, fraction in complete)} |",
-        "|---" * (1 + len(complete)) + "|",
-    ]
+    """AP50 and SBD of each setting as Markdown, for the cases that have rows of all; of several seeds the mean."""
+    found: dict[tuple[str, float], dict[str, Rows]] = {}
+    for row in rows_of(rows, settings, length):
+        found.setdefault((row["data"], row["fraction"]), {}).setdefault(row["setting"], []).append(row)
+    shown = {case: some for case, some in sorted(found.items()) if len(some) == len(settings)}
+    cells = [["setting", *(f"{data}, {fraction:.0%}" for data, fraction in shown)]]
     for setting in settings:
-        cells = (f"{scores[setting]['ap_50']:.2f} / {scores[setting]['sbd']:.2f}" for scores in complete.values())
-        lines.append(f"| {f'`{setting}`' if setting else 'as planned'} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", measured_on(compared)])
+        scores = (_pair(mean_scores(some[setting])) for some in shown.values())
+        cells.append([f"`{setting}`" if setting else "as planned", *scores])
+    return table_of(cells, [row for some in shown.values() for of_one in some.values() for row in of_one])
+
+
+def _pair(scores: dict[str, float]) -> str:
+    return f"{scores['ap_50']:.2f} / {scores['sbd']:.2f}"
 
 
 def _share(option: str, given: str | float) -> float:
@@ -253,20 +252,33 @@ def cases(only: list[str] | None, fractions: list[float] | None = None) -> list[
 
     Args:
         only: NAME or NAME:SHARE; None for all.
-        fractions: shares for each NAME, in place of those of `CASES`.
+        fractions: shares for each NAME without one, in place of those of `CASES`.
 
     Raises:
         SpocoError: if a share is no number from 0 to 1.
     """
-    if fractions:
-        return [(name, _share("--fractions ", share)) for name in only or dict(CASES) for share in fractions]
     chosen = []
     for name, _, share in (one.partition(":") for one in only or dict(CASES)):
         if share:
             chosen.append((name, _share("--only NAME:", share)))
+        elif fractions:
+            chosen += [(name, _share("--fractions ", one)) for one in fractions]
         else:
             chosen += [case for case in CASES if case[0] == name] or [(name, 1.0)]
     return chosen
+
+
+def asked_for(options: argparse.Namespace) -> str:
+    """The curve, which is drawn too, the settings beside one another, or all trainings by the clock, as Markdown."""
+    length = length_of(options.minutes, options.threads, options.epochs)
+    if options.curve:
+        programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
+        names = {setting: setting or "as planned" for setting in options.set} if options.set else programs
+        drawn = curves(options.rows, length, names)
+        draw_curve(drawn, options.curve)
+        shown = [row for row in rows_of(options.rows, names, length) if row["data"] in drawn]
+        return f"{curve_table(drawn)}\n\n{measured_on(shown)}"
+    return comparison(options.rows, options.set, length) if options.set else table(options.rows)
 
 
 def main() -> None:
@@ -276,13 +288,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="for each training")
     parser.add_argument("--epochs", type=int, help="of each training, in place of minutes")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="to compare; several by blanks")
-    parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
-    parser.add_argument("--fractions", type=float, nargs="+", help="of the annotated objects, for each data set")
+    parser.add_argument("--fractions", type=float, nargs="+", help="of the objects, where --only has no NAME:0.5")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME[=PYTHON]", help=", ".join(PEERS))
     parser.add_argument("--curve", type=Path, help="PNG to draw of scores against shares")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the rows")
+    parser.add_argument("--only", nargs="+", help="names of data sets, or with a share: NAME:0.5")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "zero_options", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("zero_options"), help="folder for models and logs")
     parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- MARK --> and <!-- end -->")
@@ -295,32 +307,11 @@ def main() -> None:
         beside = [partial(peer_row, name=name, python=python) for name, python in chosen_peers(options.peers).items()]
     except SpocoError as error:
         parser.error(str(error))
-    settings, failed = options.set or [""], []
-    trainings = [partial(train_row, setting=setting) for setting in settings]
-    for name, fraction in () if options.table_only else chosen:
-        for train in [*trainings, *beside]:
-            try:
-                train(options.data / name, fraction, options=options)
-            except SpocoError as error:
-                failed.append(str(error))
-                print(error, file=sys.stderr, flush=True)
-    length = length_of(options.minutes, options.threads, options.epochs)
-    if options.curve:
-        programs = {"": "this bundle", **{name: peer.name for name, peer in PEERS.items()}}
-        names = {setting: setting or "as planned" for setting in settings} if options.set else programs
-        try:
-            drawn = curves(options.rows, length, names)
-        except SpocoError as error:
-            parser.error(str(error))
-        draw_curve(drawn, options.curve)
-        found = f"{curve_table(drawn)}\n\n{measured_on(rows_of(options.rows, names, length))}"
-    elif options.set:
-        found = comparison(options.rows, settings, length)
-    else:
-        found = table(options.rows)
-    show_table(found, options.page, options.mark)
-    if failed:
-        parser.exit(1)
+    train = [*(partial(train_row, setting=setting) for setting in options.set or [""]), *beside]
+    trainings = [
+        partial(one, options.data / name, fraction, options=options) for name, fraction in chosen for one in train
+    ]
+    run_rows(options, trainings, partial(asked_for, options), options.mark)
 
 
 if __name__ == "__main__":

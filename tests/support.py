@@ -45,6 +45,12 @@ def matched(truth, labels):
     return int((iou[1:, 1:] > 0.5).sum())
 
 
+def same_partition(one, other):
+    """Whether two labelings divide the voxels alike, whatever the ids."""
+    pairs = np.unique(np.stack([np.ravel(one), np.ravel(other)]), axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1] == len(np.unique(pairs[1]))
+
+
 def dense_tissue(random, shape, cells):
     """An image of cells with dark membranes between them under an uneven light, and the labels of all of them."""
     places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, len(shape))

@@ -123,6 +123,11 @@ def test_a_later_round_returns_to_the_start():
 
     assert coordinate_search(evaluate, SPACE, {"a": 0, "b": 99})[0] == {"a": 0, "b": 20}
     assert coordinate_search(evaluate, {**SPACE, "a": [2, 3]}, {"a": 0, "b": 99}, max_rounds=1)[0] == {"a": 3, "b": 20}
+    # also where worse values lie between
+    table = {10: [0.0, 0.3, 0.6, 1.0], 20: [2.0, 1.2, 1.2, 2.0]}
+    space = {"a": [0, 1, 2, 3], "b": [10, 20]}
+    kept, _ = coordinate_search(lambda s: np.full(3, table[s["b"]][s["a"]]), space, {"a": 0, "b": 10})
+    assert kept == {"a": 0, "b": 20}
 
 
 def test_images_that_say_nothing_are_left_out():

@@ -116,8 +116,25 @@ def test_the_network_sees_twice_a_large_object():
         dims = len(profile.shape)
         radius = receptive_radius(strides, plan.kernel_sizes(strides, dims), plan.convolutions(strides))
         assert (np.asarray(radius) >= np.asarray(profile.extents[2]) * ratio).all()
-    huge = replace(CELLS, extents=[[26, 26], [75, 75], [900, 900]])
-    assert len(plan.strides(huge, None)) < 6, "a crop is to be some voxels long at every level"
+    huge = replace(NUCLEI, shape=[500] * 3, extents=[[6] * 3, [15] * 3, [900] * 3])
+    assert len(plan.strides(huge, None)) == 4, "a crop is to be some voxels long at every level"
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        (NUCLEI, (None, [[2, 2, 2]] * 3, [48, 48, 48])),
+        (CELLS, ([1.0, 1.0], [[2, 2]] * 4, [128, 128])),
+        (replace(CELLS, extents=[[26, 26], [75, 75], [300, 200]]), ([1.0, 1.0], [[2, 2]] * 5, [192, 192])),
+        (SECTIONS, ([1.0, 3.235, 3.235], [[1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]], [20, 80, 80])),
+        (
+            replace(SECTIONS, shape=[12, 512, 512]),
+            ([1.0, 3.235, 3.235], [[1, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]], [12, 112, 112]),
+        ),
+    ],
+)
+def test_resolution_steps_and_crop_are_planned_as_ever(profile, expected):
+    assert planned(profile) == expected
 
 
 def test_flat_voxels_become_cubes_on_the_way_down():
@@ -150,6 +167,8 @@ def test_what_the_user_gives_moves_what_follows_from_it():
     fine = plan.crop_size(CELLS, [0.5, 0.5], [[2, 2]] * 3)
     assert fine[0] > coarse[0] and plan.batch_size(fine) < plan.batch_size(coarse)
     assert plan.channels([2, 2, 2], 3) == [8, 16, 32, 64] and len(plan.convolutions([2, 2])) == 3
+    assert plan.channels([2, 2, 2], 2) == [16, 32, 64, 64]
+    assert [plan.validation_voxels(dims) for dims in (2, 3)] == [2048**2, 256**3]
 
 
 def test_tissue_is_told_by_the_profile_or_by_the_user():
@@ -172,6 +191,7 @@ def test_the_line_of_the_tissue_says_what_was_measured():
 def test_plans_that_cannot_work_are_refused():
     ids = {**PLAN, "embedding_channels": 8, "coordinate_channels": 3}
     check_plan(NUCLEI, ids)
+    check_plan(replace(NUCLEI, extents=[[50, 15, 15]] * 3), ids)  # whole in the planes, and all through the volume
     with pytest.raises(SpocoError, match="in_channels is 1, the images have 3 channels: choose one of 0 to 2"):
         check_plan(replace(NUCLEI, channels=3), ids)
     with pytest.raises(SpocoError, match="crop_size is .*give 3 numbers"):
@@ -191,6 +211,9 @@ def test_plans_that_cannot_work_are_refused():
     with pytest.raises(SpocoError, match="2 crops of 32 x 64 x 64 voxels take about .* smaller --crop_size"):
         check_plan(NUCLEI, ids, need - 1)
     assert training_bytes(ids | {"batch_size": 4}) == 2 * need
+    small = {"crop_size": [4, 8], "batch_size": 1, "embedding_channels": 2}
+    small |= {"channels": [3, 5], "convolutions": [1, 2], "strides": [2]}
+    assert training_bytes(small) == 32 * (40 * 2 + 4 * 3 * 8 + 4 * 5 * 14 / 4)
 
 
 def test_the_weight_of_unlabeled_voxels_goes_by_what_says_where_an_object_ends():

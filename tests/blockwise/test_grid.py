@@ -109,6 +109,11 @@ def test_shared_regions_were_labelled_by_both_and_lie_in_the_recorded_slabs(grid
             )
 
 
+def test_two_blocks_are_compared_over_half_the_overlap_on_each_side():
+    grid = BlockGrid((64, 64), (16, 16), (6, 0), (0, 0), (1, 1))
+    assert grid.reach() == (3, 0) and grid.shared(grid.at((1, 1)), (1, 0)) == (slice(29, 35), slice(16, 32))
+
+
 def test_the_window_with_the_least_arithmetic_covers_the_block():
     grid = BlockGrid((1000, 1000, 1000), (128, 256, 256), (14, 30, 30), (20, 40, 40), (4, 8, 8))
     block = grid.at((3, 2, 2))

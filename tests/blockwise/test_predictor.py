@@ -70,10 +70,7 @@ def test_the_job_works_at_the_size_that_is_asked_for(image, tmp_path, monkeypatc
 
 
 def test_an_unfinished_run_is_the_run_of_one_size(image, tmp_path, monkeypatch):
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(predictor, "segment", killed)
+    monkeypatch.setattr(predictor, "segment", MagicMock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         made(image, tmp_path / "out", diameter=24).predict(image, MagicMock())
     plan = json.loads((tmp_path / "out" / "cells_instances.tif.partial" / "plan.json").read_text())
@@ -95,6 +92,35 @@ def test_an_unfinished_run_is_the_run_of_one_size(image, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "sample_voxels", lambda *_: pytest.fail("it was fitted before"))
     with pytest.raises(KeyboardInterrupt):
         again.predict(image, MagicMock())
+
+
+def finer(blocks):
+    network = EmbeddingUNet(
+        spatial_dims=2, channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=2, out_channels=4
+    )
+    network.coordinate_scale.fill_(3.0)
+    blocks.networks["pred"] = network
+
+
+@pytest.mark.parametrize(
+    ("named", "change"),
+    [
+        ("weights", lambda blocks: blocks.weights[0].write_bytes(blocks.weights[0].read_bytes() + b" ")),
+        ("normalize", lambda blocks: setattr(blocks.normalize, "upper", 90.0)),
+        ("clustering", lambda blocks: blocks.clustering.params.update(merge_distance=0.7)),
+        ("network", finer),
+        ("block_size", lambda blocks: setattr(blocks, "block_size", (32, 32))),
+        ("stitching", lambda blocks: blocks.stitching.update(least_share=0.4)),
+    ],
+)
+def test_an_unfinished_run_does_not_go_on_with_other_settings(image, tmp_path, monkeypatch, named, change):
+    monkeypatch.setattr(predictor, "segment", MagicMock(side_effect=ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        made(image, tmp_path / "out", diameter=24).predict(image, MagicMock())
+    other = made(image, tmp_path / "out", diameter=24)
+    change(other)
+    with pytest.raises(SpocoError, match=f"unfinished run with another {named}"):
+        other.predict(image, MagicMock())
 
 
 def test_the_objects_decide_as_in_one_piece(image, tmp_path, monkeypatch):

@@ -119,6 +119,22 @@ def test_the_table_is_that_of_the_labels(scenes, blocks, tmp_path):
     np.testing.assert_array_equal(pyramid[2], labels[::2, ::4, ::4])
 
 
+def test_the_confidence_of_an_object_in_blocks_is_that_in_one_piece(scenes, blocks, tmp_path):
+    scene = scenes["separate"]
+    output = torch.from_numpy(np.asarray(scene.source.read((slice(None),) * 3)))
+    output[-1] *= torch.linspace(0.3, 1.5, output.shape[-1])  # objects of different confidence
+    image = MetaTensor(torch.zeros(1, *output.shape[1:]), affine=torch.diag(torch.tensor([2.0, 1, 1, 1])))
+    whole = blocks.clustering()({"image": image, "pred": output})
+    job = blocks.make_job(
+        scene, tmp_path, (16, 24, 24), embedder=lambda block: {"pred": output[(slice(None), *block.label)]}
+    )
+    np.testing.assert_array_equal(blocks.run_job(job), whole["pred"][0])
+    with open(job.table_path, newline="") as file:
+        found = [float(row["confidence"]) for row in csv.DictReader(file)]
+    assert np.std(found) > 0.02
+    assert found == pytest.approx(whole["pred_confidence"].tolist(), rel=0.02)
+
+
 @dataclass
 class Faulty:
     """Reads stored embeddings, writes down which block, and fails at some of them until a file says it is mended."""

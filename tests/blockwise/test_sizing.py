@@ -17,7 +17,7 @@ def sized(monkeypatch):
     network = EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
     clustering = SimpleNamespace(decoder=SimpleNamespace(coordinate_channels=3, scale=2.0))
 
-    def size(shape, working, memory=1e12, block=None):
+    def size(shape, working, memory=1e12, block=None, workers=1):
         monkeypatch.setattr(sizing, "available_memory", lambda *_: memory)
         own = BlockSizing(
             {"pred": network},
@@ -29,7 +29,7 @@ def sized(monkeypatch):
             overlap_diameters=1.5,
             in_channels=1,
             scheduler="threads",
-            workers=1,
+            workers=workers,
             network_threads=None,
             max_memory=None,
         )
@@ -65,6 +65,15 @@ def test_blocks_shrink_until_they_fit_and_below_a_chunk_chunks_with_them(sized):
     assert before == chunks == (16, 16, 16)
     with pytest.raises(SpocoError, match=r"cells.tif: even a block of \(16, 16, 16\) voxels takes 0.2 GiB and 0.2 GiB"):
         sized(shape, working, 2.2e8)
+
+
+@pytest.mark.parametrize(("memory", "block"), [(2.6e8, None), (2.45e8, None), (2e7, (64, 128, 128))])
+def test_workers_share_the_memory(sized, memory, block):
+    found = []
+    for workers in (1, 4):
+        own, grid = sized((200, 400, 400), (200, 1200, 1200), workers * memory, block, workers)
+        found.append((grid, own.window(grid)))
+    assert found[0] == found[1]
 
 
 def test_what_another_grid_takes_is_counted(sized):

@@ -87,6 +87,12 @@ def test_chains_join_and_small_fragments_go():
     assert objects.low[1].tolist() == [0, 1, 2] and objects.high[1].tolist() == [8, 9, 10]
 
 
+def test_pieces_count_by_their_voxels_in_the_confidence_of_their_object():
+    ones = np.ones((2, 3), int)
+    pieces = Pieces(np.array([30, 10]), np.array([0, 5]), 1.0 * ones, 0 * ones, ones, np.array([1.0, 0.2]))
+    assert merge_pieces(pieces, np.array([[0, 1]]), min_size=1)[1].confidence.tolist() == pytest.approx([0.8])
+
+
 def test_a_volume_without_objects():
     empty = measure_pieces(np.zeros((3, 4, 5), np.uint32), (0, 0, 0), (3, 4, 5))
     owner, objects = merge_pieces(Pieces.joined([empty, empty]), np.zeros((0, 2), np.int64), min_size=1)

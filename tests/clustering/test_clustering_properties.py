@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
 
 from spoco_bundle.clustering import cluster_embeddings
+from support import same_partition
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 #: a fresh environment compiles HDBSCAN for half a minute
@@ -64,11 +65,6 @@ def scenes(draw):
     colours = 6.0 * np.eye(truth.max() + 1, max(truth.max() + 1, 4))
     embeddings = np.moveaxis(colours[truth], -1, 0) + 0.05 * random.normal(size=(colours.shape[1], *truth.shape))
     return truth, embeddings.astype(np.float32)
-
-
-def same_partition(one, other):
-    pairs = {(a, b) for a, b in zip(one.ravel().tolist(), other.ravel().tolist())}
-    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
 def brute_force(embeddings, foreground, reach=2.0):

@@ -31,6 +31,13 @@ def test_background_embeddings_do_not_count_and_objectness_does():
     assert disagreement(student, teacher).shape == (8, 8)
 
 
+def test_embeddings_count_by_the_larger_objectness():
+    one, other = torch.zeros(2, 2, 2), torch.full((2, 2, 2), 9.0)
+    for seen in (0.4, 1.0):
+        disputed = disagreement(one, other, torch.full((2, 2), seen), torch.zeros(2, 2))
+        torch.testing.assert_close(disputed, torch.full((2, 2), 2 * seen))
+
+
 def disputed_volume():
     disputed = np.zeros((10, 40, 40), dtype=np.float32)
     disputed[4:6, 8:12, 8:12] = 1

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from sklearn.cluster import HDBSCAN
 
-from spoco_bundle.clustering import METHODS, cluster_embeddings
+from spoco_bundle.clustering import cluster_embeddings
+from spoco_bundle.clustering.centres import sample_voxels
+from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 from support import matched
 
@@ -83,5 +85,31 @@ def test_values_out_of_range_are_refused(scene, method, params, monkeypatch):
         cluster_embeddings(s.embeddings, method, teacher_embeddings=s.embeddings, background="none", **params)
 
 
-def test_names():
-    assert {"density_peaks", "mean_shift", "hdbscan", "consistency", "mutex_watershed"} == set(METHODS)
+@pytest.mark.parametrize(("min_share", "count"), [(0.01, 2), (0.0, 3)])
+def test_few_voxels_of_their_own_are_no_centre(min_share, count):
+    embeddings = np.zeros((1, 40, 40), np.float32)
+    embeddings[0, 20:], embeddings[0, 5, 5] = 10, 5
+    options = {"background": "none", "min_size": 1, "split_parts": False}
+    found = cluster_embeddings(embeddings, "mean_shift", min_share=min_share, **options)
+    assert found.max() == count and found.all()
+
+
+def test_consistency_goes_by_most_anchors_of_an_object():
+    """Of one object the teacher sees two fifths as the student does: on the average enough, but not most of it."""
+    embeddings = np.zeros((2, 20, 20), np.float32)
+    embeddings[0, :, 10:] = 10
+    teacher = embeddings.copy()
+    teacher[:, 8:, 10:] += 6 * np.random.default_rng(0).normal(size=(2, 12, 10)).astype(np.float32)
+    options = {"background": "none", "anchors": 400, "min_size": 1}
+    found = {
+        agreement: cluster_embeddings(
+            embeddings, "consistency", teacher_embeddings=teacher, min_agreement=agreement, **options
+        ).max()
+        for agreement in (0.0, 0.1)
+    }
+    assert found == {0.0: 2, 0.1: 1}
+
+
+def test_the_sample_of_a_volume_has_one_voxel_of_each_equal_run():
+    found = sample_voxels(EmbeddingField(np.zeros((1, 50, 60), np.float32)), None, max_samples=100, seed=0)
+    assert (np.asarray(found) // 30).tolist() == list(range(100))

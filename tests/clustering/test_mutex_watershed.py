@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -56,16 +57,22 @@ def test_a_thinned_out_volume_gives_the_same_objects(installed, scene):
     assert np.array_equal(labels > 0, s.label > 0)
 
 
-def test_edges_reach_as_far_in_a_thinned_out_volume(installed, monkeypatch):
-    seen = []
+@pytest.fixture
+def agglom(installed, monkeypatch):
+    """Stands in for the solver."""
+    solver = MagicMock(side_effect=lambda weights, *_, **__: np.ones(weights.shape[1:]))
+    monkeypatch.setattr("mwatershed.agglom", solver)
+    return solver
 
-    def agglom(weights, steps, **_):
-        seen.extend(steps[3:5])
-        return np.ones(weights.shape[1:])
 
-    monkeypatch.setattr("mwatershed.agglom", agglom)
+def test_edges_reach_as_far_in_a_thinned_out_volume(agglom):
     cluster_embeddings(np.zeros((2, 60, 60), np.float32), "mutex_watershed", background="none", reach=8, max_voxels=900)
-    assert seen == [[4, 0, 0], [0, 0, 4]]
+    assert agglom.call_args.args[1][3:5] == [[4, 0, 0], [0, 0, 4]]
+
+
+def test_edges_that_keep_apart_are_taken_at_some_voxels_alone(agglom):
+    cluster_embeddings(np.zeros((2, 8, 8), np.float32), "mutex_watershed", background="none", repulsion_stride=3)
+    assert agglom.call_args.kwargs["strides"] == [[1] * 3] * 3 + [[3] * 3] * 4
 
 
 def test_edges_join_voxels_of_the_foreground_only_and_weigh_distances():

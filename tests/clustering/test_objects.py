@@ -53,6 +53,13 @@ def test_objects_without_a_seed_are_dropped():
     assert np.array_equal(found > 0, labels == 1)
 
 
+def test_the_seed_of_a_small_part_is_one_of_the_object_that_it_goes_to():
+    labels = np.ones((1, 6, 6), np.int32)
+    labels[0, 3, 3] = 2
+    objectness = np.where(labels == 2, 0.9, 0.3).astype(np.float32)
+    assert (find_objects(labels, objectness, min_size=3) == 1).all()
+
+
 def test_objects_grow_within_the_mask_alone():
     labels = np.zeros((1, 8, 8), np.int32)
     labels[0, 2:4, 2:4] = 1

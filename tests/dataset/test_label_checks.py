@@ -129,9 +129,10 @@ def test_only_whole_objects_are_asked_to_look_whole():
 
 
 def test_good_labels_pass():
-    check(two_boxes())
-    check(two_boxes().astype(np.float32))
-    check(two_boxes().astype(np.uint16)[:, 0], image=np.zeros((3, 10, 10)), require_objects=False)
+    assert check(two_boxes()) == []
+    assert check(two_boxes().astype(np.float32)) == []
+    flat = two_boxes().astype(np.uint16)[:, 3]
+    assert check(flat, image=np.repeat(flat > 0, 3, axis=0)) == []
 
 
 @pytest.mark.parametrize("shape", [(6, 10, 9), (10, 10), (5, 10, 10)])
@@ -174,6 +175,14 @@ def test_one_object_is_no_binary_mask():
     with_a_stray_voxel = two_boxes(1, 0)
     with_a_stray_voxel[0, 5, 9, 9] = 1
     check(with_a_stray_voxel)
+
+
+def test_a_piece_of_some_size_is_another_object():
+    labels = np.zeros((1, 6, 20, 20), np.int32)
+    labels[0, 1:5, 1:8, 1:8] = 3
+    labels[0, 1:4, 12:15, 12:15] = 3  # 27 voxels beside 196
+    with pytest.raises(SpocoError, match="in 2 separate pieces"):
+        check(labels)
 
 
 def test_many_small_pieces_are_a_mask_whatever_their_size():
@@ -244,7 +253,7 @@ def test_grids():
 def test_real_mask_is_recognised(shared_dir):
     folder = shared_dir / "data/ms_lesions/train"
     labels = read_image(folder / "patient19_lesions.nii.gz", kind="label").array
-    image = np.empty_like(labels)
+    image = read_image(folder / "patient19_FLAIR.nii.gz").array
     check_labels(image, labels, "image", "labels")
     with pytest.raises(SpocoError, match="binary mask"):
         check_labels(image, (labels > 0).astype(np.uint8), "image", "labels")

@@ -53,6 +53,18 @@ def test_sizes_are_those_of_the_annotated_objects():
     assert len(found.lines()) == 5 and "3 annotated objects" in "\n".join(found.lines())
 
 
+def test_intensities_are_percentiles_of_the_image():
+    one = sample(boxes((40, 40), [8, 8], [8, 8]))
+    one["image"][0] = torch.linspace(0, 1000, 1600).reshape(40, 40)
+    assert profile(one).intensities[0] == pytest.approx([10, 500, 998], abs=0.5)
+
+
+def test_the_voxel_size_is_the_typical_one_of_the_images():
+    labels = boxes((40, 40), [8, 8], [8, 8])
+    found = profile(*(sample(labels, spacing=(size, size)) for size in (1.0, 0.5, 0.5)))
+    assert found.spacing == [0.5, 0.5] and found.lengths[1] == pytest.approx(0.5 * 2 * np.sqrt(64 / np.pi))
+
+
 def test_lengths_follow_the_voxel_size_and_sizes_in_voxels_do_not():
     labels = boxes((20, 40, 40), [4, 8, 8], [4, 8, 8])
     plain, scaled = profile(sample(labels)), profile(sample(labels, spacing=(2.0, 0.5, 0.5)))
@@ -100,6 +112,15 @@ def test_how_objects_differ_from_what_lies_around_them_is_measured_where_they_wi
     beside, apart = profile(bands(every=1)), profile(bands(every=4))
     assert beside.fill < 0.22 and beside.surroundings < 0.6
     assert apart.fill < 0.22 and apart.surroundings > 0.9
+
+
+def test_only_whole_objects_are_compared_with_what_lies_around_them():
+    torch.manual_seed(0)
+    one = bands(every=1)
+    some = profile(one | {"kinds": dict.fromkeys(range(4, 12), "strokes")})
+    assert some.kinds == {"whole": 16, "strokes": 8} and some.surroundings is not None
+    one["label"][one["label"] < 12] = 0
+    assert some.surroundings == profile(one).surroundings
 
 
 def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
@@ -185,3 +206,5 @@ def test_points_alone_need_a_diameter():
         profile(sample(labels), annotation="points")
     assert profile(sample(labels), annotation="points", diameter=9).diameters[1] == pytest.approx(9)
     assert profile(sample(boxes((40, 40), [4, 8])), diameter=9).diameters[1] == pytest.approx(9)
+    flat = sample(boxes((20, 40, 40), [1, 1, 1], [1, 1, 1]), spacing=(2.0, 0.5, 0.5))
+    assert profile(flat, annotation="points", diameter=9).lengths[1] == pytest.approx(4.5), "pixels of the plane"

@@ -69,6 +69,13 @@ def test_drawing_stops_below_the_fraction_of_the_whole_crop(small, count):
             assert len(anchors) == count
 
 
+def test_drawing_stops_in_a_sample_of_a_large_region_as_in_all_of_it():
+    points, owner = clusters([2200, 1750, 50])  # the last is less than a twentieth of the crop
+    for seed in range(5):
+        anchors = draw_anchors(points, 4000, 0.5, candidates=256, generator=generator(seed))
+        assert sorted(owner[anchors].tolist()) == [0, 1]
+
+
 def test_a_small_unlabeled_region_gets_no_anchor():
     points, _ = clusters([40])
     assert len(draw_anchors(points, 1000, 0.5)) == 0
@@ -104,6 +111,20 @@ def test_density_draws_what_has_collapsed_and_uniform_the_spread_background():
         for sampling in ("uniform", "density")
     }
     assert hits["density"] >= 30 > 12 > hits["uniform"]
+
+
+def test_with_coordinates_anchors_are_drawn_by_density():
+    torch.manual_seed(0)
+    embeddings = torch.cat([30 * torch.rand(3, 24, 24), torch.zeros(1, 24, 24)])[None].double()
+    embeddings[0, :3, 10:14, 10:14] = 15.0
+    labels = torch.zeros(1, 24, 24, dtype=torch.int64)
+    teacher = embeddings + 0.2 * torch.randn_like(embeddings)
+
+    def value(sampling):
+        loss = SpocoLoss(coordinate_channels=2, max_anchors=2, anchor_sampling=sampling)
+        return sum(loss(embeddings, labels, teacher, [seed])["consistency"].item() for seed in range(5))
+
+    assert value(None) == value("density") != value("uniform")
 
 
 def test_agreement_costs_nothing_and_disagreement_does():

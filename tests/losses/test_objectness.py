@@ -255,6 +255,16 @@ def test_where_nothing_is_annotated_or_unlabeled_a_relative_weight_is_a_plain_on
     )
 
 
+def test_a_relative_loss_moves_the_logit_and_weighs_unlabeled_voxels_strongly():
+    logits = torch.tensor([2.0, 0.0, -1.0, 3.0], dtype=torch.float64)
+    target = torch.tensor([1.0, 1.0, UNLABELED, UNLABELED])
+    p = logits.sigmoid()
+    share = (p[2:] / p[:2].mean()).clamp_max(1).mean()  # of the unlabeled voxels, that looks like annotated ones
+    q = (logits + (0.25 / share / 4).log()).sigmoid()
+    wanted = -q[:2].log().mean() - 4 * (1 - q[2:]).log().mean()
+    assert objectness_loss(logits, target, 0.25, relative=True).item() == pytest.approx(wanted.item())
+
+
 def test_a_wide_known_background_takes_nothing_from_the_outline_of_an_object():
     labels = torch.zeros(4, 400, dtype=torch.int64)
     labels[:, 4:10] = 3
@@ -287,6 +297,16 @@ def test_the_last_channel_is_the_logit_and_never_an_embedding():
         for i in range(2)
     ]
     assert terms["objectness"].item() == pytest.approx(sum(value.item() for value in expected) / 2)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_loss_of_a_crop_is_relative_where_that_is_asked(relative):
+    embeddings = torch.randn(1, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(1, 12, 12, dtype=torch.int64)
+    labels[0, 2:6, 2:6] = 3
+    found = SpocoLoss(objectness=True, objectness_unlabeled_relative=relative)(embeddings, labels)["objectness"]
+    wanted = objectness_loss(embeddings[0, -1], objectness_target(labels[0]), relative=relative)
+    assert found.item() == pytest.approx(wanted.item())
 
 
 def test_all_shells_are_one_on_known_background_too():

@@ -437,13 +437,6 @@ def test_no_gradient_reaches_the_teacher():
     assert teacher.grad is None
 
 
-def test_the_regularizer_leaves_coordinates_alone():
-    embeddings, labels, _ = make_crop((8, 9, 10))
-    labels[labels == -1] = 0
-    _, gradient = terms_and_gradient("regularizer", embeddings, labels, coordinate_channels=3)
-    assert not gradient[:, :3].any() and gradient[:, 3:].any()
-
-
 def test_known_background_is_pushed_but_never_an_anchor():
     embeddings, labels, teacher = make_crop((8, 9, 10))
     labels[labels == -1] = 0
@@ -517,39 +510,3 @@ def test_tensors_that_do_not_fit_are_refused():
         SpocoLoss()(embeddings, labels.clamp_min(0), teacher[..., :-1])
     with pytest.raises(SpocoError, match="channels"):
         SpocoLoss(coordinate_channels=5)(embeddings, labels.clamp_min(0))
-
-
-@pytest.mark.parametrize("options", [{}, {"instance_loss": "bce"}, {"instance_reduction": "instance"}])
-def test_a_sample_of_a_large_crop_gives_the_terms_and_gradients_of_all_of_it_but_for_chance(options):
-    torch.manual_seed(0)
-    shape = (16, 20, 20)
-    grid = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij")).double() / 8
-    embeddings, teacher = ((grid + 0.3 * torch.randn(3, *shape, dtype=torch.float64))[None] for _ in range(2))
-    labels = torch.zeros(1, *shape, dtype=torch.int64)
-    labels[0, 3:8, 3:9, 3:9], labels[0, 8:14, 10:18, 9:16], labels[0, :, :, 18:] = 1, 2, 9
-    embeddings.requires_grad_()
-
-    def mean_of(voxels: int, count: int) -> tuple[dict[str, float], torch.Tensor]:
-        loss = SpocoLoss(coordinate_channels=3, background_label=9, sampled_voxels=voxels, **options)
-        found = [loss(embeddings, labels, teacher, seeds=[seed]) for seed in range(count)]
-        terms = {name: sum(one[name].item() for one in found) / count for name in found[0]}
-        (gradient,) = torch.autograd.grad(sum(one["loss"] for one in found) / count, embeddings)
-        return terms, gradient
-
-    (terms, gradient), (whole, wanted) = mean_of(1500, 40), mean_of(10**6, 40)
-    for name, value in whole.items():
-        assert terms[name] == pytest.approx(value, rel=0.05, abs=0.003), name
-    # summed over places, in which a sample has a few voxels
-    got, want = (torch.nn.functional.avg_pool3d(each, 4, divisor_override=1) for each in (gradient, wanted))
-    assert (got - want).norm() < 0.15 * want.norm()
-    assert mean_of(1500, 1)[0] != mean_of(10**6, 1)[0]
-
-
-def test_nothing_is_left_out_where_objects_are_annotated_in_part():
-    torch.manual_seed(0)
-    embeddings, teacher = (torch.randn(1, 3, 8, 12, 12) for _ in range(2))
-    labels, scope = torch.zeros(1, 8, 12, 12, dtype=torch.int64), torch.zeros(1, 1, 8, 12, 12, dtype=torch.int16)
-    labels[0, 4, 2:6, 2:6], scope[0, 0, 4] = 1, 5
-    losses = (SpocoLoss(sampled_voxels=count) for count in (50, 10**6))
-    few, everything = (loss(embeddings, labels, teacher, [0], scope=scope) for loss in losses)
-    assert few == everything

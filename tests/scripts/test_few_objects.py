@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from spoco_bundle.core.errors import SpocoError
-
 
 @pytest.fixture
 def cells(tmp_path):
@@ -44,9 +42,17 @@ def test_objects_are_drawn_in_few_images_and_whole(cells, tmp_path):
     assert kept_in(tmp_path / "again") == kept_in(tmp_path / "few0")
 
 
-def test_more_objects_than_an_image_has_are_refused(cells, tmp_path):
-    with pytest.raises(SpocoError, match="too few images have 12 whole objects; give fewer --objects"):
-        few_objects.write_few(cells, tmp_path / "few", objects=12, images=1, seed=0)
+def test_more_objects_than_an_image_has_are_refused_and_nothing_is_left(cells, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows"
+    arguments = [str(tmp_path), "--only", "cells", "--objects", "24", "--rows", str(rows), "--work", str(rows / "work")]
+    monkeypatch.setattr(sys, "argv", ["few_objects.py", *arguments])
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="1"):
+            few_objects.main()
+        assert "too few images have 12 whole objects; give fewer --objects" in capsys.readouterr().err
+        assert not [
+            path for path in rows.rglob("*") if path.name not in ("work", "cells-24objects-seed0-5min-2threads")
+        ]
 
 
 def test_a_row_is_the_mean_over_choices_of_objects_beside_other_programs(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,8 @@ def test_a_row_for_each_folder(tmp_path, monkeypatch, capsys):
     options = ["--fractions", "0.5", "0.05", "--seeds", "0", "1"]
     monkeypatch.setattr(sys, "argv", ["tissue_table.py", f"{tmp_path / 'leaf'}:axes=YXS", *options])
     tissue_table.main()
-    head, _, row = capsys.readouterr().out.splitlines()
+    head, _, row, _, measured_on = capsys.readouterr().out.splitlines()
+    assert measured_on.endswith(" thread(s), seeds 0, 1")
     assert head == "| data | fill | area under the curve | seconds |"
     name, fill, area, seconds = (cell.strip() for cell in row.strip("|").split("|"))
     assert name == "leaf" and area == "" and float(seconds) >= 0

@@ -11,14 +11,14 @@ import zero_options
 from spoco_bundle.core.errors import SpocoError
 
 
-def write_row(folder, data, ap_50, setting="", epochs=None):
+def write_row(folder, data, ap_50, setting="", epochs=None, seed=0):
     row = {
-        **{"data": data, "fraction": 0.25, "minutes": 30, "threads": 2, "seed": 0, "processor": "a processor"},
+        **{"data": data, "fraction": 0.25, "minutes": 30, "threads": 2, "seed": seed, "processor": "a processor"},
         **{"epochs": epochs, "setting": setting, "otsu": {"ap_50": 0.5}, "profile": {"diameters": [5, 14.6, 20]}},
         "scores": {"teacher": {"ap_50": ap_50, "sbd": 0.8}},
         "plan": {"target_spacing": [1.5, 3], "channels": [1, 2, 3], "batch_size": 2, "crop_size": [64, 80]},
     }
-    (folder / f"{data}-{setting}.json").write_text(json.dumps(row))
+    (folder / f"{data}-{setting}{seed or ''}.json").write_text(json.dumps(row))
 
 
 def test_a_row_shows_scores_and_plan(tmp_path):
@@ -41,6 +41,11 @@ def test_settings_are_compared_where_all_are_there(tmp_path):
     assert lines[0] == "| setting | cells, 25% |"
     assert lines[2:4] == ["| `tissue=gaps` | 0.70 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
     assert lines[4:] == ["", "a processor, seed 0."]
+    write_row(tmp_path, "nuclei", 0.1, "tissue=gaps", 6, seed=2)  # of no case that is shown
+    write_row(tmp_path, "cells", 0.5, "tissue=gaps", 6, seed=1)
+    lines = zero_options.comparison(tmp_path, ["tissue=gaps", "tissue=dense"], "6epochs-2threads").splitlines()
+    assert lines[2:4] == ["| `tissue=gaps` | 0.60 / 0.80 |", "| `tissue=dense` | 0.80 / 0.80 |"]
+    assert lines[-1] == "a processor, seeds 0, 1."
 
 
 def test_what_has_a_row_is_not_done_again_and_what_fails_is_named(tmp_path, monkeypatch, capsys):
@@ -154,6 +159,7 @@ def test_data_sets_are_chosen_by_name_or_with_any_share():
         *(("bbbc050", 0.05), ("others", 1.0)),
     ]
     assert zero_options.cases(["a", "b"], [0.1, 1.0]) == [("a", 0.1), ("a", 1.0), ("b", 0.1), ("b", 1.0)]
+    assert zero_options.cases(["a:0.05", "b"], [0.1]) == [("a", 0.05), ("b", 0.1)]
 
 
 def test_otsu_takes_the_mean_of_several_channels(tmp_path):
