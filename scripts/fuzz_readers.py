@@ -32,7 +32,7 @@ with atheris.instrument_imports(
     from spoco_bundle.app.config_checks import check_ids, shipped_ids
     from spoco_bundle.dataset import build_datalist
     from spoco_bundle.formats import read_image
-    from spoco_bundle.formats.lazy import open_volume, stored_size
+    from spoco_bundle.formats.lazy import open_volume, stored_header
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def read(kind: str, path: Path) -> None:
         refused_or_fine(load_checkpoint, path)
     else:
         for dims in (2, 3):
-            refused_or_fine(stored_size, path, dims)
+            refused_or_fine(stored_header, path, dims)
             refused_or_fine(read_image, path, "image", dims)
             refused_or_fine(read_image, path, "label", dims)
 

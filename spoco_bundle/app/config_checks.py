@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
@@ -206,15 +206,23 @@ def shipped_ids() -> frozenset[str]:
     return frozenset(names)
 
 
+def code_in(config: Any) -> Iterator[str]:
+    """All that runs anything in a config: the targets of components, expressions and references."""
+    if isinstance(config, Mapping):
+        if config.get("_target_"):
+            yield str(config["_target_"])
+        for value in config.values():
+            yield from code_in(value)
+    elif _is_list(config):
+        for value in config:
+            yield from code_in(value)
+    elif isinstance(config, str) and config[:1] in ("$", "@", "%"):
+        yield config
+
+
 def referred_ids(config: Any) -> set[str]:
     """Ids at the top level that something in a config refers to."""
-    if isinstance(config, Mapping):
-        return set().union(*(referred_ids(value) for value in config.values()))
-    if _is_list(config):
-        return set().union(*(referred_ids(value) for value in config))
-    if isinstance(config, str) and config[:1] in ("$", "@", "%"):
-        return set(_REFERENCE.findall(config))
-    return set()
+    return {name for text in code_in(config) for name in _REFERENCE.findall(text)}
 
 
 def _is_left_to_monai(value: Any) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from spoco_bundle.app.config_checks import PLACES
+from spoco_bundle.app.config_checks import PLACES, code_in
 from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["check_effect"]
@@ -112,18 +112,9 @@ def _follow(config: Mapping[str, Any], path: tuple[str, ...], used: set[tuple[st
         else:
             # the rest is looked up in what an expression gives; a reference to nothing is refused elsewhere
             break
-    for text in _texts(() if content is config else content):
+    for text in code_in(() if content is config else content):
         for reference in _REFERENCE.findall(text):
             _follow(config, _levels(reference), used)
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """Expressions and references in a part of a config."""
-    if isinstance(content, str):
-        yield from [content] if content[:1] in ("$", "@", "%") else []
-    elif isinstance(content, (Mapping, list)):
-        for item in content.values() if isinstance(content, Mapping) else content:
-            yield from _texts(item)
 
 
 def _levels(name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from spoco_bundle.app.config import find_overlays, json_content, read_configs
 from spoco_bundle.app.training import train
 from spoco_bundle.app.training_plan import training_files
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.handlers.checkpoint import LAST, PREVIOUS
 from spoco_bundle.handlers.held_out_scores import HELD_OUT_SCORES
@@ -115,7 +115,8 @@ def learning_curve(
         "objects": [objects for _, objects, _ in planned],
     }
     done = _done(output, settings)
-    _write(output / RESULT, {"settings": settings, "trainings": done})  # what is interrupted belongs to these settings
+    # what is interrupted belongs to these settings
+    write_json(output / RESULT, {"settings": settings, "trainings": done})
     for number, (name, objects, own) in enumerate(planned, 1):
         if any(row["name"] == name for row in done):
             continue
@@ -125,9 +126,9 @@ def learning_curve(
         train(folder, model, ",".join(filter(None, (config, OVERLAY))), began, **{**overrides, **own, "minutes": share})
         scores = json.loads((model / HELD_OUT_SCORES).read_text())
         done.append({"name": name, "objects": objects, **scores})
-        _write(output / RESULT, {"settings": settings, "trainings": done})
+        write_json(output / RESULT, {"settings": settings, "trainings": done})
     curve = LearningCurve(share, done, _forecast(done))
-    _write(output / RESULT, {"settings": settings, "trainings": done, "forecast": asdict(curve.forecast)})
+    write_json(output / RESULT, {"settings": settings, "trainings": done, "forecast": asdict(curve.forecast)})
     learning_curve_picture(output / PICTURE, done, curve.forecast)
     return curve
 
@@ -181,8 +182,3 @@ def _forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
         min(row["held_out"] for row in rows),
         2 * max(row["objects"] for row in rows),
     )
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    with atomic_write(file) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights
-from spoco_bundle.app.config_checks import PLACES, config_folder, top_id
+from spoco_bundle.app.config_checks import PLACES, code_in, config_folder, top_id
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 
@@ -65,22 +65,8 @@ _NOT_A_MODELS = frozenset(
 def foreign_code(key: str, value: Any) -> str:
     """The first thing in a config id that would run code which no shipped config runs; an empty text if none does."""
     # the last level of a key may name a component's target
-    return _foreign_code({key.replace("::", "#").split("#")[-1]: value})
-
-
-def _foreign_code(value: Any) -> str:
-    """As ``foreign_code``, of a value.
-
-    Expressions, references and components are all that runs anything.
-    """
-    if isinstance(value, dict):
-        target = value.get("_target_", "")
-        found = "" if not target or isinstance(target, str) and target in _shipped_code() else str(target)
-        return found or next(filter(None, map(_foreign_code, value.values())), "")
-    if isinstance(value, list):
-        return next(filter(None, map(_foreign_code, value)), "")
-    runs = isinstance(value, str) and value[:1] in ("$", "@", "%") and value not in _shipped_code()
-    return value if runs else ""
+    named = {key.replace("::", "#").split("#")[-1]: value}
+    return next((text for text in code_in(named) if text not in _shipped_code()), "")
 
 
 def check_data(content: Mapping[str, Any], file: Path) -> None:
@@ -100,18 +86,8 @@ def check_data(content: Mapping[str, Any], file: Path) -> None:
 @cache
 def _shipped_code() -> frozenset[str]:
     """Expressions, references and targets of components in the shipped configs."""
-
-    def texts(value: Any) -> Iterator[str]:
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        for item in inner:
-            yield from texts(item)
-        if isinstance(value, dict) and isinstance(value.get("_target_"), str):
-            yield value["_target_"]
-        if isinstance(value, str) and value[:1] in ("$", "@", "%"):
-            yield value
-
     files = [file for file in config_folder().glob("*.json") if file.stem != "metadata"]
-    return frozenset(text for file in files for text in texts(json_content(file)))
+    return frozenset(text for file in files for text in code_in(json_content(file)))
 
 
 def resolved(parser: ConfigParser, key: str) -> Any:

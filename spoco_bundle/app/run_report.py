@@ -24,7 +24,7 @@ from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats import Image, read_image
 from spoco_bundle.formats.files import is_zarr
-from spoco_bundle.formats.lazy import open_volume, stored_size
+from spoco_bundle.formats.lazy import stored_header
 from spoco_bundle.formats.objects_table import read_objects_table
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import matching_scores
@@ -170,17 +170,13 @@ def _read_labels(path: Path, dims: int) -> np.ndarray:
 
 def _read(path: Path, kind: str, dims: int, **options: Any) -> Image:
     """An image or labels, of a Zarr folder too; what a page does not have the memory for is refused."""
-    size = stored_size(path, dims, options.get("axes"))
+    stored = stored_header(path, dims, options.get("axes"))
     free = available_memory()
-    if size is not None and size[0] * BYTES_PER_VOXEL > free:
+    if stored is not None and stored.voxels * BYTES_PER_VOXEL > free:
         raise SpocoError(
-            f"{path}: {size[0]:,} voxels are too many to be drawn in {readable(free)} of free memory: cut out a part, "
-            "or use a machine with more"
+            f"{path}: {stored.voxels:,} voxels are too many to be drawn in {readable(free)} of free memory: cut out a "
+            "part, or use a machine with more"
         )
-    if is_zarr(path):
-        lazy = open_volume(path, dims, **options)
-        array = lazy.read(tuple(slice(0, length) for length in lazy.shape))
-        return Image(array, lazy.spacing, lazy.file_unit, lazy.affine, "zarr", lazy.axes, str(path), lazy.stated_size)
     return read_image(path, kind, dims, **options)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import ignite.distributed as idist
 import torch
 
 from spoco_bundle.core.errors import user_error
-from spoco_bundle.formats.lazy import stored_size
+from spoco_bundle.formats.lazy import stored_header
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +51,13 @@ def device_in_words(device: torch.device | str) -> str:
 def _counted(purpose: str, items: Sequence[Mapping[str, str]], spatial_dims: int, axes: str | None) -> str:
     voxels = 0
     for item in items:
-        with _left_for_its_turn():
-            size = stored_size(item["image"], spatial_dims, axes)
-            voxels += size[0] if size else 0
+        try:
+            stored = stored_header(item["image"], spatial_dims, axes)
+        except Exception as error:
+            # what the user has to mend the work itself names, and goes on with the others
+            if user_error(error) is None:
+                raise
+            continue
+        voxels += stored.voxels if stored else 0
     told = f"{len(items)} image{'s' * (len(items) != 1)} {purpose}".strip()
     return told + (f" ({voxels:,} voxels)" if voxels else "")
-
-
-@contextmanager
-def _left_for_its_turn() -> Iterator[None]:
-    """Passes over a file that the user has to mend: the work itself names it, and goes on with the others."""
-    try:
-        yield
-    except Exception as error:
-        if user_error(error) is None:
-            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def write_running_plan(folder: str | Path) -> None:
     if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
         _begin_with(Path(pretrained), parser)
     write_json(Path(folder) / PLAN, ids)
-    write_json(Path(folder) / PROFILE, parser.get_parsed_content("profile").as_json())
+    write_json(Path(folder) / PROFILE, asdict(parser.get_parsed_content("profile")))
     parser.get_parsed_content("validate#best_weights").on_save = partial(write_model_config, parser, folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,11 +136,7 @@ class Engine:
             SpocoError: if blocks failed on every try, after all others were finished; at once for what the user has to
                 mend first, such as a full disk.
         """
-        done = self.job.work.finished(stage)
-        self._run(stage, [number for number in range(total) if number not in done], total, name)
-
-    def _run(self, stage: str, numbers: Iterable[int], total: int, name: Callable[[int], str]) -> None:
-        waiting = list(numbers)[::-1]
+        waiting = sorted(set(range(total)) - self.job.work.finished(stage), reverse=True)
         failed: dict[int, str] = {}
         owners: dict[str, int] = {}
         running = as_completed(loop=self.client.loop)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from spoco_bundle.core.errors import SpocoError
 
 Region = tuple[slice, ...]
@@ -79,12 +81,7 @@ class BlockGrid:
     def __getitem__(self, number: int) -> Block:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        place = []
-        rest = number
-        for count in reversed(self.counts):
-            rest, index = divmod(rest, count)
-            place.append(index)
-        return self.at(tuple(reversed(place)))
+        return self.at(tuple(map(int, np.unravel_index(number, self.counts))))
 
     def at(self, place: tuple[int, ...]) -> Block:
         """The block at a place of the grid."""
@@ -100,9 +97,7 @@ class BlockGrid:
             label.append(slice(start, stop))
             start, stop = max(0, start - halo) // multiple * multiple, -(-(stop + halo) // multiple) * multiple
             read.append(slice(start, min(working, stop)))
-        number = 0
-        for index, count in zip(place, self.counts):
-            number = number * count + index
+        number = int(np.ravel_multi_index(place, self.counts))
         return Block(number, place, tuple(write), tuple(label), tuple(read))
 
     def largest(self) -> Block:

@@ -117,7 +117,7 @@ class Job:
         }
         means = piece_means(field, table[found], len(ids))
         zarr.open_array(str(self.labels_path), mode="r+")[block.write] = own
-        self.work.save("label", number, means=means, **pieces.arrays(), **slabs)
+        self.work.save("label", number, means=means, **vars(pieces), **slabs)
 
     def link(self, number: int) -> None:
         """Finds which pieces of a block are one object with which of its later neighbours'."""

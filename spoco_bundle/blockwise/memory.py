@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 
 import psutil
 
+from spoco_bundle.core.control_groups import control_groups
 from spoco_bundle.core.errors import SpocoError
 
 __all__ = ["available_memory", "block_memory", "readable", "whole_memory", "window_voxels"]
@@ -123,29 +124,12 @@ def _size(text: str | float) -> float:
 
 
 def _group_limits() -> list[float]:
-    """What the control groups of this process (versions 1 and 2) leave, where they limit it."""
+    """What the control groups of this process leave, where they limit it."""
     found = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, inner = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = Path("/sys/fs/cgroup") if not controllers else Path("/sys/fs/cgroup/memory")
-        names = (
-            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
-        folder = root / inner.lstrip("/")
-        while True:
-            try:
+    for folder in control_groups("memory"):
+        for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with suppress(OSError):
                 limit, used = ((folder / name).read_text().strip() for name in names)
                 if limit != "max" and float(limit) < 2**60:
                     found.append(float(limit) - float(used))
-            except OSError:
-                pass
-            if folder == root or root not in folder.parents:
-                break
-            folder = folder.parent
     return found

@@ -43,10 +43,6 @@ class Pieces:
     high: np.ndarray
     confidence: np.ndarray
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes by name."""
-        return dict(vars(self))
-
     @classmethod
     def joined(cls, parts: Sequence[Pieces]) -> Pieces:
         """The rows of all parts, in order."""
@@ -71,9 +67,7 @@ def measure_pieces(
     measured = cc3d.statistics(labels)
     ids, index = fastremap.unique(labels, return_index=True)
     start = np.unravel_index(index[ids > 0], labels.shape)
-    first = np.zeros(count, np.int64)
-    for local, offset, size in zip(start, origin, shape):
-        first = first * size + local + offset
+    first = np.ravel_multi_index([local + offset for local, offset in zip(start, origin)], shape)
     voxels = measured["voxel_counts"][1:].astype(np.int64)
     offset = np.asarray(origin)
     sums = (measured["centroids"][1:] + offset) * voxels[:, None]

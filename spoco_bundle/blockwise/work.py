@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spoco_bundle.core.atomic_files import atomic_write, disk_errors
+from spoco_bundle.core.atomic_files import atomic_write, disk_errors, write_json
 from spoco_bundle.core.errors import SpocoError
 
 PLAN = "plan.json"
@@ -50,8 +50,7 @@ class WorkFolder:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if found is None:
-                with atomic_write(self.path / PLAN) as partial:
-                    partial.write_text(json.dumps(plan, indent=1))
+                write_json(self.path / PLAN, plan)
 
     def plan(self) -> dict[str, Any] | None:
         """The settings of the run in this folder; None where there is none."""

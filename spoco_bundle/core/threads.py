@@ -12,25 +12,27 @@ import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from spoco_bundle.core.control_groups import GROUPS, MOUNTED, control_groups
+
 #: rounds of spinning before a waiting thread sleeps; libgomp's own default is 300 000
 SPIN_COUNT = "1000"
 #: variables by which a user says how threads wait
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-def usable_cores(proc: Path = _GROUPS, root: Path = _MOUNTED) -> int:
+def usable_cores(proc: Path = GROUPS, root: Path = MOUNTED) -> int:
     """Cores that this process may use: those it is bound to, no more than its control group's share of time.
 
     Args:
-        proc: file that names the control groups of this process, as Linux writes it.
-        root: where control groups are mounted.
+        proc: see ``control_groups``.
+        root: see ``control_groups``.
 
     Returns:
         At least 1; a share of time is rounded to whole cores.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([bound, *(round(share) for share in _shares(proc, root))]))
+    shares = (share for folder in control_groups("cpu", proc, root) for share in _share(folder))
+    return max(1, min([bound, *map(round, shares)]))
 
 
 def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -67,24 +69,8 @@ def loader_workers(device: str) -> int:
     return max(0, min(8, usable_cores() // trainings - 1))
 
 
-def _shares(proc: Path, root: Path) -> Iterator[float]:
-    """Cores' worth of time that each control group above this process allows; both versions of the interface."""
-    try:
-        groups = [line.split(":", 2) for line in proc.read_text().splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in groups:
-        version_1 = "cpu" in controllers.split(",")
-        if controllers and not version_1:
-            continue
-        mounted = root / "cpu" if version_1 else root
-        inside = mounted / path.strip("/")
-        for folder in (inside, *inside.parents):
-            if folder.is_relative_to(mounted):
-                yield from _share(folder)
-
-
 def _share(folder: Path) -> Iterator[float]:
+    """Cores' worth of time that a control group allows, if it says so."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Randomizable, RandomizableTrait, Transform
-from torch.utils.data import Subset
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.epoch_sampler import keyed_generator
@@ -119,14 +118,8 @@ class SparseCropDataset(CacheDataset):
 
     def __getitem__(self, index: int | slice | Sequence[int]) -> Any:
         """One sample, or a ``Subset`` for a slice or a sequence of indices."""
-        if isinstance(index, slice):
-            return Subset(self, range(*index.indices(len(self))))
-        if isinstance(index, Sequence):
-            return Subset(self, index)
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return self._transform(index % len(self))
+        # a list ends where its indices do, from which iteration knows the end
+        return super().__getitem__(index if isinstance(index, (slice, Sequence)) else range(len(self))[int(index)])
 
     def _transform(self, index: int) -> Any:
         volume = self.volume_of(index)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 
+import ignite.distributed as idist
 import numpy as np
-import torch.distributed
 from torch.utils.data import Sampler
 
 
@@ -24,9 +24,8 @@ class EpochSampler(Sampler[int]):
     Call :meth:`set_position` before each epoch. ``len`` is always the full number per process, also after a resume.
 
     Args:
-        data_source: the dataset, or how many samples an epoch has.
+        data_source: the dataset.
         seed: key of the order.
-        shuffle: False keeps the samples in their own order.
         rank: number of this process; None asks torch.distributed, 0 where that is not running.
         world_size: count of processes; None asks torch.distributed, 1 where that is not running.
 
@@ -36,23 +35,18 @@ class EpochSampler(Sampler[int]):
 
     def __init__(
         self,
-        data_source: Sized | int,
+        data_source: Sized,
         seed: int = 0,
-        shuffle: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        running = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.data_source = data_source
         self.seed = int(seed)
-        self.shuffle = shuffle
-        self.rank = rank if rank is not None else (torch.distributed.get_rank() if running else 0)
-        self.world_size = (
-            world_size if world_size is not None else (torch.distributed.get_world_size() if running else 1)
-        )
+        self.rank = idist.get_rank() if rank is None else rank
+        self.world_size = idist.get_world_size() if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} is not below world_size {self.world_size}")
-        if self._total() < 1:
+        if not len(data_source):
             raise ValueError("an epoch needs at least one sample")
         self.epoch = 0
         self.start_sample = 0
@@ -72,16 +66,12 @@ class EpochSampler(Sampler[int]):
 
     def __len__(self) -> int:
         """Samples per process and epoch."""
-        return -(-self._total() // self.world_size)
+        return -(-len(self.data_source) // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
         """The remaining samples of the epoch for this process."""
-        total = self._total()
-        order = keyed_generator(self.seed, self.epoch).permutation(total) if self.shuffle else np.arange(total)
+        order = keyed_generator(self.seed, self.epoch).permutation(len(self.data_source))
         order = np.resize(order, len(self) * self.world_size)
         mine = order[self.rank :: self.world_size][self.start_sample :]
         self.start_sample = 0
         return iter(mine.tolist())
-
-    def _total(self) -> int:
-        return self.data_source if isinstance(self.data_source, int) else len(self.data_source)

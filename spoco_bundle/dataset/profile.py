@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import fastremap
@@ -111,17 +111,13 @@ class Profile:
         shape = f"{self.elongation:.1f} times as long as that {ball}, fill {self.fill:.0%} of their box"
         low, high = (np.array2string(np.asarray(self.intensities)[:, column], precision=4) for column in (0, 2))
         return [
-            f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {_times(self.shape)} voxels, "
+            f"{self.images} annotated {kind} image{'s' * (self.images > 1)} of about {in_words(self.shape)} voxels, "
             f"{self.channels} channel{'s' * (self.channels > 1)}, {size}",
             f"intensities from {low} to {high} (percentiles 1 and 99.8)",
             f"{self.objects} annotated objects on {self.annotated:.1%} of the voxels{_in_kinds(self.kinds)}",
             f"objects are as large as a {ball} {typical} voxels across ({small} to {large}), in a box of {boxes}",
             f"they are {shape}, and lie {apart}",
         ]
-
-    def as_json(self) -> dict[str, Any]:
-        """All that was measured, as numbers for a file."""
-        return asdict(self)
 
 
 def measure_profile(
@@ -306,7 +302,3 @@ def _percentiles(image: np.ndarray) -> list[list[float]]:
     flat = image.reshape(len(image), -1)
     places = sampled_places(flat.shape[1])
     return np.percentile(flat if places is None else flat[:, places], (1, 50, 99.8), axis=1).T.tolist()
-
-
-def _times(numbers: Sequence[int]) -> str:
-    return " x ".join(str(number) for number in numbers)

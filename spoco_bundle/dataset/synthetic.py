@@ -13,12 +13,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import tifffile
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.geometry import affine_from_spacing
+from spoco_bundle.formats.tiff_writing import write_image
 
 __all__ = ["make_synthetic_sample", "synthetic_volume"]
 
@@ -176,6 +176,4 @@ def _write(path: Path, volume: np.ndarray, spacing: Sequence[float]) -> None:
         image.header.set_xyzt_units("micron")
         nibabel.save(image, path)
         return
-    sizes = {f"PhysicalSize{axis}": float(size) for axis, size in zip("ZYX", spacing, strict=True)}
-    units = {f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"}
-    tifffile.imwrite(path, volume, ome=True, photometric="minisblack", metadata={"axes": "ZYX", **sizes, **units})
+    write_image(path, volume, spacing)

@@ -12,7 +12,7 @@ import numpy as np
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import UNITLESS, Unit, in_unit, in_words, parse_unit
 from spoco_bundle.formats.geometry import Image, column_spacing
-from spoco_bundle.formats.text_headers import TextHeader, read_text_header, state_unit
+from spoco_bundle.formats.text_headers import META, NRRD, state_unit, stated_unit
 
 # Formats that lose ids (lossy, or 8 bits only): labels of such images are written as PNG.
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jp2")
@@ -38,7 +38,7 @@ def read(path: Path, spatial_dims: int, is_label: bool = False) -> Image:
         SpocoError: if ITK cannot read the file, its header names a file elsewhere or a flag that ITK passes over, or
             its axes do not fit ``spatial_dims``.
     """
-    header = read_text_header(path)
+    unit = _unit(path)
     image = _load(path, is_label)
     import itk
 
@@ -58,7 +58,6 @@ def read(path: Path, spatial_dims: int, is_label: bool = False) -> Image:
         spacing, direction, origin = spacing[:2], _plane(direction), origin[:2]
     if rank != spatial_dims:
         raise SpocoError(_other_rank(path, rank, spatial_dims))
-    unit = _unit(path, header)
     pixels = path.name.lower().endswith(PICTURE_SUFFIXES) or not unit and np.allclose(spacing, 1.0)
     scale = 1.0 if pixels or not unit else unit.micrometers
     affine = np.eye(rank + 1)
@@ -192,7 +191,7 @@ def _write(path: Path, labels: np.ndarray, source: Any, like: Path) -> None:
             f"{like}: ITK cannot write {labels.dtype} labels as {path.suffix} ({reason}): "
             "convert the image to TIFF or NIfTI"
         ) from error
-    unit = _unit(like, read_text_header(like))
+    unit = _unit(like)
     if unit:
         state_unit(path, unit)
 
@@ -219,10 +218,11 @@ def _is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _unit(path: Path, header: TextHeader | None) -> Unit | None:
+def _unit(path: Path) -> Unit | None:
     """The unit that a header names, which ITK passes over; DICOM is in millimetres, MRC in angstroms by definition."""
-    if header is not None:
-        return header.unit
+    suffix = path.suffix.lower()
+    if suffix in (*NRRD, *META):
+        return stated_unit(path)
     if _is_dicom(path):
         return parse_unit("mm")
-    return parse_unit("angstrom") if path.suffix.lower() in (".mrc", ".rec", ".map") else None
+    return parse_unit("angstrom") if suffix in (".mrc", ".rec", ".map") else None

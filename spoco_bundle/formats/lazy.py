@@ -14,7 +14,7 @@ from spoco_bundle.formats.geometry import checked_spacing
 from spoco_bundle.formats.names import family
 from spoco_bundle.formats.stored import LazyVolume
 
-__all__ = ["LazyVolume", "describe", "open_volume", "stored_header", "stored_size", "unpack"]
+__all__ = ["LazyVolume", "describe", "open_volume", "stored_header", "unpack"]
 
 
 def open_volume(
@@ -77,12 +77,6 @@ def describe(
     if axes is not None:
         raise SpocoError(f"{path}: axes is {axes}, but only TIFF and Zarr name theirs by letters: leave --axes out")
     return nifti.describe(path, spatial_dims, time)
-
-
-def stored_size(path: str | Path, spatial_dims: int = 3, axes: str | None = None) -> tuple[int, int] | None:
-    """Voxels and channels of one time point of an image; see ``stored_header``."""
-    volume = stored_header(path, spatial_dims, axes)
-    return None if volume is None else (volume.voxels, volume.channels)
 
 
 def stored_header(path: str | Path, spatial_dims: int = 3, axes: str | None = None) -> LazyVolume | None:

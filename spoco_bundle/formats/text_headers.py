@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from spoco_bundle.core.errors import SpocoError
@@ -14,27 +13,13 @@ _LONGEST = 1 << 16
 _DATA_FILES = "data files"  # under which the names that a header gives them are kept here, one a line
 
 
-@dataclass
-class TextHeader:
-    """What matters here of a header.
-
-    Attributes:
-        unit: of length, None where it names none.
-    """
-
-    unit: Unit | None
-
-
-def read_text_header(path: Path) -> TextHeader | None:
-    """Reads and checks the header of a NRRD or MetaImage file; None for other formats.
+def stated_unit(path: Path) -> Unit | None:
+    """The unit of length in the header of a NRRD or MetaImage file, which is checked; None where it names none.
 
     Raises:
         SpocoError: if it takes its voxels from a file outside its folder, or scales them, which ITK would not do.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (*NRRD, *META):
-        return None
-    fields = _fields(path, suffix)
+    fields = _fields(path)
     for name in fields.get(_DATA_FILES, "").splitlines():
         _refuse_elsewhere(path, name)
     scaling = [fields.get("elementtointensityfunctionslope", "1"), fields.get("elementtointensityfunctionoffset", "0")]
@@ -47,7 +32,7 @@ def read_text_header(path: Path) -> TextHeader | None:
     named = [parse_unit(word) for word in stated.replace('"', " ").split()]
     lengths = [unit for unit in named if unit is not None]
     # ITK hands out one number per axis whatever its unit is: axes of several units are of no known length
-    return TextHeader(lengths[0] if lengths and all(unit == lengths[0] for unit in lengths) else None)
+    return lengths[0] if lengths and all(unit == lengths[0] for unit in lengths) else None
 
 
 def state_unit(path: Path, unit: Unit) -> None:
@@ -88,11 +73,11 @@ def _refuse_elsewhere(path: Path, name: str) -> None:
         raise SpocoError(f"{path}: takes its voxels from {name}, a link out of its folder: put the file itself there")
 
 
-def _fields(path: Path, suffix: str) -> dict[str, str]:
+def _fields(path: Path) -> dict[str, str]:
     """Names in lower case to values, up to where the voxels begin."""
     with path.open("rb") as file:
         head = file.read(_LONGEST).replace(b"\r\n", b"\n")
-    nrrd = suffix in NRRD
+    nrrd = path.suffix.lower() in NRRD
     lines = (head.split(b"\n\n", 1)[0] if nrrd else head).decode("latin-1").split("\n")
     fields: dict[str, str] = {}
     for number, line in enumerate(lines):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import fastremap
@@ -12,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.metrics import pool_scores
@@ -65,8 +64,7 @@ class HeldOutScores:
                 **{"metric": key, "score": pooled[key], "halves": halved},
                 **{"held_out": int(pooled["true_objects"]), "images": len(images)},
             }
-            with atomic_write(self.path) as path:
-                path.write_text(json.dumps(content) + "\n")
+            write_json(self.path, content)
         self._pairs.clear()
 
     def _collect(self, engine: Engine) -> None:

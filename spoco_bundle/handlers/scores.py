@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import atomic_write, write_json
 from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.metrics import pool_scores
 
@@ -62,8 +61,7 @@ class ScoresHandler:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        with atomic_write(self.output_dir / "scores.json") as path:
-            path.write_text(json.dumps(pooled, indent=2) + "\n")
+        write_json(self.output_dir / "scores.json", pooled)
         print("\n".join(filter(None, (self._table(rows, pooled), self.metric.hint()))), flush=True)
 
     def _collect(self, engine: Engine) -> None:

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import TensorBoardHandler
 
-from spoco_bundle.report.pictures import embedding_colours, gray, label_colours
+from spoco_bundle.report.pictures import embedding_colours, fullest_plane, gray, label_colours
 
 
 class PicturesHandler(TensorBoardHandler):
@@ -48,7 +48,7 @@ class PicturesHandler(TensorBoardHandler):
     def write(self, sample: Mapping[str, torch.Tensor], number: int, epoch: int) -> None:
         """Writes the pictures of one validation image, of those entries that the sample has."""
         truth = np.asarray(sample["label"].cpu())
-        depth = best_slice(truth[0]) if truth.ndim == 4 else None
+        depth = fullest_plane(truth[0], 0) if truth.ndim == 4 else None
 
         def picture(key: str) -> np.ndarray:
             values = sample[key].detach().cpu()
@@ -63,9 +63,3 @@ class PicturesHandler(TensorBoardHandler):
         for name, colours in pictures.items():
             self._writer.add_image(f"validation_{number}/{name}", colours, epoch, dataformats="HWC")
         self._writer.flush()
-
-
-def best_slice(labels: np.ndarray) -> int:
-    """Index of the z slice with the most labelled voxels of (z, y, x), the middle one where none is labelled."""
-    counts = (labels > 0).reshape(len(labels), -1).sum(axis=1)
-    return int(counts.argmax()) if counts.any() else len(labels) // 2

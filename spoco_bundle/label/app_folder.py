@@ -66,11 +66,9 @@ def prepare_app(
     train = read_configs([*of_train, find_config("pretrained"), *own], overrides).get()
     default = read_configs([find_config("inference")], {}).get()
     shared = {key: value for key, value in overrides.items() if top_id(key) in default}
-    merged = {
-        "train": train,
-        "inference": _only(read_configs([find_config("inference"), *beside, *own], shared).get(), default),
-        "metadata": _metadata(train),
-    }
+    predicting = read_configs([find_config("inference"), *beside, *own], shared).get()
+    inference = {key: value for key, value in predicting.items() if key in default}
+    merged = {"train": train, "inference": inference, "metadata": _metadata(train)}
     for name in ("train", "inference"):
         merged[name]["ckpt_dir"] = "$str(Path(@bundle_root) / 'models')"  # where the server looks for weights
     for name, content in merged.items():
@@ -132,7 +130,3 @@ def _metadata(train: Mapping[str, Any]) -> dict[str, Any]:
     image["spatial_shape"] = image["spatial_shape"][-train["spatial_dims"] :]
     image["num_channels"] = train["in_channels"]
     return metadata
-
-
-def _only(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key in default}

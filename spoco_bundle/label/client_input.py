@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,43 +74,8 @@ def check_device(name: Any) -> str:
     return str(device)
 
 
-def training_request(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a training, checked.
-
-    Raises:
-        SpocoError: if one has a value that it cannot have.
-    """
-    return _known(asked, _TRAINING, "a training")
-
-
-def inference_request(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a prediction, checked; the image and the model are not among them.
-
-    Raises:
-        SpocoError: if one has a value that it cannot have.
-    """
-    return _known(asked, _INFERENCE, "a prediction")
-
-
-def several_images_request(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of predictions of many images, checked.
-
-    Raises:
-        SpocoError: if one has a value that it cannot have.
-    """
-    return _known(asked, _SEVERAL_IMAGES, "predictions")
-
-
-def proposal_request(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of active learning, checked.
-
-    Raises:
-        SpocoError: if one has a value that it cannot have.
-    """
-    return _known(asked, _PROPOSAL, "active learning")
-
-
-def _known(asked: Mapping[str, Any], kinds: Mapping[str, Callable[[str, Any], Any]], work: str) -> dict[str, Any]:
+def _checked(asked: Mapping[str, Any], kinds: Mapping[str, Callable[[str, Any], Any]], work: str) -> dict[str, Any]:
+    """The known parameters of what a client asks for; one with a value that it cannot have raises SpocoError."""
     others = sorted(str(key)[:60] for key in asked if key not in kinds)
     if others:
         logger.warning("parameters of %s that are not used here: %s", work, ", ".join(others))
@@ -189,3 +155,9 @@ _PROPOSAL: dict[str, Callable[[str, Any], Any]] = {
     "device": _device,
     "client_id": _text,
 }
+
+#: what a client asks for to its known parameters, checked; image and model of a prediction are not among them
+training_request = partial(_checked, kinds=_TRAINING, work="a training")
+inference_request = partial(_checked, kinds=_INFERENCE, work="a prediction")
+several_images_request = partial(_checked, kinds=_SEVERAL_IMAGES, work="predictions")
+proposal_request = partial(_checked, kinds=_PROPOSAL, work="active learning")

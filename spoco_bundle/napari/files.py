@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import tifffile
 from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.rectangles import complete_elsewhere, write_rectangles
 from spoco_bundle.annotation.side_files import files_beside
-from spoco_bundle.core.atomic_files import atomic_folder, atomic_write
+from spoco_bundle.core.atomic_files import atomic_folder, write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS, in_words
 from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
@@ -80,9 +79,7 @@ def write_datalist(path: Path, image: Path, label: Path) -> Path:
     """
     files = {"image": image, "label": label, **files_beside(label)}
     pair = {key: str(file) for key, file in files.items() if file.exists()}
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps({"training": [pair], "validation": [pair]}, indent=4) + "\n")
-    return path
+    return write_json(path, {"training": [pair], "validation": [pair]})
 
 
 def write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:

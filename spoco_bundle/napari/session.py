@@ -50,8 +50,6 @@ EPOCH = 10
 
 # of an image that is opened again all is read that was written of it
 _FILES = threading.Lock()
-_KEPT = re.compile(r"^kept the old weights")
-_NOTE = re.compile(r"cannot tell which are better")
 _BEFORE = re.compile(r"^the weights before this training score (?P<score>[\d.]+|nan)")
 _BEST = re.compile(r"^best validation score so far: (?P<score>[\d.]+) ")
 
@@ -232,8 +230,8 @@ class Session:
                 for name, pattern in (("before", _BEFORE), ("best", _BEST)):
                     found = pattern.match(progress.text)
                     scores |= {name: float(found["score"])} if found else {}
-                better = better and not _KEPT.match(progress.text)
-                note = progress.text if _NOTE.search(progress.text) else note
+                better = better and not progress.text.startswith("kept the old weights")
+                note = progress.text if "cannot tell which are better" in progress.text else note
                 # where the weights lie until the end concerns nobody
                 yield replace(progress, text=progress.text.partition(", weights in ")[0])
             if better:

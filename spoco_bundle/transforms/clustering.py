@@ -180,5 +180,4 @@ def _drop_uncertain(labels: Tensor, confidence: Tensor, threshold: float) -> tup
 def _like_image(labels: Tensor, image: Tensor) -> MetaTensor:
     if not isinstance(image, MetaTensor):
         return MetaTensor(labels)
-    meta = {name: value for name, value in image.meta.items() if name != "affine"}
-    return MetaTensor(labels, affine=image.affine, meta=meta)
+    return MetaTensor(labels, meta=dict(image.meta))

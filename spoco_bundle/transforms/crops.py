@@ -303,8 +303,7 @@ def _placed(piece: torch.Tensor, volume: torch.Tensor, start: Sequence[int]) -> 
         return piece
     affine, dims = volume.affine.clone(), len(start)
     affine[:dims, -1] += affine[:dims, :dims] @ torch.tensor(start, dtype=affine.dtype)
-    meta = {name: value for name, value in volume.meta.items() if name != "affine"}
-    return MetaTensor(piece, affine=affine, meta=meta)
+    return MetaTensor(piece, meta=volume.meta | {"affine": affine})
 
 
 class RelabelAndDropFragmentsd(MapTransform):

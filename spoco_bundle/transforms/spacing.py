@@ -149,9 +149,8 @@ def resampled(volume: MetaTensor, shape: tuple[int, ...], mode: str) -> MetaTens
     """
     old = tuple(volume.shape[1:])
     values = (resize_linear if mode == "linear" else resize_nearest)(volume.as_tensor(), shape)
-    meta = {name: value for name, value in volume.meta.items() if name != "affine"}
-    meta |= {GRID_SHAPE: torch.tensor(old), GRID_AFFINE: volume.affine.clone()}
-    return MetaTensor(values, affine=_rescaled(volume.affine, old, shape), meta=meta)
+    meta = volume.meta | {GRID_SHAPE: torch.tensor(old), GRID_AFFINE: volume.affine.clone()}
+    return MetaTensor(values, meta=meta | {"affine": _rescaled(volume.affine, old, shape)})
 
 
 def _rescaled(affine: torch.Tensor, shape: Sequence[int], target: Sequence[int]) -> torch.Tensor:

@@ -126,9 +126,9 @@ class WorkingSpacingd(MapTransform):
                 continue
             other_grid = seen.shape != tuple(sample[key].shape[1:])
             for name in (key,) if mask is None else (key, self.foreground_key):
-                affine, meta = sample[name].affine, {k: v for k, v in sample[name].meta.items() if k != "affine"}
+                affine = sample[name].affine
                 seen_as = torch.as_tensor(rescale_affine(affine, seen.spacing))
-                sample[name] = MetaTensor(sample[name].as_tensor(), affine=seen_as, meta=meta)
+                sample[name] = MetaTensor(sample[name].as_tensor(), meta=sample[name].meta | {"affine": seen_as})
                 if other_grid:
                     sample[name] = resampled(sample[name], seen.shape, "linear" if name == key else "nearest")
                     sample[name].meta[GRID_AFFINE] = affine.clone()

@@ -10,7 +10,7 @@ import zarr
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import read_image, write_instances
-from spoco_bundle.formats.lazy import open_volume, stored_size, unpack
+from spoco_bundle.formats.lazy import open_volume, stored_header, unpack
 
 SIZES = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 0.5, "PhysicalSizeX": 0.25}
 TIFFS = {
@@ -36,7 +36,8 @@ def same_as_whole(path, lazy=None, **options):
     assert (volume.spacing, volume.file_unit) == (whole.spacing, whole.file_unit)
     assert volume.file_format == whole.file_format
     np.testing.assert_allclose(volume.affine, whole.affine)
-    assert stored_size(path, len(volume.shape)) == (volume.voxels, volume.channels)
+    header = stored_header(path, len(volume.shape))
+    assert (header.voxels, header.channels) == (volume.voxels, volume.channels)
     for start, stop in ((0, 1), (0.3, 0.8)):
         region = tuple(slice(int(start * size), int(stop * size)) for size in volume.shape)
         read = volume.read(region)
@@ -113,7 +114,7 @@ def test_a_damaged_or_unknown_file_is_named(tmp_path, voxels):
     (tmp_path / "a.mha").write_bytes(b"x")
     with pytest.raises(SpocoError, match="a.mha.*convert"):
         open_volume(tmp_path / "a.mha")
-    assert stored_size(tmp_path / "a.mha") is None
+    assert stored_header(tmp_path / "a.mha") is None
     with pytest.raises(SpocoError, match="no such file"):
         open_volume(tmp_path / "nowhere.zarr")
 

@@ -49,13 +49,6 @@ def test_missing_entries_leave_their_picture_out(tmp_path):
     assert set(written(tmp_path)) == {"validation_0/input", "validation_0/instances_over_truth"}
 
 
-def test_slice_with_the_most_labels():
-    labels = np.zeros((4, 3, 3), int)
-    assert pictures.best_slice(labels) == 2
-    labels[1, 0, 0] = labels[3, 0, :2] = 5
-    assert pictures.best_slice(labels) == 3
-
-
 def test_gray_and_rgb():
     image = np.arange(12.0).reshape(1, 3, 4) * 7 - 3
     shown = pictures.gray(image)
