@@ -13,8 +13,6 @@ from spoco_bundle.annotation.tables import Row, read_table
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import read_image
 
-__all__ = ["complete_path", "read_complete", "shapes_of"]
-
 
 def complete_path(path: str | Path, image_ending: str = "_raw") -> Path | None:
     """The file ``NAME_complete.csv`` or ``NAME_complete.EXT`` beside a label or image, None if there is none.

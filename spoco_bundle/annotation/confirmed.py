@@ -7,16 +7,6 @@ from collections.abc import Collection, Iterable
 import fastremap
 import numpy as np
 
-__all__ = [
-    "beside_confirmed",
-    "confirmed_labels",
-    "mostly_in",
-    "put_confirmed_over",
-    "same_objects",
-    "unchanged_objects",
-    "uncovered_objects",
-]
-
 
 def confirmed_labels(
     returned: np.ndarray,

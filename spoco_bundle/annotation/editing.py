@@ -11,8 +11,6 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-__all__ = ["Edit", "accept", "delete", "least_certain", "merge", "pieces", "split", "split_by_seeds"]
-
 
 @dataclass(frozen=True)
 class Edit:

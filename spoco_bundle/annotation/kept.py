@@ -11,8 +11,6 @@ import numpy as np
 from spoco_bundle.annotation.ledger import Entry, ledger_path, read_ledger, write_ledger
 from spoco_bundle.formats.files import write_instances
 
-__all__ = ["told_apart", "write_kept"]
-
 
 def told_apart(labels: np.ndarray, entries: Mapping[int, Entry]) -> tuple[np.ndarray, np.ndarray]:
     """The checked objects of a label, and the unchecked ones, (*spatial) each; background is with the checked ones."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["KINDS"]
-
 #: whole: drawn in all its voxels; slices: outlined and filled in some planes of a volume; strokes: some of its voxels
 #: are painted; points: one voxel of it, or a few. Of what is not drawn of the last three nothing is known.
 KINDS = ("whole", "slices", "strokes", "points")

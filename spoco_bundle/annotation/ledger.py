@@ -13,8 +13,6 @@ from spoco_bundle.annotation.side_files import LEDGER_ENDING, beside
 from spoco_bundle.annotation.tables import Row, read_table, write_table
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["Entry", "ledger_path", "read_ledger", "write_ledger"]
-
 COLUMNS = ("id", "kind", "state")
 STATES = {"checked": True, "unchecked": False}
 

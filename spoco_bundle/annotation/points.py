@@ -11,8 +11,6 @@ from spoco_bundle.annotation.side_files import POINTS_ENDING, beside
 from spoco_bundle.annotation.tables import read_table, write_table
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["points_path", "read_points", "write_points"]
-
 
 def points_path(path: str | Path) -> Path:
     """The points ``NAME_points.csv`` of a label or image, which may not exist."""

@@ -12,8 +12,6 @@ import numpy as np
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["PredictionLog"]
-
 
 class PredictionLog:
     """Predictions by image, one compressed file each, the same prediction only once.

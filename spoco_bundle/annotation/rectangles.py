@@ -13,15 +13,6 @@ from spoco_bundle.annotation.side_files import COMPLETE_ENDING, beside
 from spoco_bundle.annotation.tables import read_table, write_table
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = [
-    "check_place_for_rectangles",
-    "complete_elsewhere",
-    "keep_rectangles",
-    "read_rectangles",
-    "rectangles_around",
-    "write_rectangles",
-]
-
 
 def rectangles_around(marked: np.ndarray) -> list[np.ndarray]:
     """The rectangle around what is marked in each slice along z, (4, D) corners in voxels; a flat image has one.

@@ -10,8 +10,6 @@ from scipy import ndimage
 
 from spoco_bundle.annotation.kinds import KINDS
 
-__all__ = ["WHOLE", "annotation_scope", "outlined_planes"]
-
 #: scope of the voxels of an object that is drawn in all its voxels
 WHOLE = -1
 

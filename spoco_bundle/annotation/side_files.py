@@ -8,17 +8,6 @@ from pathlib import Path
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.names import IMAGE_SUFFIXES, file_suffix, image_name, is_zarr
 
-__all__ = [
-    "COMPLETE_ENDING",
-    "SIDE_FILES",
-    "annotated_name",
-    "beside",
-    "files_beside",
-    "refuse_strays",
-    "side_files",
-    "without_ending",
-]
-
 LEDGER_ENDING = "_annotation"
 POINTS_ENDING = "_points"
 COMPLETE_ENDING = "_complete"

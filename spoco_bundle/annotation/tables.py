@@ -11,8 +11,6 @@ from pathlib import Path
 from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["Row", "read_table", "write_table"]
-
 
 @dataclass(frozen=True)
 class Row:

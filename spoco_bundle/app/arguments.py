@@ -8,8 +8,6 @@ from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["check_number", "check_switch", "refuse_places", "spelled_out"]
-
 # values as configs write them, which fire would take for texts
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 

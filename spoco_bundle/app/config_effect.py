@@ -9,8 +9,6 @@ from typing import Any
 from spoco_bundle.app.config_checks import PLACES, code_in
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["check_effect"]
-
 #: what MONAI runs of a config; all else counts as far as these refer to it
 _ROOTS = ("imports", "initialize", "run", "finalize")
 

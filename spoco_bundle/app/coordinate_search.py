@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Trial", "are_numbers", "coordinate_search"]
-
 
 @dataclass
 class Trial:

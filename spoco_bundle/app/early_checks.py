@@ -12,8 +12,6 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, validation_split
 from spoco_bundle.formats import image_dimensions
 
-__all__ = ["check_early", "readable_dimensions", "weights_of"]
-
 
 def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> int:
     """2 or 3, which of the models that come with the bundle is meant: as was said, or as the images are.

@@ -16,8 +16,6 @@ from spoco_bundle.report.pictures import embedding_colours, fullest_plane, gray,
 from spoco_bundle.transforms.spacing import resampled
 from spoco_bundle.transforms.working_spacing import in_memory
 
-__all__ = ["embedding_planes"]
-
 #: voxels that the network sees for one image: some ten seconds on one core, and less than 1 GB
 MOST_VOXELS = 1_500_000
 #: voxels along the shorter side of a part of a slice; one that would have to be smaller is left out

@@ -18,8 +18,6 @@ from spoco_bundle.core.atomic_files import write_json
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["TUNED", "tune_running_training", "tuned_ids"]
-
 #: ids that a training decides last, on its validation images, unless they are given
 TUNED = ("objectness_threshold", "min_fraction", "merge_distance")
 

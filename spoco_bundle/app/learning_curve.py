@@ -19,8 +19,6 @@ from spoco_bundle.handlers.held_out_scores import HELD_OUT_SCORES
 from spoco_bundle.metrics.forecast import Forecast, forecast_score
 from spoco_bundle.report.curve_picture import learning_curve_picture
 
-__all__ = ["LearningCurve", "learning_curve"]
-
 #: shares of the annotated objects that are trained on
 PARTS = (0.25, 0.5, 1.0)
 #: minutes of a training above which more choices of objects say more than longer trainings

@@ -20,8 +20,6 @@ from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
-__all__ = ["StandIn", "load_monai"]
-
 #: what MONAI's modules ask its `optional_import` for and a prediction seldom uses: how the names begin
 ASKED_FOR = (
     *("huggingface_hub", "itk", "matplotlib", "mlflow", "pandas", "requests", "scipy", "skimage", "sklearn"),

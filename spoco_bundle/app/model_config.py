@@ -17,18 +17,6 @@ from spoco_bundle.core.errors import SpocoError
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = [
-    "MODEL_CONFIG",
-    "PLANNED",
-    "alike",
-    "check_data",
-    "config_beside",
-    "foreign_code",
-    "model_overlay",
-    "resolved",
-    "write_model_config",
-]
-
 logger = logging.getLogger(__name__)
 
 #: file beside a trained model that names the ids a later prediction needs

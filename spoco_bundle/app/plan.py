@@ -19,23 +19,6 @@ from spoco_bundle.networks.weights import learnt_by
 if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import Profile
 
-__all__ = [
-    "alike_axes",
-    "batch_size",
-    "channels",
-    "convolutions",
-    "crop_size",
-    "is_dense",
-    "kernel_sizes",
-    "min_fraction",
-    "objectness_threshold",
-    "objectness_unlabeled_relative",
-    "objectness_unlabeled_weight",
-    "strides",
-    "validation_voxels",
-    "working_spacing",
-]
-
 #: voxels across a typical object, by the number of axes: what measured best in images; in volumes a crop that is
 #: affordable holds several objects only if they are smaller
 _ACROSS = {2: 30.0, 3: 20.0}

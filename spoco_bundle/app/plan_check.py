@@ -15,8 +15,6 @@ from spoco_bundle.core.lengths import in_words
 if TYPE_CHECKING:
     from spoco_bundle.dataset.profile import Profile
 
-__all__ = ["check_plan", "plan_lines", "training_bytes"]
-
 
 def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.inf) -> None:
     """Refuses a training that cannot work.

@@ -24,8 +24,6 @@ from spoco_bundle.formats.geometry import checked_spacing
 from spoco_bundle.formats.lazy import stored_header
 from spoco_bundle.networks import load_weights
 
-__all__ = ["WHOLE", "BLOCKWISE", "plan_predictions"]
-
 #: what is predicted in one piece, and block by block: the configs that do it, base first
 WHOLE, BLOCKWISE = ("inference",), ("inference", "inference_blockwise")
 

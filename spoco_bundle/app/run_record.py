@@ -22,15 +22,6 @@ from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import is_zarr
 
-__all__ = [
-    "RUN_RECORD",
-    "forget_outdated",
-    "read_run_record",
-    "record_later",
-    "record_running_config",
-    "write_run_record",
-]
-
 #: file in a folder of results that says how they were made
 RUN_RECORD = "run.json"
 

@@ -35,8 +35,6 @@ from spoco_bundle.report.page import render_page
 from spoco_bundle.report.pictures import overview_picture
 from spoco_bundle.report.slices import ImagePanel
 
-__all__ = ["training_curves", "write_report"]
-
 CURVES = ("train/loss", "train/instance", "train/pull", "train/push", "train/learning_rate")
 
 #: of an image, also normalised, its instances and a truth, with what is computed from them for a while

@@ -22,8 +22,6 @@ from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
 
-__all__ = ["Segmentation", "segment"]
-
 #: what is used of the config
 USED = ("preprocessing", "network", "weights_file", "inferer", "device", "clustering", "restore")
 

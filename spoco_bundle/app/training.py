@@ -9,8 +9,6 @@ from spoco_bundle.app.config import run_configs
 from spoco_bundle.app.run_record import record_later
 from spoco_bundle.app.training_plan import training_files
 
-__all__ = ["train"]
-
 
 def train(
     folder: str | Path,

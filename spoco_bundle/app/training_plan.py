@@ -35,8 +35,6 @@ from spoco_bundle.networks.weights import read_weights
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["PLAN", "PROFILE", "plan_folder", "training_files", "write_running_plan"]
-
 #: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
 PLAN, PROFILE = "plan.json", "profile.json"
 

@@ -22,8 +22,6 @@ from spoco_bundle.core.progress import Progress
 from spoco_bundle.handlers import InstanceMetric
 from spoco_bundle.metrics import expected_ap, pool_scores
 
-__all__ = ["EXPECTED", "ClusteringTuner"]
-
 #: score of images that may be annotated in part, see `expected_ap`
 EXPECTED = "expected_ap_50"
 OUTPUTS = ("pred", "second_pred")  # where ClusterEmbeddingsd finds the network's outputs

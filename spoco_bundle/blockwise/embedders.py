@@ -12,8 +12,6 @@ from spoco_bundle.blockwise.grid import Block, within
 from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.formats.lazy import LazyVolume
 
-__all__ = ["NetworkEmbedder", "StoredEmbedder"]
-
 
 @dataclass
 class NetworkEmbedder:

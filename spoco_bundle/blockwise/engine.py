@@ -16,8 +16,6 @@ from spoco_bundle.blockwise.job import Job
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.progress import Progress
 
-__all__ = ["Engine", "dask_client", "job_engine"]
-
 CONNECT_SECONDS = 30
 _QUEUED = 10_000  # steps known to the scheduler at a time
 

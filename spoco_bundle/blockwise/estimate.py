@@ -10,8 +10,6 @@ import torch
 from spoco_bundle.blockwise.grid import region_shape
 from spoco_bundle.blockwise.job import Job
 
-__all__ = ["duration", "estimate_seconds"]
-
 # measured on one thread, see docs/measurements/clustering.md
 CLUSTER_SECONDS = 4e-7  # per clustered voxel
 TRIAL_VOXELS = 2**19  # that the network is timed on

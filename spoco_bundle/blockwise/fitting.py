@@ -12,8 +12,6 @@ from spoco_bundle.blockwise.working import WorkingImage, read_mask, readable_ima
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.lazy import LazyVolume
 
-__all__ = ["fit_image"]
-
 
 def fit_image(
     source: LazyVolume,

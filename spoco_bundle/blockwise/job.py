@@ -23,8 +23,6 @@ from spoco_bundle.core.resampling import restore_region
 from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.formats.ome_zarr import chunk_regions, halve
 
-__all__ = ["STAGES", "Job"]
-
 #: steps for every block, in order; the levels of the pyramid follow
 STAGES = ("label", "link", "renumber")
 

@@ -12,8 +12,6 @@ import psutil
 from spoco_bundle.core.control_groups import control_groups
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["available_memory", "block_memory", "readable", "whole_memory", "window_voxels"]
-
 GIB = 2**30
 # Measured with scripts/benchmark_blockwise.py; see docs/measurements/large_volumes.md.
 PROCESS = 0.7 * GIB  # Python, torch and MONAI before they do anything

@@ -31,13 +31,12 @@ from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import check_result, file_suffix, is_zarr, result_suffix, write_instances
+from spoco_bundle.formats.files import check_result, write_instances
 from spoco_bundle.formats.geometry import assumption_message, column_spacing, replacement_message, rescale_affine
 from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
+from spoco_bundle.formats.names import file_suffix, is_zarr, result_suffix
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
-
-__all__ = ["BlockwisePredictor"]
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from spoco_bundle.blockwise.working import WorkingImage
 from spoco_bundle.core.sampling import SAMPLED_VOXELS, sampled_places
 from spoco_bundle.formats.lazy import LazyVolume
 
-__all__ = ["sample_voxels"]
-
 SLAB = 2**24  # voxels read at a time
 
 

@@ -14,8 +14,6 @@ from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.formats.objects_table import write_objects_table
 from spoco_bundle.formats.ome_zarr import create_array, create_label_image
 
-__all__ = ["segment"]
-
 
 def segment(
     job: Job,

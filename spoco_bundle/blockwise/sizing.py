@@ -16,8 +16,6 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.core.resampling import voxels_at_a_time
 
-__all__ = ["BlockSizing"]
-
 LEAST_SIDE = 16  # voxels: a smaller block is hardly more than its overlap and halo
 
 

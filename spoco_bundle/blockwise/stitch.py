@@ -20,8 +20,6 @@ from scipy.sparse.csgraph import connected_components
 
 from spoco_bundle.formats.objects_table import table_lengths
 
-__all__ = ["Pieces", "link_pieces", "measure_pieces", "merge_pieces"]
-
 
 @dataclass
 class Pieces:

@@ -16,8 +16,6 @@ from spoco_bundle.core.resampling import read_linear, read_nearest
 from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import LazyVolume
 
-__all__ = ["WorkingImage", "read_mask", "readable_image"]
-
 
 @dataclass
 class WorkingImage:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from spoco_bundle.core.embedding_field import EmbeddingField, check_finite
 
-__all__ = ["Blocks", "block_size", "pool_blocks"]
-
 #: blocks whose neighbours are looked at together: what is computed of all at once would outgrow the blocks themselves
 PART = 1 << 17
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["assign_to_centres", "check_range", "nearest_centre", "sample_voxels"]
-
 CHUNK_DISTANCES = 1 << 23  # distances held at once
 
 

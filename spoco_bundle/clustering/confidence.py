@@ -29,8 +29,6 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
-__all__ = ["border_contrast", "kernel_of", "object_confidence", "object_means"]
-
 #: a region of a volume, along z, y, x
 Box = tuple[slice, slice, slice]
 

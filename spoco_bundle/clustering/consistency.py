@@ -14,8 +14,6 @@ from spoco_bundle.clustering.mean_shift import find_modes
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["consistency"]
-
 
 def consistency(
     field: EmbeddingField,

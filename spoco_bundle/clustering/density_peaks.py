@@ -25,8 +25,6 @@ from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["density_peaks"]
-
 
 def density_peaks(
     field: EmbeddingField,

@@ -12,8 +12,6 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import soft_mask
 
-__all__ = ["disagreement_map", "most_disputed"]
-
 
 def disagreement_map(field: EmbeddingField, delta_var: float = 0.5, kernel_threshold: float = 0.5) -> Tensor:
     """How much two networks differ at every voxel.

@@ -19,8 +19,6 @@ from torch import Tensor
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["BACKGROUND_RULES", "automatic_rule", "drop_largest", "find_foreground"]
-
 BACKGROUND_RULES = ("auto", "objectness", "foreground", "otsu", "largest", "none")
 
 

@@ -13,8 +13,6 @@ from spoco_bundle.clustering.confidence import object_means
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["hdbscan"]
-
 
 def hdbscan(
     field: EmbeddingField,

@@ -9,8 +9,6 @@ from spoco_bundle.clustering.centres import assign_to_centres, check_range, samp
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["find_modes", "mean_shift"]
-
 
 def mean_shift(
     field: EmbeddingField,

@@ -21,8 +21,6 @@ from spoco_bundle.core.embedding_field import EmbeddingField, check_finite
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["mutex_watershed"]
-
 
 def mutex_watershed(
     field: EmbeddingField,

@@ -8,8 +8,6 @@ import numpy as np
 
 from spoco_bundle.clustering.seeded_watershed import seeded_watershed
 
-__all__ = ["find_objects"]
-
 
 def find_objects(
     labels: np.ndarray,

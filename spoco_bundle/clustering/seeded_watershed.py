@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["seeded_watershed"]
-
 
 def seeded_watershed(labels: np.ndarray, objectness: np.ndarray, within: np.ndarray) -> np.ndarray:
     """Let objects grow over connected voxels (6 neighbours, 4 in an image) without a label.

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["largest_box"]
-
 
 def largest_box(shape: Sequence[int], voxels: float) -> np.ndarray:
     """Sides (D,) of the box of at most so many voxels in a volume: a cube as far as the volume's shape allows."""

@@ -12,8 +12,6 @@ from spoco_bundle.core.embedding_space import coordinate_lines
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 
-__all__ = ["EmbeddingField", "check_finite"]
-
 SLAB_VALUES = 1 << 21  # float32 values that one slab may hold: 8 MiB
 
 

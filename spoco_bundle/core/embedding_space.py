@@ -15,15 +15,6 @@ from torch import Tensor
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = [
-    "add_coordinates",
-    "coordinate_lines",
-    "full_precision",
-    "kernel_scale",
-    "soft_mask",
-    "squared_distances",
-]
-
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["release_freed"]
-
 
 def release_freed() -> None:
     """Gives memory that was freed back to the system, where the C library (glibc) would keep it in pieces.

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["per_axis"]
-
 
 def per_axis(name: str, value: int | Sequence[int], dims: int, least: int = 0) -> tuple[int, ...]:
     """One whole number per axis, from one for all or a sequence.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["plain"]
-
 
 def plain(values: Any) -> Any:
     """The tensor that a MetaTensor holds, in the same memory; anything else as it is."""

@@ -8,8 +8,6 @@ import torch
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["uses_bfloat16"]
-
 _PRECISIONS = ("auto", "float32", "bfloat16")
 #: planes up to which a volume may shrink to two in a network that does not tell its strides
 _FEW = 11

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["RandomState"]
-
 
 class RandomState:
     """State of the global generators of Python, NumPy and torch (CPU and every GPU)."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-__all__ = ["ReadableImage"]
-
 Region = tuple[slice, ...]
 
 

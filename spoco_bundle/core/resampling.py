@@ -14,17 +14,6 @@ from torch import Tensor
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = [
-    "read_linear",
-    "read_nearest",
-    "resize_linear",
-    "resize_nearest",
-    "resized_shape",
-    "restore_labels",
-    "restore_region",
-    "voxels_at_a_time",
-]
-
 Region = tuple[slice, ...]
 Reader = Callable[[Region], Tensor]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["SAMPLED_VOXELS", "sampled_places"]
-
 SAMPLED_VOXELS = 2**22
 
 

@@ -12,8 +12,6 @@ import torch
 
 from spoco_bundle.core.atomic_files import atomic_write
 
-__all__ = ["plain_state", "save_state"]
-
 
 def save_state(content: Any, path: str | Path, keep_before: str | Path | None = None) -> None:
     """Writes with ``torch.save`` in one step, see ``atomic_write``.

@@ -11,8 +11,6 @@ import numpy as np
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.dataset.object_size import ball_radius
 
-__all__ = ["LEAST_VOXELS", "AnnotatedSize", "annotated_sizes", "equal_scale", "equal_scales", "share_between"]
-
 #: whole objects with fewer voxels are fragments
 LEAST_VOXELS = 8
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from spoco_bundle.annotation.ledger import read_ledger
 
-__all__ = ["is_partial"]
-
 
 def is_partial(data: Iterable[Mapping[str, str]], annotation: str) -> bool:
     """Whether any object may be drawn in part only, told from the ledgers alone; no image is read.

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 
-__all__ = ["ball_radius", "ball_volume"]
-
 
 def ball_radius(volume: np.ndarray | float, dims: int) -> np.ndarray | float:
     """Radius of the ball (3D) or disc (2D) of a volume or area, or of each of several.

@@ -19,8 +19,6 @@ from spoco_bundle.dataset.object_size import ball_volume
 if TYPE_CHECKING:
     from spoco_bundle.dataset.label_checks import MeasuredObject
 
-__all__ = ["look_at_objects"]
-
 # Objects are looked at within so many voxels along each axis, so that a large one takes no more time than others.
 _WINDOW = 96
 # The first and the last of several slices that are drawn have this part of the area of the largest; objects taper.

@@ -21,8 +21,6 @@ from spoco_bundle.dataset.read_once import ReadOnce
 from spoco_bundle.dataset.tissue import AnnotatedVolume, surroundings_auc
 from spoco_bundle.formats.geometry import voxel_spacing
 
-__all__ = ["Profile", "measure_profile"]
-
 #: percentiles of sizes: of a small, a typical and a large object
 SIZES = (5, 50, 95)
 #: share of its box below which an object winds: neurons fill 0.15 to 0.17, compact objects of eleven data sets 0.28 to

@@ -7,8 +7,6 @@ from typing import Any
 
 import psutil
 
-__all__ = ["ReadOnce"]
-
 
 class ReadOnce(Sequence):
     """A list of samples that are read when they are first asked for, and kept until they are asked for again.

@@ -20,8 +20,6 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.geometry import affine_from_spacing
 from spoco_bundle.formats.tiff_writing import write_image
 
-__all__ = ["make_synthetic_sample", "synthetic_volume"]
-
 SPACING = (2.0, 0.8, 0.8)
 
 

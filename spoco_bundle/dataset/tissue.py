@@ -23,8 +23,6 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from spoco_bundle.dataset.object_size import ball_radius
 
-__all__ = ["AnnotatedVolume", "Surroundings", "surroundings_auc"]
-
 # Gaussians are cut off at so many of their widths
 _TRUNCATE = 3.0
 

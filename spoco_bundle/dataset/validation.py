@@ -6,8 +6,6 @@ from pathlib import Path
 
 from spoco_bundle.dataset.datalist import JSON_KEYS, PAIR_FOLDERS, json_lists
 
-__all__ = ["validation_split"]
-
 
 def validation_split(source: str | Path) -> str:
     """The split that validates a training: ``"val"`` where there is one, else ``"train"``, with objects held out.

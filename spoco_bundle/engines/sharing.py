@@ -15,8 +15,6 @@ from torch.utils.data import Sampler
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["Helpers", "SharedOrder"]
-
 
 class SharedOrder(Sampler[int]):
     """Every index of a dataset once, in order, given to whichever process asks for the next.

@@ -1,14 +1,8 @@
 """Files in and out: NIfTI, TIFF, Zarr and what ITK reads, each as one `Image` with its geometry."""
 
-from spoco_bundle.formats.files import (
-    check_result,
-    file_suffix,
-    image_dimensions,
-    read_image,
-    result_suffix,
-    write_instances,
-)
+from spoco_bundle.formats.files import check_result, image_dimensions, read_image, write_instances
 from spoco_bundle.formats.geometry import Image, batch_spacing, voxel_spacing
+from spoco_bundle.formats.names import file_suffix, result_suffix
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 
 __all__ = [

@@ -16,23 +16,10 @@ from spoco_bundle.core.atomic_files import atomic_folder, atomic_write, partial_
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.formats import itk_io, nifti, tiff_writing
-from spoco_bundle.formats.geometry import Image, batch_spacing, checked_spacing, replaced_affine, voxel_spacing
+from spoco_bundle.formats.geometry import Image, checked_spacing, replaced_affine
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.formats.lazy import LazyVolume, describe
-from spoco_bundle.formats.names import family, file_suffix, is_zarr, result_suffix
-
-__all__ = [
-    "Image",
-    "batch_spacing",
-    "check_intensities",
-    "check_result",
-    "file_suffix",
-    "is_zarr",
-    "read_image",
-    "result_suffix",
-    "voxel_spacing",
-    "write_instances",
-]
+from spoco_bundle.formats.names import family, file_suffix, is_zarr
 
 
 def read_image(

@@ -6,8 +6,6 @@ import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["as_label_ids"]
-
 
 def as_label_ids(array: np.ndarray, path: str) -> np.ndarray:
     """Turns stored label values into int32 ids.

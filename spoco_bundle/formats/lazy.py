@@ -14,8 +14,6 @@ from spoco_bundle.formats.geometry import checked_spacing
 from spoco_bundle.formats.names import family
 from spoco_bundle.formats.stored import LazyVolume
 
-__all__ = ["LazyVolume", "describe", "open_volume", "stored_header", "unpack"]
-
 
 def open_volume(
     path: str | Path,

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from spoco_bundle.formats import itk_io, nifti, tiff
 
-__all__ = ["IMAGE_SUFFIXES", "family", "file_suffix", "image_name", "is_zarr", "result_suffix"]
-
 IMAGE_SUFFIXES = (
     ".nii.gz .nii .img .ome.tif .ome.tiff .tif .tiff .btf .nrrd .nhdr .mha .mhd .png .jpg .jpeg .bmp .dcm".split()
 )

@@ -14,8 +14,6 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.formats.geometry import replaced_affine
 
-__all__ = ["LazyVolume"]
-
 
 @dataclass
 class LazyVolume:

@@ -14,8 +14,6 @@ from spoco_bundle.metrics.matching import IOU_THRESHOLDS
 from spoco_bundle.metrics.partly_labelled import ANNOTATED_SIZES, SCOPE
 from spoco_bundle.metrics.scores import instance_scores, pool_scores
 
-__all__ = ["InstanceMetric"]
-
 # found objects from which their share says something, and the share from which a truth looks complete
 _MANY, _NEARLY_ALL = 20, 0.8
 

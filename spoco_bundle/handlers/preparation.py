@@ -14,7 +14,7 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 from spoco_bundle.dataset.crop_dataset import SparseCropDataset
-from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.handlers.best_weights import BestWeights
 from spoco_bundle.networks import MomentumTeacher, load_weights
 from spoco_bundle.networks.lengths import alike_spacings, learn_lengths, learnt_lengths

@@ -7,8 +7,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopSignals"]
-
 
 class StopSignals:
     """Notes SIGTERM (as clusters send it) and the first Ctrl-C; a second Ctrl-C ends the process at once.

@@ -15,8 +15,6 @@ from torch.optim import Optimizer
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["TimeBudget", "one_cycle"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -27,8 +27,6 @@ from spoco_bundle.losses.sweep import (
     worth_keeping,
 )
 
-__all__ = ["SAMPLINGS", "consistency_sums", "draw_anchors"]
-
 SAMPLINGS = ("uniform", "density")
 DENSITY_REFERENCES = 512  # candidates that the density of all of them is estimated from
 

@@ -25,8 +25,6 @@ from torch import Tensor
 from spoco_bundle.losses.sorted_crop import SortedCrop
 from spoco_bundle.losses.sweep import chunks
 
-__all__ = ["cluster_means", "pull", "push", "regularizer", "unlabeled_push"]
-
 
 class _ClusterMeans(torch.autograd.Function):
     @staticmethod

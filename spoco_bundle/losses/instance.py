@@ -21,8 +21,6 @@ from torch.utils.checkpoint import checkpoint
 from spoco_bundle.core.embedding_space import squared_distances
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["NO_OBJECT", "NOWHERE", "affinity_dice", "binary_cross_entropy", "dice", "sample_members"]
-
 # codes beside the numbers of objects
 NO_OBJECT, NOWHERE = -1, -2
 TOGETHER = 8  # objects whose soft masks are held at once

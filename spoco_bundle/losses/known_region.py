@@ -29,8 +29,6 @@ from spoco_bundle.annotation.scope import WHOLE
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses.sweep import chunks
 
-__all__ = ["KnownRegion", "known_region"]
-
 
 @dataclass(frozen=True)
 class KnownRegion:

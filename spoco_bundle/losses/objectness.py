@@ -41,8 +41,6 @@ from torch.nn import functional
 
 from spoco_bundle.annotation.scope import WHOLE
 
-__all__ = ["BACKGROUND", "IGNORED", "OBJECTNESS_TARGETS", "UNLABELED", "objectness_loss", "objectness_target"]
-
 OBJECTNESS_TARGETS = ("binary", "interior")
 STRONG = 4.0  # W, with which a relative weight works
 UNLABELED = -1.0

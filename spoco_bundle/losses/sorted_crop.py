@@ -11,8 +11,6 @@ from torch import Tensor
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses.known_region import KnownRegion, known_region
 
-__all__ = ["SortedCrop", "evenly_spread", "sort_crop", "take_rows"]
-
 
 @dataclass(frozen=True)
 class SortedCrop:

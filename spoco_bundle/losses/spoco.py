@@ -19,8 +19,6 @@ from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS, objectness_loss, 
 from spoco_bundle.losses.sorted_crop import SortedCrop, evenly_spread, sort_crop, take_rows
 from spoco_bundle.losses.sweep import AnchorSums, SweepParams, anchor_sums
 
-__all__ = ["SpocoLoss"]
-
 TERMS = ("pull", "push", "regularizer", "instance", "unlabeled_push", "consistency")
 LEAST = dict.fromkeys((f"{name}_weight" for name in (*TERMS, "objectness", "objectness_unlabeled")), 0)
 LEAST |= {"objectness_shell": 0, "max_anchors": 1, "sampled_voxels": 1}

@@ -20,20 +20,6 @@ from torch import Tensor
 
 from spoco_bundle.core.embedding_space import full_precision
 
-__all__ = [
-    "AnchorSums",
-    "Pairs",
-    "SweepParams",
-    "anchor_sums",
-    "chunks",
-    "in_full_precision",
-    "kernel",
-    "kernel_reach",
-    "pair_distances",
-    "reachable",
-    "worth_keeping",
-]
-
 # values per chunk and kind of device: what fits the caches of a CPU core, and what keeps a GPU busy
 CHUNK_VALUES = {"cpu": 2**18, "other": 2**24}
 # values that a forward pass keeps for its backward pass at most (64 MB in float32); beyond, they are made again

@@ -9,8 +9,6 @@ import numpy as np
 from spoco_bundle.annotation.scope import WHOLE
 from spoco_bundle.metrics.contingency import ContingencyTable
 
-__all__ = ["within_annotation"]
-
 
 def within_annotation(
     table: ContingencyTable,

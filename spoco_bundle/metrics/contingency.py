@@ -10,8 +10,6 @@ import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["ContingencyTable", "contingency_table"]
-
 PIECE = 2**24  # voxels that are counted at a time, which bounds the memory beside the volumes themselves
 
 

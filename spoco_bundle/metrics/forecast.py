@@ -11,8 +11,6 @@ from scipy import stats
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["Forecast", "forecast_score"]
-
 
 @dataclass(frozen=True)
 class Forecast:

@@ -12,8 +12,6 @@ import numpy as np
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.contingency import ContingencyTable
 
-__all__ = ["IOU_THRESHOLDS", "detection_scores", "match", "matching_scores", "threshold_name"]
-
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 

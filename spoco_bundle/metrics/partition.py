@@ -6,8 +6,6 @@ import numpy as np
 
 from spoco_bundle.metrics.contingency import ContingencyTable
 
-__all__ = ["adapted_rand_error", "best_dice", "error_counts", "symmetric_best_dice", "variation_of_information"]
-
 
 def best_dice(table: ContingencyTable) -> tuple[np.ndarray, np.ndarray]:
     """Dice of every true object with its best predicted one (T,), and the other way round (P,); 0 without overlap."""

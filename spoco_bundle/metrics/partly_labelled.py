@@ -10,8 +10,6 @@ from spoco_bundle.metrics.contingency import ContingencyTable
 from spoco_bundle.metrics.matching import match, threshold_name
 from spoco_bundle.metrics.partition import best_dice, error_counts
 
-__all__ = ["ANNOTATED_SIZES", "SCOPE", "expected_ap", "partly_labelled_scores"]
-
 #: entry of a truth's metadata: voxels of all annotated objects, of which the truth may hold only some
 ANNOTATED_SIZES = "annotated_sizes"
 #: entry of a truth's metadata: what the annotations of its objects say, see `annotation_scope`

@@ -20,8 +20,6 @@ from spoco_bundle.metrics.partition import (
 )
 from spoco_bundle.metrics.partly_labelled import partly_labelled_scores
 
-__all__ = ["instance_scores", "pool_scores"]
-
 COUNTS = ("objects", "true_objects", "judged_objects", "merges", "splits", "misses", "false_objects")
 
 

@@ -18,7 +18,7 @@ from spoco_bundle.annotation.rectangles import keep_rectangles, read_rectangles
 from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
-from spoco_bundle.formats.files import file_suffix, read_image, result_suffix
+from spoco_bundle.formats import file_suffix, read_image, result_suffix
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.napari.labels import as_ids, ids_of
 

@@ -15,9 +15,10 @@ from spoco_bundle.annotation.side_files import files_beside
 from spoco_bundle.core.atomic_files import atomic_folder, write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS, in_words
-from spoco_bundle.formats.files import is_zarr, result_suffix, write_instances
+from spoco_bundle.formats.files import write_instances
 from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import open_volume
+from spoco_bundle.formats.names import is_zarr, result_suffix
 from spoco_bundle.napari.annotations import Contents, write_annotations
 from spoco_bundle.napari.reader import OpenedImage
 

@@ -20,8 +20,6 @@ from spoco_bundle.formats.geometry import length_unit
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.report.pictures import LIMITS_VOXELS, intensity_limits
 
-__all__ = ["OpenedImage", "get_reader", "image_layers", "layer_grid", "open_image"]
-
 #: key of a layer's metadata under which its image is found
 OPENED = "spoco_image"
 

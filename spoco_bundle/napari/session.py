@@ -23,8 +23,8 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import result_suffix, write_instances
-from spoco_bundle.formats.names import family
+from spoco_bundle.formats.files import write_instances
+from spoco_bundle.formats.names import family, result_suffix
 from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
 from spoco_bundle.napari.annotations import (

@@ -17,8 +17,6 @@ from spoco_bundle.core.embedding_space import add_coordinates
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 
-__all__ = ["Decoder"]
-
 
 class Decoder:
     """What the channels of a network's output mean.

@@ -11,15 +11,6 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, PIXEL, UNITLESS, in_words
 
-__all__ = [
-    "alike_spacings",
-    "learn_lengths",
-    "learnt_diameter",
-    "learnt_lengths",
-    "spacing_for",
-    "with_length_unit",
-]
-
 #: values of the buffer ``length_unit`` of a network, from 0
 _UNITS = ("", MICROMETER, PIXEL, UNITLESS)
 

@@ -12,8 +12,6 @@ from skimage.segmentation import watershed
 
 from spoco_bundle.core.errors import SpocoError
 
-__all__ = ["otsu_watershed"]
-
 
 def otsu_watershed(
     image: np.ndarray,

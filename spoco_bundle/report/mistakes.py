@@ -11,8 +11,6 @@ from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.metrics.contingency import ContingencyTable
 from spoco_bundle.metrics.partition import error_objects
 
-__all__ = ["Mistake", "find_mistakes"]
-
 MOST_NAMED = 8  # ids in one line
 
 

@@ -15,8 +15,6 @@ from spoco_bundle.formats.objects_table import table_lengths
 from spoco_bundle.report.charts import curve, histogram
 from spoco_bundle.report.slices import AXES, ImagePanel, slice_planes
 
-__all__ = ["ImagePanel", "render_page"]
-
 FACT_COLUMNS = ("voxels", "volume", "confidence")
 
 

@@ -12,16 +12,6 @@ import torch
 
 from spoco_bundle.core.embedding_field import EmbeddingField
 
-__all__ = [
-    "embedding_colours",
-    "fullest_plane",
-    "gray",
-    "instance_overlay",
-    "intensity_limits",
-    "label_colours",
-    "overview_picture",
-]
-
 LIMITS_VOXELS = 2_000_000  # voxels that the limits of intensity are taken from
 PCA_VOXELS = 20_000  # voxels that the principal components are fitted on
 GOLDEN_RATIO = 0.618034

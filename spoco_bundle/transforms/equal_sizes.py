@@ -15,8 +15,6 @@ from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
 from spoco_bundle.dataset.label_checks import object_ids
 from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
 
-__all__ = ["EqualSizesd"]
-
 
 class EqualSizesd(MapTransform):
     """Gives an image that does not state its voxel size the one at which its objects are as large as usual.

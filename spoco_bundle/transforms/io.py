@@ -19,7 +19,7 @@ from spoco_bundle.core.lengths import MICROMETER, PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
-from spoco_bundle.formats.files import check_intensities, check_result, read_image, result_suffix, write_instances
+from spoco_bundle.formats.files import check_intensities, check_result, read_image, write_instances
 from spoco_bundle.formats.geometry import (
     Image,
     assumption_message,
@@ -30,6 +30,7 @@ from spoco_bundle.formats.geometry import (
     replacement_message,
 )
 from spoco_bundle.formats.label_ids import as_label_ids
+from spoco_bundle.formats.names import result_suffix
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.transforms.serving import SERVED
 

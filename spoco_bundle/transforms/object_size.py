@@ -19,8 +19,6 @@ from spoco_bundle.core.resampling import read_linear, read_nearest
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 
-__all__ = ["Look", "ObjectFinder", "find_scale", "fullest"]
-
 
 class Look(NamedTuple):
     """What was seen of an image at one scale.

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.core.resampling import resize_linear, resize_nearest, resized_shape, restore_labels
-from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats import voxel_spacing
 
 GRID_SHAPE = "grid_shape"
 GRID_AFFINE = "grid_affine"

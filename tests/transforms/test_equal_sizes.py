@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.transforms import EqualSizesd, ResampleToSpacingd
 
 

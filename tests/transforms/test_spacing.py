@@ -7,7 +7,7 @@ from monai.transforms import Compose, RandFlipd, RandRotate90d
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.resampling import restore_labels
-from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.transforms import ResampleToSpacingd, RestoreGridd
 
 

@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.formats.files import voxel_spacing
+from spoco_bundle.formats import voxel_spacing
 from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.networks.lengths import learn_lengths, learnt_diameter
 from spoco_bundle.transforms import ClusterEmbeddingsd, RestoreGridd, WorkingSpacingd, working_spacing
