@@ -73,7 +73,7 @@ def write_labels(path: Path, labels: Any, like: Path, axes: str | None = None) -
         path: file to write.
         labels: array or Zarr array of uint16 or uint32.
         like: the image that was segmented.
-        axes: as given to :func:`read` for ``like``.
+        axes: as given to :func:`read_image` for ``like``.
 
     Raises:
         SpocoError: if the shape is not that of ``like``.
