@@ -276,7 +276,7 @@ class Spoco:
         """
         check_switch("embeddings", embeddings)
         check_number("max_images", max_images, 1)
-        check_number("max_megabytes", max_megabytes, 0)
+        check_number("max_megabytes", max_megabytes, 0, (int, float))
         from spoco_bundle.app.run_report import write_report
 
         page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)

@@ -60,7 +60,7 @@ REFUSED = {
     "a place that an option names": (["train", "data", "--ckpt_dir", "m"], 2, "--ckpt_dir: give --output"),
     "an image twice": (["predict", "here.tif", "--dataset_dir", "a"], 2, "--dataset_dir: give the image alone"),
     "a switch before a name": (["predict", "--resume", "here.tif", "no.tif"], 2, "--resume here.tif: is True or False"),
-    "a number that is none": (["report", "data", "--max_images", "all"], 2, "--max_images all: give a number"),
+    "a number that is none": (["report", "data", "--max_images", "all"], 2, "--max_images all: give a whole number"),
     "a named result that is resumed": (["predict", "here.tif", "--output", "a.zarr", "--resume"], 2, "leave it out"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }

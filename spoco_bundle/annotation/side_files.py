@@ -95,9 +95,7 @@ def refuse_strays(
             key, path = strays[0]
             meant = without_ending(name, image_ending, *endings)
             rename = f"call it {meant if meant in names else 'NAME'}{SIDE_FILES[key]}{file_suffix(path)}"
-            raise SpocoError(
-                f"{path}: belongs to no image {name}{image_ending}.EXT: {rename}, after its image, or take it away"
-            )
+            raise SpocoError(f"{path}: belongs to no image here: {rename}, after its image, or take it away")
 
 
 def files_beside(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> dict[str, Path]:

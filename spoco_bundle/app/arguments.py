@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from typing import Any
@@ -65,7 +66,7 @@ def check_switch(name: str, value: Any) -> None:
         raise SpocoError(f"--{name} {value}: is True or False: put it behind the names, or write --{name} True")
 
 
-def check_number(name: str, value: Any, least: int) -> None:
-    """Refuses what is no number, or too small a one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-        raise SpocoError(f"--{name} {value}: give a number of at least {least}")
+def check_number(name: str, value: Any, least: int, kinds: tuple[type, ...] = (int,)) -> None:
+    """Refuses what is no number of these kinds, or too small a one."""
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
+        raise SpocoError(f"--{name} {value}: give a {'' if float in kinds else 'whole '}number of at least {least}")

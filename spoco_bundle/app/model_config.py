@@ -57,7 +57,9 @@ def foreign_code(key: str, value: Any) -> str:
     return next((text for text in code_in(named) if text not in _shipped_code()), "")
 
 
-def check_data(content: Mapping[str, Any], file: Path) -> None:
+def check_data(
+    content: Mapping[str, Any], file: Path, remedy: str = "take it out, or, if you trust it, give it with --config"
+) -> None:
     """Refuses a config that would run what no shipped config runs: it may come from anybody.
 
     Raises:
@@ -66,9 +68,7 @@ def check_data(content: Mapping[str, Any], file: Path) -> None:
     for key, value in content.items():
         code = foreign_code(key, value)
         if code:
-            raise SpocoError(
-                f"{file}: {key} would run {code[:80]!r}: take it out, or, if you trust it, give it with --config"
-            )
+            raise SpocoError(f"{file}: {key} would run {code[:80]!r}: {remedy}")
 
 
 @cache

@@ -25,6 +25,8 @@ from spoco_bundle.formats.files import is_zarr
 #: file in a folder of results that says how they were made
 RUN_RECORD = "run.json"
 
+TRUSTED = "if you trust it, write its value in its place"
+
 #: ids that decide where and how fast work is done, not what comes out
 _WITHOUT_EFFECT = PATHS | {
     *(
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 # folders whose record this process wrote, which knows more of it than the config that MONAI runs then
 _written: set[Path] = set()
 # folders whose record is written when the config runs, by what the command knows
-_later: dict[Path, tuple[Sequence[str | Path], dict[str, Any]]] = {}
+_later: dict[Path, tuple[Sequence[str | Path], dict[str, Any], str | Path]] = {}
 
 
 def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> Path:
@@ -98,7 +100,8 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
 
 def record_later(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> None:
     """Has ``record_running_config`` write the record of ``write_run_record``: what is refused leaves the one before."""
-    _later[Path(folder).resolve()] = (files, overrides)
+    place = Path(overrides.get("output_dir", folder)).resolve()
+    _later[place] = (files, overrides, folder)
 
 
 def record_running_config(command: str) -> None:
@@ -115,7 +118,8 @@ def record_running_config(command: str) -> None:
     if idist.get_rank() != 0:
         return
     if folder.resolve() in _later:
-        write_run_record(command, *_later.pop(folder.resolve()), folder)
+        write_run_record(command, *_later.pop(folder.resolve()))
+        return
     if folder.resolve() in _written:
         return
     base = find_config("inference" if command == "predict" else "train")
@@ -165,14 +169,14 @@ def read_run_record(place: str | Path) -> dict[str, Any]:
             if config.name == MODEL_CONFIG:
                 model_overlay(config.parent)
             elif config.parent != config_folder():
-                check_data(json_content(config), config)
+                check_data(json_content(config), config, TRUSTED)
     except SpocoError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpocoError(f"{file}: damaged ({type(error).__name__}: {error}); run the command again") from error
     for key, text in code.items():
         if text:
-            raise SpocoError(f"{file}: {key} would run {text[:80]!r}: if you trust it, write its value in its place")
+            raise SpocoError(f"{file}: {key} would run {text[:80]!r}: {TRUSTED}")
     return record
 
 

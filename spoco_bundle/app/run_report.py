@@ -76,8 +76,7 @@ def write_report(
     parser = read_configs(record["files"], record["overrides"])
     pairs = _predictions(folder, record, parser) if record["command"] == "predict" else []
     if pairs and embeddings:
-        # the config's own rule for the file of the network that predicted
-        weights = parser.get_parsed_content("handlers#0#path")
+        weights = parser.get_parsed_content("weights_file")
         load_weights(parser.get_parsed_content("network"), weights).eval()
     shown = pairs[:max_images]
     if shown:

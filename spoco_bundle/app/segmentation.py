@@ -127,10 +127,12 @@ def _prepared(model: str, overlays: tuple[str, ...], ids: str, stamps: tuple[tup
     """The parsed config with its network, weights loaded; kept for the next image while the files stay the same."""
     places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model}
     given = json.loads(ids)
-    for name in ("agreement", "foreground_ending"):
-        if given.get(name):
-            raise SpocoError(f"{name}: is for `spoco predict`: `segment` looks at one image with one network")
     parser = read_configs([find_config("inference"), *overlays], {**places, **given})
+    for name in ("agreement", "foreground_ending"):
+        if parser.get(name):
+            raise SpocoError(
+                f"{name}: is for `spoco predict`; `segment` takes neither mask nor second network: leave it out"
+            )
     check_effect(parser.get(), given, "", USED)
     load_weights(parser.get_parsed_content("network"), parser.get_parsed_content("weights_file")).eval()
     return parser

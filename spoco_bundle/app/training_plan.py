@@ -57,7 +57,7 @@ def training_files(config: str, overrides: dict[str, Any], began: str | Path | N
         plan = Path(began) / PLAN
         if not plan.is_file():  # version 0.1 left the config of the model alone
             return [base, *model_overlay(began), *overlays]
-        check_data(json_content(plan), plan)
+        check_data(json_content(plan), plan, "take it out; if you trust it, give it with --config too")
         return [base, *_of_the_weights(base, overlays, overrides)[:1], plan, *overlays]
     return [base, *_of_the_weights(base, overlays, overrides), *overlays]
 

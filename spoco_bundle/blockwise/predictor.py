@@ -285,10 +285,11 @@ class BlockwisePredictor:
         rule = self.clustering.params.get("background", "auto")
         told = self.clustering.decoder.objectness or self.foreground_ending is not None
         if rule == "largest" or (rule == "auto" and not told):
+            whole = "" if is_zarr(path) else ", or --blockwise False"
             raise SpocoError(
                 f"{path}: its background is the largest cluster (clustering#background is {rule}), another one in "
-                "every block: give a foreground mask (--foreground_ending), --clustering#background none or otsu, or "
-                "--blockwise False"
+                "every block: give a foreground mask (--foreground_ending), --clustering#background none or otsu"
+                f"{whole}"
             )
         found = work.plan() or {}
         if found.get("image_state") != image_state(path, source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
     attributes = dict(node.attrs)
     if isinstance(node, zarr.Array):
         names = attributes.get("_ARRAY_DIMENSIONS") or getattr(node.metadata, "dimension_names", None)
-        if not names or not any(names):
+        if not names or all(name is None or re.fullmatch(r"dim_\d+", str(name)) for name in names):
             letters = "zyx"[-node.ndim :] if node.ndim <= 3 else None
         else:
             named = [_NAMED_AXES.get(str(name).lower(), str(name)) for name in names]

@@ -12,15 +12,17 @@ from spoco_bundle.formats import read_image
 from spoco_bundle.networks import load_weights
 
 
-@pytest.mark.parametrize(("diameter", "side"), [(None, 64), (52.4, 64), (26.2, 128)])
-def test_the_network_looks_at_the_resolution_of_the_prediction(diameter, side, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("diameter", "side", "mask"), [(None, 64, None), (52.4, 64, "_fg"), (26.2, 128, None)])
+def test_the_network_looks_at_the_resolution_of_the_prediction(diameter, side, mask, tmp_path, monkeypatch):
     """Discs of 52 pixels, where the weights learnt 13.1."""
     y, x = np.mgrid[:256, :256]
     image = np.random.default_rng(0).normal(12, 2, (256, 256))
     for row, column in np.ndindex(3, 3):
         image += 120 / (1 + np.exp((np.hypot(y - 45 - 80 * row, x - 45 - 80 * column) - 26) / 2))
     tifffile.imwrite(tmp_path / "a.tif", image.clip(0, 255).astype(np.uint8))
-    ids = {"ckpt_dir": str(shipped_weights(2)), "diameter": diameter}
+    if mask:
+        tifffile.imwrite(tmp_path / "a_fg.tif", (image > 60).astype(np.uint8))
+    ids = {"ckpt_dir": str(shipped_weights(2)), "diameter": diameter, "foreground_ending": mask}
     parser = read_configs([find_config("inference"), *model_overlay("", 2)], ids)
     load_weights(parser.get_parsed_content("network"), shipped_weights(2) / "model.pt").eval()
     shapes, colours = [], module._colours

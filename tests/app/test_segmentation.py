@@ -96,6 +96,7 @@ def test_ids_are_options(cells):
         (np.eye(32), {"spacing": (1.0, -1.0)}, "spacing"),
         (np.eye(32), {"objectnes": 1}, "did you mean"),
         (np.eye(32), {"agreement": True}, "agreement: is for `spoco predict`"),
+        (np.eye(32), {"foreground_ending": "_fg"}, "foreground_ending: is for `spoco predict`"),
         (np.eye(32), {"skip_finished": True}, "skip_finished: has no effect"),
         (np.eye(32), {"processes": 2}, "processes: has no effect"),
     ],

@@ -27,11 +27,11 @@ def names(items) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("stray", "remedy"),
     [
-        ("a_raw_points.csv", r"no image a_raw_raw\.EXT: call it a_points\.csv"),
+        ("a_raw_points.csv", r"no image here: call it a_points\.csv"),
         ("a_label_annotation.csv", r"call it a_annotation\.csv"),
         ("a_label_complete.csv", r"call it a_complete\.csv"),
         ("a_raw_complete.nii.gz", r"call it a_complete\.nii\.gz"),
-        ("ab_points.csv", r"no image ab_raw\.EXT: call it NAME_points\.csv, after its image, or take it away"),
+        ("ab_points.csv", r"no image here: call it NAME_points\.csv, after its image, or take it away"),
         ("b_complete.tif", r"call it NAME_complete\.tif"),
     ],
 )

@@ -65,7 +65,13 @@ def test_the_scale_of_the_whole_image_multiplies_that_of_the_level(tmp_path, vox
 
 @pytest.mark.parametrize(
     ("names", "letters"),
-    [(["time", "y", "x"], "TYX"), (["Channel", "y", "x"], "CYX"), (["z", "y", "x"], "ZYX"), (None, "ZYX")],
+    [
+        (["time", "y", "x"], "TYX"),
+        (["Channel", "y", "x"], "CYX"),
+        (["z", "y", "x"], "ZYX"),
+        (["dim_0", "dim_1", "dim_2"], "ZYX"),
+        (None, "ZYX"),
+    ],
 )
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_axes_of_an_array_that_are_named_in_words(tmp_path, voxels, names, letters, zarr_format):
