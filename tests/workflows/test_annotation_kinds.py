@@ -40,6 +40,7 @@ def only_every_third_slice(folder):
         write_instances(label, ids, image)
 
 
+@pytest.mark.slow
 def test_outlines_in_slices_are_noticed_and_teach_when_they_are_called_so(folder, tiny_overlay):
     only_every_third_slice(folder)
     refused = train(folder, tiny_overlay)
