@@ -10,10 +10,10 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image as Picture
 
+from spoco_bundle.dataset.foreground_path import foreground_path
 from spoco_bundle.formats import Image, voxel_spacing
 from spoco_bundle.formats.geometry import rescale_affine
 from spoco_bundle.report.pictures import embedding_colours, fullest_plane, gray, intensity_limits
-from spoco_bundle.transforms.foreground import FindForegroundd
 from spoco_bundle.transforms.spacing import resampled
 from spoco_bundle.transforms.working_spacing import in_memory
 
@@ -44,8 +44,8 @@ def embedding_planes(
         parser.get_parsed_content(key) for key in ("network", "load", "normalize", "working_spacing")
     )
     ending, image_ending = (parser.get_parsed_content(key) for key in ("foreground_ending", "image_ending"))
-    masked = FindForegroundd(ending, image_ending)({"image": volume.path}) if ending else {}
-    sample = normalize(load({**masked, "image": volume}))
+    masked = {"foreground": foreground_path(volume.path, ending, image_ending)} if ending else {}
+    sample = normalize(load({"image": volume, **masked}))
     whole = sample["image"]
     seen = working_spacing.decide(in_memory(whole, sample.get("foreground")))
     affine = whole.affine if seen.spacing is None else rescale_affine(whole.affine, seen.spacing)

@@ -14,7 +14,7 @@ import torch
 
 from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs, shipped_weights
 from spoco_bundle.app.config_effect import check_effect
-from spoco_bundle.app.model_config import model_overlay
+from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, image_dimensions, read_image
 from spoco_bundle.formats.files import check_intensities
@@ -86,10 +86,10 @@ def segment(
     folder = Path(model) if model else shipped_weights(dims)
     if not (folder / "model.pt").is_file():
         raise SpocoError(f"model {folder}: holds no model.pt; name the output folder of `train`")
-    overlays = [*model_overlay(folder), *find_overlays(config)]
-    stamps = tuple(_stamp(file) for file in (*sorted(folder.glob("*.pt")), *overlays))
+    overlays = tuple(find_overlays(config))
+    stamps = tuple(_stamp(file) for file in (*sorted(folder.glob("*.pt")), *folder.glob(MODEL_CONFIG), *overlays))
     with unwrapped():
-        return _segmented(given, _prepared(str(folder.resolve()), tuple(map(str, overlays)), ids, stamps))
+        return _segmented(given, _prepared(folder.resolve(), overlays, ids, stamps))
 
 
 def _as_image(
@@ -123,11 +123,11 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _prepared(model: str, overlays: tuple[str, ...], ids: str, stamps: tuple[tuple[int, int], ...]) -> Any:
+def _prepared(model: Path, overlays: tuple[Path, ...], ids: str, stamps: tuple[tuple[int, int], ...]) -> Any:
     """The parsed config with its network, weights loaded; kept for the next image while the files stay the same."""
-    places = {"bundle_root": str(config_folder().parent), "ckpt_dir": model}
+    places = {"bundle_root": str(config_folder().parent), "ckpt_dir": str(model)}
     given = json.loads(ids)
-    parser = read_configs([find_config("inference"), *overlays], {**places, **given})
+    parser = read_configs([find_config("inference"), *model_overlay(model), *overlays], {**places, **given})
     for name in ("agreement", "foreground_ending"):
         if parser.get(name):
             raise SpocoError(

@@ -25,16 +25,18 @@ from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.sizing import BlockSizing
 from spoco_bundle.blockwise.work import WorkFolder, digest
 from spoco_bundle.blockwise.working import WorkingImage
+from spoco_bundle.clustering.foreground import automatic_rule
 from spoco_bundle.core.atomic_files import atomic_write, disk_errors
 from spoco_bundle.core.errors import SpocoError, naming, unwrapped
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
+from spoco_bundle.dataset.foreground_path import foreground_path
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import check_result, write_instances
 from spoco_bundle.formats.geometry import assumption_message, column_spacing, replacement_message, rescale_affine
 from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
-from spoco_bundle.formats.names import file_suffix, is_zarr, result_suffix
+from spoco_bundle.formats.names import is_zarr, result_suffix
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
 from spoco_bundle.networks import load_weights
 
@@ -283,11 +285,12 @@ class BlockwisePredictor:
             SpocoError: if the background is to be the largest cluster, which is another one in every block.
         """
         rule = self.clustering.params.get("background", "auto")
-        told = self.clustering.decoder.objectness or self.foreground_ending is not None
-        if rule == "largest" or (rule == "auto" and not told):
+        if rule == "auto":
+            rule = automatic_rule(self.clustering.decoder.objectness, self.foreground_ending is not None)
+        if rule == "largest":
             whole = "" if is_zarr(path) else ", or --blockwise False"
             raise SpocoError(
-                f"{path}: its background is the largest cluster (clustering#background is {rule}), another one in "
+                f"{path}: its background is the largest cluster (clustering#background), another one in "
                 "every block: give a foreground mask (--foreground_ending), --clustering#background none or otsu"
                 f"{whole}"
             )
@@ -334,8 +337,7 @@ class BlockwisePredictor:
         """The mask beside an image, where there are to be masks."""
         if self.foreground_ending is None:
             return None
-        name = image_name(path).removesuffix(self.image_ending)
-        mask = path.with_name(f"{name}{self.foreground_ending}{file_suffix(path)}")
+        mask = foreground_path(path, self.foreground_ending, self.image_ending)
         volume = open_volume(mask, self.dims, axes=self.reading["axes"])
         if volume.shape != source.shape:
             raise SpocoError(f"{mask}: has shape {volume.shape}, its image {source.shape}: they must match")

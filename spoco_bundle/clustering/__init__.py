@@ -145,7 +145,9 @@ def cluster_field(
         raise SpocoError(
             f"extent_threshold is {extent_threshold}{missing}: give a number from 0 to 1 and an objectness, or None"
         )
-    rule = automatic_rule(field, foreground) if background == "auto" else background
+    rule = background
+    if background == "auto":
+        rule = automatic_rule(field.objectness is not None, foreground is not None)
     inside = find_foreground(field, rule, mask=foreground, image=image, objectness_threshold=objectness_threshold)
     # the one parameter that the objects share with a method: it must not lose what they would keep
     if "min_size" in METHODS[method].__kwdefaults__:

@@ -22,11 +22,11 @@ from spoco_bundle.core.errors import SpocoError
 BACKGROUND_RULES = ("auto", "objectness", "foreground", "otsu", "largest", "none")
 
 
-def automatic_rule(field: EmbeddingField, mask: Any) -> str:
+def automatic_rule(has_objectness: bool, has_mask: bool) -> str:
     """What "auto" stands for: the objectness if there is one, else a given mask, else the largest cluster."""
-    if field.objectness is not None:
+    if has_objectness:
         return "objectness"
-    return "largest" if mask is None else "foreground"
+    return "foreground" if has_mask else "largest"
 
 
 def find_foreground(

@@ -184,8 +184,7 @@ def _pairs_beside(
     if image_ending == label_ending:
         raise SpocoError(f"image_ending and label_ending are both {image_ending!r}: they must differ")
     files = _images_in(folder)
-    masks = _masks(files, COMPLETE_ENDING, image_ending, label_ending)
-    masks |= _masks(files, foreground_ending, image_ending, label_ending)
+    masks = _masks(files, (COMPLETE_ENDING, foreground_ending), image_ending, label_ending)
     files = [path for path in files if path not in masks]
     # The longer ending first, so that an empty one takes only what the other leaves.
     labels = _by_name(folder, [path for path in files if _ends(path, label_ending, image_ending)], label_ending)
@@ -223,8 +222,8 @@ def _pairs_across(
 ) -> list[dict[str, str]]:
     """Pairs of the same name in two folders."""
     files, label_files = _images_in(images_folder), _images_in(labels_folder)
-    masks = _masks([*files, *label_files], COMPLETE_ENDING, image_ending, label_ending)
-    masks |= _masks(files, foreground_ending, image_ending, label_ending)
+    masks = _masks([*files, *label_files], (COMPLETE_ENDING,), image_ending, label_ending)
+    masks |= _masks(files, (foreground_ending,), image_ending, label_ending)
     files, label_files = ([path for path in some if path not in masks] for some in (files, label_files))
     later_channel = [path for path in files if image_name(path).endswith("_0001")]
     if later_channel:
@@ -268,8 +267,7 @@ def _images_to_predict(
         return [path]
     if path.is_dir():
         images = _images_in(path)
-        masks = _masks(images, COMPLETE_ENDING, image_ending, label_ending)
-        masks |= _masks(images, foreground_ending, image_ending, label_ending)
+        masks = _masks(images, (COMPLETE_ENDING, foreground_ending), image_ending, label_ending)
         files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING) and file not in masks]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
@@ -287,7 +285,7 @@ def _images_to_predict(
         found = glob.glob(os.path.join(glob.escape(str(path.parent)), path.name), recursive=True)
     matches = [Path(match) for match in sorted(found)]
     images = [match for match in matches if match.is_file() or is_zarr(match)]
-    masks = _masks(images, foreground_ending, image_ending)
+    masks = _masks(images, (foreground_ending,), image_ending)
     files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING) and match not in masks]
     if not files:
         others = f" but {matches[0]}, which is no image" if matches else ""
@@ -304,14 +302,18 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
-def _masks(files: Sequence[Path], mask_ending: str | None, *endings: str) -> set[Path]:
+def _masks(files: Sequence[Path], mask_endings: Sequence[str | None], *endings: str) -> set[Path]:
     """Those of the files that are a mask of another one: ``NAME_complete``, or NAME + ``foreground_ending``."""
-    if not mask_ending or mask_ending in endings:  # then it is how images or labels are called
-        return set()
     names = {image_name(path) for path in files}
-    masks = [path for path in files if image_name(path).endswith(mask_ending)]
     others = (*endings, _CHANNEL_ENDING, "")
-    return {path for path in masks if names & {image_name(path).removesuffix(mask_ending) + end for end in others}}
+    return {
+        path
+        for ending in mask_endings
+        if ending and ending not in endings  # else it is how images or labels are called
+        for path in files
+        if image_name(path).endswith(ending)
+        and any(image_name(path).removesuffix(ending) + other in names for other in others)
+    }
 
 
 def _with_points(*folders: Mapping[str, Mapping[str, Path]]) -> set[str]:

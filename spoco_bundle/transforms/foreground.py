@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
 
-from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset.datalist import image_name
-from spoco_bundle.formats.itk_io import JPEG_SUFFIXES
-from spoco_bundle.formats.names import file_suffix
+from spoco_bundle.dataset.foreground_path import foreground_path
 
 
 class FindForegroundd(Transform):
@@ -34,14 +30,4 @@ class FindForegroundd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the sample with the path added."""
-        source = Path(data["image"])
-        name = image_name(source).removesuffix(self.image_ending)
-        suffix = file_suffix(source)
-        # a mask is read as ids are, which JPEG blurs
-        suffix = ".png" if suffix.lower() in JPEG_SUFFIXES else suffix
-        mask = source.with_name(f"{name}{self.foreground_ending}{suffix}")
-        if not mask.exists():
-            raise SpocoError(
-                f"{source}: has no foreground mask {mask.name} beside it: add it, or unset foreground_ending"
-            )
-        return {**data, "foreground": str(mask)}
+        return {**data, "foreground": str(foreground_path(data["image"], self.foreground_ending, self.image_ending))}
