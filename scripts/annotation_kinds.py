@@ -59,6 +59,7 @@ class Case:
         outlines_of: in place of a number of objects: as many as that many whole ones cost in outlines.
         complete: say of the outlined slices that every object in them is drawn; for "every".
         inset: voxels between the border of an object and its outline, as where people leave membranes free.
+        diameter: voxels across an object, which whoever clicks says; for "points".
     """
 
     data: str
@@ -69,13 +70,14 @@ class Case:
     outlines_of: int | None = None
     complete: bool = False
     inset: int = 0
+    diameter: float | None = None
 
 
 CASES = (
     Case("bbbc050", "whole", "whole", 222),
     Case("bbbc050", "slices", "middle", 222),
     Case("bbbc050", "strokes", "strokes", 222),
-    Case("bbbc050", "points", "points", 222),
+    Case("bbbc050", "points", "points", 222, diameter=14),
     Case("bbbc050", "whole_25", "whole", 25),
     Case("bbbc050", "slices_for_25", "middle", outlines_of=25),
     Case("epithelial_tube_3d", "whole", "whole"),
@@ -85,12 +87,12 @@ CASES = (
     Case("epithelial_tube_3d", "slices_93", "middle", 93),
     Case("epithelial_tube_3d", "slices_93_inset", "middle", 93, inset=1),
     Case("epithelial_tube_3d", "strokes", "strokes"),
-    Case("epithelial_tube_3d", "points", "points"),
+    Case("epithelial_tube_3d", "points", "points", diameter=16),
     Case("vnc_mito", "every_5", "every", step=5),
     Case("fib25_neuron", "every_10", "every", step=10),
     Case("dsb2018", "whole", "whole", 488),
     Case("dsb2018", "strokes", "strokes", 488),
-    Case("dsb2018", "points", "points", 488),
+    Case("dsb2018", "points", "points", 488, diameter=18),
 )
 #: cases that are trained for several choices of objects
 SEVERAL = ("whole_25", "slices_for_25")
@@ -223,13 +225,12 @@ def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) ->
     if not counted_file.is_file():
         work.mkdir(parents=True, exist_ok=True)
         counted_file.write_text(json.dumps(write_annotations(data, work / "data", case, seed)))
-    diameter = options.diameter if case.kind == "points" else None
-    points = [] if diameter is None else ["--diameter", str(diameter)]
+    points = [] if case.diameter is None else ["--diameter", str(case.diameter)]
     ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
     given = [*ends, *points, *(f"--{setting}" for setting in options.set)]
     trained = train_and_score(work / "data", data, work, given, seed, options.threads)
     content = {
-        **{"data": case.data, "case": case.name, "kind": case.kind, "settings": options.set, "diameter": diameter},
+        **{"data": case.data, "case": case.name, "kind": case.kind, "settings": options.set, "diameter": case.diameter},
         **json.loads(counted_file.read_text()),
         **{"iterations": EPOCH * options.epochs, **trained},
     }
@@ -305,7 +306,6 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", help="names of cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="choices of objects")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
-    parser.add_argument("--diameter", type=float, default=14, help="pixels across an object, for points")
     parser.add_argument("--only", nargs="+", help="names of data sets")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "annotation_kinds", help="folder of the rows")

@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import COMPLETE, MEASUREMENTS, machine, read_rows, run_rows, run_spoco, table_of, train_once, write_row
+from measuring import (
+    COMPLETE,
+    MEASUREMENTS,
+    length_of,
+    machine,
+    read_rows,
+    run_rows,
+    run_spoco,
+    table_of,
+    train_once,
+    write_row,
+)
 
 from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
 from spoco_bundle.core.atomic_files import atomic_write
@@ -56,7 +67,8 @@ def half_of_labels(data: Path, folder: Path) -> Path:
 
 def check(data: Path, options: argparse.Namespace) -> None:
     """Forecasts and measures one data set, unless its row is there."""
-    row, work = options.rows / f"{data.name}.json", (options.work / data.name).resolve()
+    name = "-".join([data.name, length_of(options.minutes, options.threads), *options.set])
+    row, work = options.rows / f"{name}.json", (options.work / name).resolve()
     if row.is_file():
         return
     work.mkdir(parents=True, exist_ok=True)
