@@ -37,6 +37,8 @@ def run_rows(
         table: makes the table.
         mark: of the page.
     """
+    if options.page is not None and not options.page.is_file():
+        sys.exit(f"{options.page}: no such page: name one with the marks <!-- {mark} --> and <!-- end -->")
     failed = False
     steps = () if options.table_only else trainings
     for step in [*steps, lambda: show_table(table(), options.page, mark)]:
@@ -239,10 +241,11 @@ def replace_table(page: Path, mark: str, table: str) -> None:
     """Puts a table between `<!-- MARK -->` and `<!-- end -->` of a page.
 
     Raises:
-        SpocoError: if the page has no such marks, or has them twice.
+        SpocoError: if there is no such page, or it has no such marks, or has them twice.
     """
     start = re.escape(f"<!-- {mark} -->")
-    text, count = re.subn(rf"({start}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", page.read_text(), flags=re.S)
+    before = page.read_text() if page.is_file() else ""
+    text, count = re.subn(rf"({start}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", before, flags=re.S)
     if count != 1:
         raise SpocoError(f"{page}: has no marks <!-- {mark} --> and <!-- end -->, or has them twice; put them in once")
     with atomic_write(page) as path:

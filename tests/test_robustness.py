@@ -122,6 +122,8 @@ def test_the_page_gets_its_table_between_the_marks(script, tmp_path):
     assert page.read_text() == wanted
     with pytest.raises(SpocoError, match="robustness: z"):
         script.replace_table(page, "robustness: z", "new")
+    with pytest.raises(SpocoError, match="none.md"):
+        script.replace_table(tmp_path / "none.md", "robustness: x", "new")
 
 
 @pytest.mark.slow

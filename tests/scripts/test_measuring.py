@@ -26,6 +26,15 @@ def test_rows_of_another_table_are_refused_in_one_line(script, tmp_path, monkeyp
     assert line.endswith("so it is a row of another table: name its folder in --rows")
 
 
+@pytest.mark.parametrize("script", [annotation_kinds, check_learning_curve, few_objects, zero_options])
+def test_a_page_that_is_not_there_is_refused_before_anything_is_trained(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "train_once", None)
+    words = ["DATA", "--rows", str(tmp_path), "--work", str(tmp_path), "--page", str(tmp_path / "none.md")]
+    monkeypatch.setattr(sys, "argv", [script.__file__, *words])
+    with pytest.raises(SystemExit, match="none.md: no such page"):
+        script.main()
+
+
 def test_a_training_is_not_done_twice_and_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
     asked = []
 
