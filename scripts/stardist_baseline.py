@@ -74,7 +74,10 @@ def main() -> None:
     channels = 1 if images[0].ndim == labels[0].ndim else images[0].shape[-1]
     if labels[0].ndim == 3:
         finest = min(arguments.spacing)
-        patch = tuple(arguments.patch or (32, 64, 64))
+        # no crop may be larger than an image, its sides have to be multiples of 4, 8 and 8, and those turned equal
+        shapes = [label.shape for label in [*labels, *val_labels]]
+        depth, side = min(shape[0] for shape in shapes), min(min(shape[1:]) for shape in shapes)
+        patch = tuple(arguments.patch or (min(32, depth // 4 * 4), *[min(64, side // 8 * 8)] * 2))
         # 64 rays and a grid of (1, 2, 2), crops of the same size as the bundle's
         config = Config3D(
             rays=64,
