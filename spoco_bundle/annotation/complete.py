@@ -70,12 +70,13 @@ def read_complete(
     return mask
 
 
-def shapes_of(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of a shapes layer, a row for each vertex, shape by shape."""
+def shapes_of(path: Path, columns: Sequence[str], rows: Sequence[Row], dims: int) -> list[tuple[Row, np.ndarray]]:
+    """The shapes of a shapes layer, whose table has a row for each vertex: first row and (vertices, D) in voxels."""
+    names = axis_columns(path, columns, dims)
     shapes: dict[str, list[Row]] = {}
     for row in rows:
         shapes.setdefault(row.values.get("index", ""), []).append(row)
-    return list(shapes.values())
+    return [(shape[0], np.array([[row.number(name) for name in names] for row in shape])) for shape in shapes.values()]
 
 
 _Box = tuple[Row, np.ndarray, np.ndarray]
@@ -83,14 +84,13 @@ _Box = tuple[Row, np.ndarray, np.ndarray]
 
 def _rectangles(path: Path, columns: Sequence[str], rows: Sequence[Row], dims: int) -> list[_Box]:
     """Bounding boxes of napari's rectangles, each with its first row: first voxel and last + 1."""
-    names = axis_columns(path, columns, dims)
     for row in rows:
         if row.values["shape-type"].lower() != "rectangle":
             raise row.error(f"shape-type is {row.values['shape-type']!r}: draw rectangles only")
     boxes = []
-    for vertices in shapes_of(rows):
-        voxels = np.floor(np.array([[row.number(name) for name in names] for row in vertices]) + 0.5).astype(np.int64)
-        boxes.append((vertices[0], voxels.min(0), voxels.max(0) + 1))
+    for row, vertices in shapes_of(path, columns, rows, dims):
+        voxels = np.floor(vertices + 0.5).astype(np.int64)
+        boxes.append((row, voxels.min(0), voxels.max(0) + 1))
     return boxes
 
 

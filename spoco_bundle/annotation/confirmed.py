@@ -86,8 +86,7 @@ def unchanged_objects(returned: np.ndarray, prediction: np.ndarray) -> set[int]:
         returned: (*spatial) non-negative ids.
         prediction: (*spatial) non-negative ids.
     """
-    sources, successors = _partners(returned, prediction)
-    origin = {mine: min(found) for mine, found in sources.items() if mine and len(found) == 1 and 0 not in found}
+    origin, successors = _partners(returned, prediction)
 
     def drawn_over(other: int, theirs: int) -> bool:
         return other != 0 and origin.get(other) != theirs
@@ -101,9 +100,8 @@ def unchanged_objects(returned: np.ndarray, prediction: np.ndarray) -> set[int]:
 
 def same_objects(returned: np.ndarray, previous: np.ndarray) -> dict[int, int]:
     """Ids of a returned label that occupy exactly the voxels of an id of the previous one, with that id."""
-    sources, successors = _partners(returned, previous)
-    pairs = {mine: min(found) for mine, found in sources.items() if mine and len(found) == 1 and 0 not in found}
-    return {mine: theirs for mine, theirs in pairs.items() if successors[theirs] == {mine}}
+    origin, successors = _partners(returned, previous)
+    return {mine: theirs for mine, theirs in origin.items() if successors[theirs] == {mine}}
 
 
 def put_confirmed_over(
@@ -148,8 +146,8 @@ def uncovered_objects(prediction: np.ndarray, confirmed: np.ndarray) -> np.ndarr
     return np.where(replaced, 0, prediction).astype(np.int32)
 
 
-def _partners(first: np.ndarray, second: np.ndarray) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
-    """For every id of either label the ids of the other one that share voxels with it, 0 included."""
+def _partners(first: np.ndarray, second: np.ndarray) -> tuple[dict[int, int], dict[int, set[int]]]:
+    """For every object of the first label within one of the second that one; for every id of the second those in it."""
     joined = first.astype(np.int64) << 32 | second.astype(np.int64)
     of_first: dict[int, set[int]] = {}
     of_second: dict[int, set[int]] = {}
@@ -157,4 +155,5 @@ def _partners(first: np.ndarray, second: np.ndarray) -> tuple[dict[int, set[int]
         mine, theirs = value >> 32, value & 0xFFFFFFFF
         of_first.setdefault(mine, set()).add(theirs)
         of_second.setdefault(theirs, set()).add(mine)
-    return of_first, of_second
+    origin = {mine: min(found) for mine, found in of_first.items() if mine and len(found) == 1 and 0 not in found}
+    return origin, of_second

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from spoco_bundle.annotation.complete import complete_path, shapes_of
-from spoco_bundle.annotation.points import axis_columns
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING, beside
 from spoco_bundle.annotation.tables import read_table, write_table
 from spoco_bundle.core.errors import SpocoError
@@ -44,8 +43,7 @@ def read_rectangles(label: Path, dims: int) -> list[np.ndarray]:
     if path is None or not _is_shapes_layer(path):
         return []
     columns, rows = read_table(path)
-    axes = axis_columns(path, columns, dims)
-    return [np.array([[vertex.number(axis) for axis in axes] for vertex in shape]) for shape in shapes_of(rows)]
+    return [corners for _, corners in shapes_of(path, columns, rows, dims)]
 
 
 def keep_rectangles(label: Path, rectangles: Sequence[np.ndarray]) -> list[Path]:

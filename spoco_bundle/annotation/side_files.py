@@ -98,16 +98,15 @@ def refuse_strays(
             raise SpocoError(f"{path}: belongs to no image here: {rename}, after its image, or take it away")
 
 
-def files_beside(path: str | Path, image_ending: str = "_raw", label_ending: str = "_label") -> dict[str, Path]:
+def files_beside(path: str | Path, image_ending: str = "_raw") -> dict[str, Path]:
     """The side files of one label or image, by what they are; none where its folder is not there.
 
     Args:
         path: the label, or the image where there is no label file.
         image_ending: how image names end before the suffix.
-        label_ending: how label names end before the suffix.
 
     Raises:
         SpocoError: if two files say where its annotations are complete.
     """
     folder = Path(path).parent
-    return side_files(folder).get(annotated_name(path, image_ending, label_ending), {}) if folder.is_dir() else {}
+    return side_files(folder).get(annotated_name(path, image_ending), {}) if folder.is_dir() else {}

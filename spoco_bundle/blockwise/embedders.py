@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.blockwise.grid import Block, within
+from spoco_bundle.blockwise.grid import Block
 from spoco_bundle.blockwise.working import WorkingImage
+from spoco_bundle.core.boxes import within
 from spoco_bundle.formats.lazy import LazyVolume
 
 

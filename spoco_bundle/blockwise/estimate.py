@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from spoco_bundle.blockwise.grid import region_shape
 from spoco_bundle.blockwise.job import Job
+from spoco_bundle.core.boxes import region_shape
 
 # measured on one thread, see docs/measurements/clustering.md
 CLUSTER_SECONDS = 4e-7  # per clustered voxel

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
+from spoco_bundle.core.boxes import Region, region_shape
 from spoco_bundle.core.errors import SpocoError
 
-Region = tuple[slice, ...]
 MOST_WINDOWS = 12  # per axis of a block that are thought of
 
 
@@ -188,16 +188,6 @@ def _around(start: int, stop: int, size: int, working: int) -> tuple[int, int]:
     """The voxels of the working grid from which those of the volume are interpolated: all around their centres."""
     first, last = ((2 * index + 1) * working - size for index in (start, stop - 1))  # positions times 2 size
     return max(0, first // (2 * size)), working if stop == size else -(-last // (2 * size)) + 1
-
-
-def within(inner: Region, outer: Region) -> Region:
-    """A region in voxels of the volume, as slices of an array that covers another one."""
-    return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(inner, outer))
-
-
-def region_shape(region: Region) -> tuple[int, ...]:
-    """Voxels of a region per axis."""
-    return tuple(part.stop - part.start for part in region)
 
 
 def in_words(region: Region) -> str:

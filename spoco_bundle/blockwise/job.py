@@ -12,19 +12,17 @@ import numpy as np
 import torch
 import zarr
 
-from spoco_bundle.blockwise.grid import Block, BlockGrid, Region, within
+from spoco_bundle.blockwise.grid import Block, BlockGrid
 from spoco_bundle.blockwise.stitch import Pieces, link_pieces, measure_pieces
 from spoco_bundle.blockwise.work import WorkFolder
 from spoco_bundle.blockwise.working import read_mask
 from spoco_bundle.core.atomic_files import disk_errors
+from spoco_bundle.core.boxes import Region, within
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.memory import release_freed
 from spoco_bundle.core.resampling import restore_region
 from spoco_bundle.formats.lazy import LazyVolume
 from spoco_bundle.formats.ome_zarr import chunk_regions, halve
-
-#: steps for every block, in order; the levels of the pyramid follow
-STAGES = ("label", "link", "renumber")
 
 
 @dataclass
@@ -135,10 +133,7 @@ class Job:
                         self.thin_voxels,
                         self.agreement_distance,
                     )
-                rows = np.zeros((len(pairs), 4), np.int64)
-                rows[:, 0], rows[:, 2] = number, neighbour.number
-                rows[:, 1], rows[:, 3] = pairs.T
-                found.append(rows)
+                found.append(np.insert(pairs, [0, 1], [number, neighbour.number], axis=1))
         self.work.save("link", number, links=np.concatenate(found))
 
     def _slab(self, record: Any, block: Block, axis: int, side: int, shared: Region) -> np.ndarray:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from spoco_bundle.blockwise.grid import region_shape
 from spoco_bundle.blockwise.working import WorkingImage
+from spoco_bundle.core.boxes import region_shape, whole_region
 from spoco_bundle.core.sampling import SAMPLED_VOXELS, sampled_places
 from spoco_bundle.formats.lazy import LazyVolume
 
@@ -39,7 +39,7 @@ def sample_voxels(volume: LazyVolume | WorkingImage, most_read: int) -> tuple[np
         stop = min(volume.shape[0], start + step)
         first, last = np.searchsorted(chosen, [start * plane, stop * plane])
         if last > first:
-            region = (slice(start, stop), *(slice(0, size) for size in volume.shape[1:]))
+            region = (slice(start, stop), *whole_region(volume.shape[1:]))
             values = volume.read(region).reshape(volume.channels, -1)
             parts.append(values[:, chosen[first:last] - start * plane])
     return np.concatenate(parts, axis=1), chosen

@@ -52,14 +52,10 @@ def segment(
         SpocoError: if blocks fail, or the target cannot be written.
     """
     grid, work = job.grid, job.work
-
-    def described(number: int) -> str:
-        return str(grid[number])
-
     with disk_errors(work.path):
         create_array(job.labels_path, grid.shape, chunks, np.uint32)
-    engine.run("label", len(grid), described)
-    engine.run("link", len(grid), described)
+    engine.run("label", len(grid), lambda number: str(grid[number]))
+    engine.run("link", len(grid), lambda number: str(grid[number]))
     with disk_errors(work.path):
         objects = join(job, min_size)
         write_objects_table(job.table_path, object_rows(objects, spacing, unit, voxel_volume), len(grid.shape))
@@ -70,7 +66,7 @@ def segment(
         levels = job.levels if pyramid else job.levels[:1]
         dtype = np.uint16 if len(objects.voxels) < 2**16 else np.uint32
         create_label_image(job.result_path, levels, chunks, dtype, spacing, translation, unit, name, like)
-    engine.run("renumber", len(grid), described)
+    engine.run("renumber", len(grid), lambda number: str(grid[number]))
     for level in range(1, len(levels)):
         engine.run(f"level{level}", len(job.level_grid(level)), lambda number: f"block {number} of the pyramid")
     return zarr.open_array(str(job.result_path / "0"), mode="r")

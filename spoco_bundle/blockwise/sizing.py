@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window
 from spoco_bundle.blockwise.memory import PROCESS, available_memory, block_memory, readable, window_voxels
+from spoco_bundle.core.boxes import region_shape
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.core.resampling import voxels_at_a_time

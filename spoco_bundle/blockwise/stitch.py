@@ -62,16 +62,15 @@ def measure_pieces(
         One row per id.
     """
     count = int(labels.max())
-    measured = cc3d.statistics(labels)
+    measured = cc3d.statistics(labels, no_slice_conversion=True)
     ids, index = fastremap.unique(labels, return_index=True)
     start = np.unravel_index(index[ids > 0], labels.shape)
     first = np.ravel_multi_index([local + offset for local, offset in zip(start, origin)], shape)
     voxels = measured["voxel_counts"][1:].astype(np.int64)
     offset = np.asarray(origin)
     sums = (measured["centroids"][1:] + offset) * voxels[:, None]
-    boxes = measured["bounding_boxes"][1:]
-    ends = [[[getattr(part, end) for part in box] for box in boxes] for end in ("start", "stop")]
-    low, high = (np.asarray(values, np.int64).reshape(count, labels.ndim) + offset for values in ends)
+    boxes = np.asarray(measured["bounding_boxes"][1:], np.int64).reshape(count, labels.ndim, 2)
+    low, high = boxes[..., 0] + offset, boxes[..., 1] + 1 + offset
     confidence = np.zeros(count) if confidence is None else np.asarray(confidence, np.float64)
     return Pieces(voxels, first, sums, low, high, confidence)
 

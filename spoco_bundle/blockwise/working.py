@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.blockwise.grid import Region, in_words
+from spoco_bundle.blockwise.grid import in_words
+from spoco_bundle.core.boxes import Region
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.core.resampling import read_linear, read_nearest

@@ -148,7 +148,8 @@ def cluster_field(
     rule = background
     if background == "auto":
         rule = automatic_rule(field.objectness is not None, foreground is not None)
-    inside = find_foreground(field, rule, mask=foreground, image=image, objectness_threshold=objectness_threshold)
+    mask = None if foreground is None else field.grid(foreground, "foreground", torch.bool)
+    inside = find_foreground(field, rule, mask, image, objectness_threshold)
     # the one parameter that the objects share with a method: it must not lose what they would keep
     if "min_size" in METHODS[method].__kwdefaults__:
         params["min_size"] = min_size
@@ -160,7 +161,6 @@ def cluster_field(
             release_freed()
         return (drop_largest(labels) if rule == "largest" else labels).cpu().numpy()
 
-    mask = None if foreground is None else field.grid(foreground, "foreground", torch.bool).cpu().numpy()
     objects = find_objects(
         clusters(),
         None if field.objectness is None else field.objectness.cpu().numpy(),
@@ -168,7 +168,7 @@ def cluster_field(
         min_size=min_size,
         seed_objectness=seed_objectness,
         extent_threshold=extent_threshold,
-        mask=mask,
+        mask=None if mask is None else mask.cpu().numpy(),
     )
     return torch.from_numpy(objects).to(field.device)
 

@@ -51,8 +51,6 @@ def nearest_centre(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 def assign_to_centres(field: EmbeddingField, centres: Tensor, foreground: Tensor | None) -> Tensor:
     """Label (z, y, x) int32 of every voxel: 1 + index of the nearest centre; 0 outside the foreground."""
     labels = torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    if len(centres) == 0:
-        return labels
     for start, stop in field.slabs(values=1 << 23):
         vectors = field.slab(start, stop).reshape(field.channels, -1).T
         nearest = nearest_centre(vectors, centres)[0].to(torch.int32) + 1

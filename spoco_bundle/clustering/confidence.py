@@ -26,6 +26,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from spoco_bundle.core.boxes import region_shape, within
 from spoco_bundle.core.embedding_field import EmbeddingField
 from spoco_bundle.core.embedding_space import kernel_scale, soft_mask
 
@@ -86,7 +87,7 @@ def _groups(boxes: dict[int, Box]) -> Iterator[dict[int, Box]]:
     hull = boxes[1]
     for number, box in boxes.items():
         hull = _hull(hull, box)
-        if group and math.prod(part.stop - part.start for part in hull) > TOGETHER:
+        if group and math.prod(region_shape(hull)) > TOGETHER:
             yield group
             group, hull = {}, box
         group[number] = box
@@ -101,12 +102,11 @@ def _coherence(
     near = labels[hull]
     places, insides = [], []
     for number, box in boxes.items():
-        within = [(part.start - h.start, part.stop - h.start) for part, h in zip(box, hull, strict=True)]
-        extents = [stop - start for start, stop in within]
+        extents = region_shape(box)
         axes = sum(extent > 1 for extent in extents)
         step = math.ceil((math.prod(extents) / MAX_BOX) ** (1 / max(1, axes)))
         for stride in (step, 1):  # 1 for what is finer than the steps
-            place = tuple(slice(start, stop, stride) for start, stop in within)
+            place = tuple(slice(part.start, part.stop, stride) for part in within(box, hull))
             inside = near[place] == number
             if inside.any():
                 break

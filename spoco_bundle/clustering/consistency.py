@@ -64,9 +64,7 @@ def consistency(
     samples, reference = field.take(index), field.second.take(index)
     if len(index) == 0:
         return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
-    modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)
+    modes = find_modes(samples, bandwidth, max_seeds, min_share, max_iterations, seed)
     owner, squared = nearest_centre(samples, modes)
     confirmed = torch.zeros(len(modes) + 1, dtype=torch.bool, device=field.device)
     for mode in range(len(modes)):

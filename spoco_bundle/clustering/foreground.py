@@ -30,14 +30,14 @@ def automatic_rule(has_objectness: bool, has_mask: bool) -> str:
 
 
 def find_foreground(
-    field: EmbeddingField, rule: str, *, mask: Any = None, image: Any = None, objectness_threshold: float = 0.1
+    field: EmbeddingField, rule: str, mask: Tensor | None, image: Any, objectness_threshold: float
 ) -> Tensor | None:
     """Foreground (z, y, x) bool, None where every voxel may belong to an object.
 
     Args:
         field: the embeddings and their objectness.
         rule: one of `BACKGROUND_RULES` but "auto".
-        mask: (*spatial) or (1, *spatial), non-zero where there are objects; outside of it there are none, by any rule.
+        mask: (z, y, x) bool, outside of which there are no objects, by any rule; None without one.
         image: (*spatial) or (C, *spatial) intensities, for "otsu".
         objectness_threshold: in (0, 1).
 
@@ -46,7 +46,6 @@ def find_foreground(
     """
     if rule not in BACKGROUND_RULES:
         raise SpocoError(f"background rule {rule!r} is unknown: choose one of {', '.join(BACKGROUND_RULES)}")
-    inside = None if mask is None else field.grid(mask, "foreground", torch.bool)
     found = None
     if rule == "objectness":
         if field.objectness is None:
@@ -58,11 +57,11 @@ def find_foreground(
         if image is None:
             raise SpocoError("background='otsu' needs the image: give it, or choose another rule")
         found = bright(field, image)
-    elif rule == "foreground" and inside is None:
+    elif rule == "foreground" and mask is None:
         raise SpocoError("background='foreground' needs a foreground mask: give it, or choose another rule")
-    if found is None or inside is None:
-        return inside if found is None else found
-    return found & inside
+    if found is None or mask is None:
+        return mask if found is None else found
+    return found & mask
 
 
 def bright(field: EmbeddingField, image: Any) -> Tensor:

@@ -63,8 +63,7 @@ def hdbscan(
         )
     samples = field.take(index)
     if len(index) <= min_cluster_size:
-        labels[index] = 1
-        return labels.reshape(field.shape)
+        return assign_to_centres(field, samples.mean(0, keepdim=True), foreground)
     model = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,

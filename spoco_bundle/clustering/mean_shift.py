@@ -49,19 +49,21 @@ def mean_shift(
     samples = field.take(index)
     if len(index) == 0:
         return torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(samples), generator=generator)[:max_seeds].to(field.device)
-    modes = find_modes(samples, samples[chosen], bandwidth, min_share, max_iterations)
+    modes = find_modes(samples, bandwidth, max_seeds, min_share, max_iterations, seed)
     return assign_to_centres(field, modes, foreground)
 
 
-def find_modes(samples: Tensor, seeds: Tensor, bandwidth: float, min_share: float, max_iterations: int) -> Tensor:
-    """Modes (K, E) that seeds (S, E) reach by moving to the mean of the samples (N, E) within the bandwidth.
+def find_modes(
+    samples: Tensor, bandwidth: float, max_seeds: int, min_share: float, max_iterations: int, seed: int
+) -> Tensor:
+    """Modes (K, E) that random samples reach by moving to the mean of the samples (N, E) within the bandwidth.
 
     Modes nearer to a denser mode than the bandwidth are dropped. The densest mode always stays.
     """
     origin = samples.mean(0)
-    samples, points = samples - origin, seeds - origin
+    samples = samples - origin
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:max_seeds]
+    points = samples[chosen.to(samples.device)]
     count = torch.ones(len(points), device=samples.device)
     moving = torch.arange(len(points), device=samples.device)
     squares = samples.square().sum(1)

@@ -17,6 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from spoco_bundle.core.boxes import region_shape
 from spoco_bundle.core.embedding_field import EmbeddingField, check_finite
 from spoco_bundle.core.embedding_space import kernel_scale
 from spoco_bundle.core.errors import SpocoError
@@ -72,13 +73,15 @@ def mutex_watershed(
     offsets(field.shape, reach)  # refuses bad values even where there is no foreground
     inside = np.ones(field.shape, bool) if foreground is None else foreground.cpu().numpy()
     labels = torch.zeros(field.shape, dtype=torch.int32, device=field.device)
-    if not inside.any():
-        return labels
+    if np.count_nonzero(inside) < 2:  # nothing to join
+        return labels.masked_fill_(torch.from_numpy(inside).to(field.device), 1)
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     inside = inside[box]
     thin = max(1, math.ceil((inside.size / max_voxels) ** (1 / sum(n > 1 for n in inside.shape)) - 1e-9))
     grid = (slice(None, None, thin),) * 3
-    steps = offsets(field.shape, reach, thin)
+    shape = inside[grid].shape
+    # the package panics at steps longer than the volume, which join nothing
+    steps = [s for s in offsets(field.shape, reach, thin) if all(abs(a) <= n for a, n in zip(s, shape, strict=True))]
     vectors = field.box(box)[(slice(None), *grid)]
     check_finite(vectors)
     weights = edge_weights(vectors, inside[grid], steps, merge_distance, kernel_scale(delta_var, kernel_threshold))
@@ -136,7 +139,7 @@ def edge_weights(
             continue
         here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, inside.shape, strict=True))
         there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(step, inside.shape, strict=True))
-        squared = torch.zeros([part.stop - part.start for part in here], device=vectors.device)
+        squared = torch.zeros(region_shape(here), device=vectors.device)
         for channel in vectors:  # one by one: no copy of all differences
             squared += (channel[here] - channel[there]).square_()
         kernel = torch.exp(squared / -scale)

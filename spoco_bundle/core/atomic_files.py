@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from spoco_bundle.core.errors import SpocoError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -132,15 +134,5 @@ def _remove_left_behind(folder: Path) -> None:
     """Removes the partial files of processes that no longer run, once per folder."""
     for left in folder.iterdir():
         found = re.match(rf"\.{_HOST}-(\d+)-", left.name)
-        if found and not _runs(int(found[1])):
+        if found and not psutil.pid_exists(int(found[1])):
             left.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -65,14 +65,13 @@ class EmbeddingField:
         is_tensor = torch.is_tensor(embeddings)
         if not (embeddings.is_floating_point() if is_tensor else np.issubdtype(embeddings.dtype, np.floating)):
             raise SpocoError(f"embeddings are of type {embeddings.dtype}: give floating-point numbers")
-        embeddings = plain(embeddings)
-        self.source = embeddings.detach() if is_tensor else embeddings
+        embeddings = plain(embeddings).detach() if is_tensor else embeddings
+        self.source = embeddings if embeddings.ndim == 4 else embeddings[:, :, None]
         self.device = embeddings.device if is_tensor else torch.device("cpu")
         self.channels = int(embeddings.shape[0])
         self.spatial = tuple(int(n) for n in embeddings.shape[1:])
-        self.shape = self.spatial if len(self.spatial) == 3 else (self.spatial[0], 1, self.spatial[1])
+        self.shape = tuple(int(n) for n in self.source.shape[1:])
         self.spacing = (1.0,) * len(self.spatial) if spacing is None else tuple(float(step) for step in spacing)
-        self.scale = scale
         self._lines: list[tuple[int, Tensor]] = []
         if scale is not None:
             if self.channels < len(self.spatial):
@@ -80,9 +79,7 @@ class EmbeddingField:
                     f"{self.channels} embedding channels cannot carry {len(self.spatial)} coordinates; use more"
                 )
             lines = coordinate_lines(self.spatial, self.spacing, scale, origin, self.device)
-            axes = range(3) if len(self.spatial) == 3 else (0, 2)
-            for axis, line in zip(axes, lines, strict=True):
-                self._lines.append((axis, line))
+            self._lines = list(zip((0, 1, 2) if len(lines) == 3 else (0, 2), lines, strict=True))
         self.objectness = None if objectness is None else self.grid(objectness, "objectness", torch.float32)
         if second is not None and (second.channels, second.spatial) != (self.channels, self.spatial):
             raise SpocoError(
@@ -107,14 +104,11 @@ class EmbeddingField:
 
     def box(self, region: tuple[slice, slice, slice]) -> Tensor:
         """Embeddings (E, z, y, x) float32, coordinates added, of a box of the three axes; slices without steps."""
-        inner = region if len(self.spatial) == 3 else (region[0], region[2])
-        part = self.source[(slice(None), *inner)]
+        part = self.source[(slice(None), *region)]
         if torch.is_tensor(part):
             part = part.to(torch.float32, copy=bool(self._lines))
         else:
             part = torch.from_numpy(np.array(part, dtype=np.float32))
-        if part.ndim == 3:
-            part = part.unsqueeze(2)
         for channel, (axis, line) in enumerate(self._lines):
             part[channel] += line[region[axis]].reshape([-1 if a == axis else 1 for a in range(3)])
         return part

@@ -56,8 +56,7 @@ def report_last_on_stderr() -> None:
 
     For commands that are not this package's own, such as ``python -m monai.bundle run``.
     """
-    if sys.excepthook is not _excepthook:
-        sys.excepthook = _excepthook
+    sys.excepthook = _excepthook
 
 
 @contextmanager
@@ -116,13 +115,11 @@ def _limit_met(error: BaseException) -> SpocoError | None:
             f"memory is spent ({reason or type(error).__name__}): set window_size for prediction, batch_size, "
             "crop_size or cache_rate for training lower, or use a machine with more"
         )
-    if isinstance(error, OSError) and not error.filename and error.errno in _NO_ROOM:
-        return SpocoError(f"{error.strerror}: free space or choose another folder")
-    if isinstance(error, OSError) and error.filename:
-        remedy = (
-            "free space or choose another folder" if error.errno in _NO_ROOM else "check the path and its permissions"
-        )
-        return SpocoError(f"{os.fsdecode(error.filename)}: {error.strerror}: {remedy}")
+    full = isinstance(error, OSError) and error.errno in _NO_ROOM
+    if full or (isinstance(error, OSError) and error.filename):
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        remedy = "free space or choose another folder" if full else "check the path and its permissions"
+        return SpocoError(f"{place}{error.strerror}: {remedy}")
     return None
 
 
@@ -151,7 +148,5 @@ def _wrong_config(error: BaseException) -> SpocoError | None:
 
 def _raised_in_expression(cause: BaseException) -> bool:
     """Whether the text of an expression itself failed, not something that it calls."""
-    frame = cause.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return isinstance(cause, SyntaxError) or frame is not None and frame.tb_frame.f_code.co_filename == "<string>"
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(cause.__traceback__)]
+    return isinstance(cause, SyntaxError) or frames[-1:] == ["<string>"]

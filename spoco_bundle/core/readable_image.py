@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-Region = tuple[slice, ...]
+from spoco_bundle.core.boxes import Region
 
 
 @dataclass(frozen=True)

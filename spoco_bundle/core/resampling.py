@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from spoco_bundle.core.boxes import Region, region_shape, whole_region, within
 from spoco_bundle.core.errors import SpocoError
 
-Region = tuple[slice, ...]
 Reader = Callable[[Region], Tensor]
 
 _SLAB = 1 << 20  # voxels of the original grid that labels are restored on at once
@@ -52,7 +52,7 @@ def resize_linear(volume: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         (C, *shape) float32.
     """
-    return read_linear(lambda part: volume[(slice(None), *part)], volume.shape[1:], shape, _everything(shape))
+    return read_linear(lambda part: volume[(slice(None), *part)], volume.shape[1:], shape, whole_region(shape))
 
 
 def read_linear(read: Reader, old: Sequence[int], new: Sequence[int], region: Region) -> Tensor:
@@ -93,7 +93,7 @@ def resize_nearest(volume: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         (C, *shape), each voxel copied from the voxel that holds its centre.
     """
-    return read_nearest(lambda part: volume[(slice(None), *part)], volume.shape[1:], shape, _everything(shape))
+    return read_nearest(lambda part: volume[(slice(None), *part)], volume.shape[1:], shape, whole_region(shape))
 
 
 def read_nearest(read: Reader, old: Sequence[int], new: Sequence[int], region: Region) -> Tensor:
@@ -123,7 +123,7 @@ def voxels_at_a_time(region: Region, old: Sequence[int], new: Sequence[int]) -> 
     if tuple(old) == tuple(new):
         return 0
     near = [_smooth_line(*axis)[0] for axis in zip(old, new, region)]
-    whole, *plane = (part.stop - part.start for part in near)
+    whole, *plane = region_shape(near)
     return min(whole * math.prod(plane), max(_READ, math.prod(plane)))
 
 
@@ -141,8 +141,8 @@ def restore_labels(
     Returns:
         (*shape) in the dtype of the labels.
     """
-    held = _everything(labels.shape)
-    return restore_region(labels, held, labels.shape, shape, _everything(shape), objectness, threshold)
+    held = whole_region(labels.shape)
+    return restore_region(labels, held, labels.shape, shape, whole_region(shape), objectness, threshold)
 
 
 def restore_region(
@@ -174,7 +174,7 @@ def restore_region(
         (*region) in the dtype of the labels.
     """
     if tuple(old) == tuple(new):
-        return labels[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(region, held))]
+        return labels[within(region, held)]
     inside = labels > 0
     if objectness is None:
         height = inside.float() - 0.5
@@ -186,7 +186,7 @@ def restore_region(
         lower, upper, share = (line.to(labels.device) for line in _between(size, wanted, part))
         last = kept.stop - kept.start - 1  # an upper voxel beyond it has no share
         places.append((lower - kept.start, (upper - kept.start).clamp(max=last), share.float()))
-    shape = tuple(part.stop - part.start for part in region)
+    shape = region_shape(region)
     restored = torch.zeros(shape, dtype=labels.dtype, device=labels.device)
     thick = max(1, _SLAB // max(1, math.prod(shape[1:])))
     for start in range(0, shape[0], thick):
@@ -219,14 +219,10 @@ def _vote(labels: Tensor, height: Tensor, places: list[tuple[Tensor, ...]]) -> T
     return found
 
 
-def _everything(shape: Sequence[int]) -> Region:
-    return tuple(slice(0, size) for size in shape)
-
-
 def _slabs(read: Reader, near: Region) -> Iterator[tuple[int, Tensor]]:
     """A part of a volume, piece by piece along its first axis, each with the index of its first voxel there."""
     first, *plane = near
-    thick = max(1, _READ // max(1, math.prod(part.stop - part.start for part in plane)))
+    thick = max(1, _READ // max(1, math.prod(region_shape(plane))))
     for start in range(first.start, first.stop, thick):
         yield start, read((slice(start, min(first.stop, start + thick)), *plane))
 

@@ -344,8 +344,7 @@ def _ends(path: Path, ending: str, other: str) -> bool:
 def _by_name(folder: Path, files: Iterable[Path], ending: str) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for path in files:
-        name = image_name(path)
-        name = name[: len(name) - len(ending)]
+        name = image_name(path).removesuffix(ending)
         if name in named:
             raise SpocoError(f"{folder}: {named[name].name} and {path.name} share the name {name!r}: rename one")
         named[name] = path

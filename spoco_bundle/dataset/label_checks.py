@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -261,9 +262,8 @@ def check_same_grid(
     plain = np.eye(rank + 1)[:, [*reversed(range(rank)), rank]]
     if any(np.allclose(np.abs(affine), plain) for affine in (image_affine, label_affine)):
         return
-    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], indexing="ij"), axis=-1).reshape(-1, rank)
-    homogeneous = np.concatenate([corners, np.ones((len(corners), 1))], axis=1)
-    distance = np.linalg.norm((homogeneous @ (image_affine - label_affine).T)[:, :rank], axis=1).max()
+    corners = np.array(list(itertools.product(*((0, size - 1) for size in shape), (1,))))
+    distance = np.linalg.norm((corners @ (image_affine - label_affine).T)[:, :rank], axis=1).max()
     voxel = np.linalg.norm(image_affine[:rank, :rank], axis=0).min()
     if distance > 0.5 * voxel:
         raise SpocoError(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import fastremap
 import numpy as np
+from monai.data import Dataset
 from scipy.spatial import cKDTree
 
 from spoco_bundle.core.errors import SpocoError
@@ -173,7 +174,7 @@ def measure_profile(
         elongation=float(np.median(edges.max(1) / diameters)),
         fill=fill,
         neighbour=float(np.median(neighbours) / sizes[1, 0]) if len(neighbours) else None,
-        surroundings=surroundings_auc(_Looked(volumes, intensities, annotation), special) if fill < WINDING else None,
+        surroundings=surroundings_auc(_spread(volumes, intensities, annotation), special) if fill < WINDING else None,
         sizes_differ=bool((scales != 1).any()),
     )
 
@@ -267,32 +268,22 @@ def _in_kinds(kinds: dict[str, int]) -> str:
     return ": " + ", ".join(f"{count} {words[kind]}" for kind, count in sorted(kinds.items()))
 
 
-class _Looked(Sequence):
+def _spread(volumes: ReadOnce, intensities: Sequence[list[list[float]]], annotation: str) -> Dataset:
     """A few of the volumes, spread over the list, as ``surroundings_auc`` takes them, with their whole objects."""
 
-    def __init__(
-        self, volumes: ReadOnce, intensities: Sequence[list[list[float]]], annotation: str, most: int = 6
-    ) -> None:
-        last = len(volumes) - 1
-        self.chosen = np.unique(np.linspace(0, last, min(most, last + 1)).round().astype(int)).tolist()
-        self.volumes = volumes
-        self.intensities = intensities
-        self.annotation = annotation
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> AnnotatedVolume:
-        number = self.chosen[index]
-        sample = self.volumes.look(number)
+    def look(number: int) -> AnnotatedVolume:
+        sample = volumes.look(number)
         image, label = np.asarray(sample["image"]), np.asarray(sample["label"])[0]
         kinds = sample.get("kinds", {})
         ids = fastremap.unique(label[label > 0]).tolist()
-        label = fastremap.mask(label, [number for number in ids if kinds.get(number, self.annotation) != "whole"])
-        low, _, high = np.asarray(self.intensities[number]).T.reshape(3, -1, *[1] * label.ndim)
+        label = fastremap.mask(label, [number for number in ids if kinds.get(number, annotation) != "whole"])
+        low, _, high = np.asarray(intensities[number]).T.reshape(3, -1, *[1] * label.ndim)
         return AnnotatedVolume(
             (image - low) / np.maximum(high - low, 1e-6), label, voxel_spacing(sample["image"], label.ndim)
         )
+
+    last = len(volumes) - 1
+    return Dataset(np.unique(np.linspace(0, last, min(6, last + 1)).round().astype(int)).tolist(), look)
 
 
 def _percentiles(image: np.ndarray) -> list[list[float]]:

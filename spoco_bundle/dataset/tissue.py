@@ -82,9 +82,6 @@ def surroundings_auc(
     *,
     max_objects: int = 60,
     min_objects: int = 4,
-    folds: int = 5,
-    trees: int = 40,
-    leaves: int = 8,
     seed: int = 0,
 ) -> float | None:
     """How well the inside of annotated objects is told from what lies around them.
@@ -96,9 +93,6 @@ def surroundings_auc(
         look: what is looked at of an object.
         max_objects: objects looked at, spread evenly over the volumes and drawn at random in each, at least one.
         min_objects: objects below which nothing is said; 2 or more.
-        folds: parts that the objects are divided into, each judged by a classifier of the others; 2 or more.
-        trees: of a classifier.
-        leaves: of a tree.
         seed: of all draws.
 
     Returns:
@@ -116,11 +110,9 @@ def surroundings_auc(
     if len(objects) < min_objects:
         return None
     x, y, groups = (np.concatenate(parts) for parts in (features, inside, objects))
-    classifier = HistGradientBoostingClassifier(
-        max_iter=trees, max_leaf_nodes=leaves, early_stopping=False, random_state=seed
-    )
+    classifier = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, early_stopping=False, random_state=seed)
     # the voxels of an object stay together: none is judged by a classifier that has seen others of its object
-    folding = GroupKFold(min(folds, len(objects)))
+    folding = GroupKFold(min(5, len(objects)))
     scores = cross_val_predict(classifier, x, y, groups=groups, cv=folding, method="decision_function")
     return float(np.mean([roc_auc_score(y[groups == one], scores[groups == one]) for one in range(len(objects))]))
 

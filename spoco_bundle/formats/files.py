@@ -17,7 +17,7 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.formats import itk_io, nifti, tiff_writing
 from spoco_bundle.formats.geometry import Image, checked_spacing, replaced_affine
-from spoco_bundle.formats.label_ids import as_label_ids
+from spoco_bundle.formats.label_ids import as_label_ids, check_fits
 from spoco_bundle.formats.lazy import LazyVolume, describe
 from spoco_bundle.formats.names import family, file_suffix, is_zarr
 
@@ -124,16 +124,7 @@ def _read_described(
     if lazy is None:
         lazy = describe(path, spatial_dims, axes, time=time)
         lazy.choose(channel, time)
-    return Image(
-        array=lazy.read_all(),
-        spacing=lazy.spacing,
-        file_unit=lazy.file_unit,
-        affine=lazy.affine,
-        file_format=lazy.file_format,
-        axes=lazy.axes,
-        path=str(path),
-        stated_size=lazy.stated_size,
-    )
+    return lazy.image(lazy.read_all())
 
 
 def _described_label(path: Path, spatial_dims: int, axes: str | None, time: int | None) -> LazyVolume:
@@ -263,11 +254,7 @@ def _write_label_image(path: Path, labels: Any, like: Path, axes: str | None) ->
     from spoco_bundle.formats import ome_zarr
 
     source = describe(like, labels.ndim, axes)
-    if tuple(labels.shape) != source.shape:
-        raise SpocoError(
-            f"labels of shape {labels.shape} do not fit {like} of shape {source.shape}: "
-            "bring them back to the grid of the source image first"
-        )
+    check_fits(labels.shape, source.shape, like)
     with atomic_folder(path) as partial:
         ome_zarr.write_labels(partial, labels, source, path.name, os.path.relpath(like, path))
 

@@ -12,6 +12,7 @@ import numpy as np
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import UNITLESS, Unit, in_unit, in_words, parse_unit
 from spoco_bundle.formats.geometry import Image, column_spacing
+from spoco_bundle.formats.label_ids import check_fits
 from spoco_bundle.formats.text_headers import META, NRRD, state_unit, stated_unit
 
 # Formats that lose ids (lossy, or 8 bits only): labels of such images are written as PNG.
@@ -146,13 +147,8 @@ def write_labels(path: Path, labels: np.ndarray, like: Path) -> None:
 
     source = _load(like)
     grid = tuple(int(size) for size in itk.size(source))[::-1]
-    stored = labels[np.newaxis] if len(grid) == 3 and labels.ndim == 2 else labels
-    if stored.shape != grid:
-        raise SpocoError(
-            f"labels of shape {labels.shape} do not fit {like} of shape {grid}: "
-            "bring them back to the grid of the source image first"
-        )
-    _write(path, stored, source, like)
+    check_fits(labels.shape, grid, like)
+    _write(path, labels.reshape(grid), source, like)
 
 
 def check_labels(path: Path, like: Path) -> None:

@@ -1,10 +1,27 @@
-"""Label values as they are stored, turned into ids."""
+"""Label values as they are stored, turned into ids, and the grid that labels must have."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
+
+
+def check_fits(shape: Sequence[int], grid: Sequence[int], like: Path) -> None:
+    """Refuses labels (*shape) that are not on the grid of their image; a stack of one slice takes a single one.
+
+    Raises:
+        SpocoError: if the two differ.
+    """
+    shape, grid = tuple(shape), tuple(grid)
+    if grid not in (shape, (1, *shape)):
+        raise SpocoError(
+            f"labels of shape {shape} do not fit {like} of shape {grid}: "
+            "bring them back to the grid of the source image first"
+        )
 
 
 def as_label_ids(array: np.ndarray, path: str) -> np.ndarray:

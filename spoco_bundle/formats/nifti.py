@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import UNITLESS, in_unit, in_words, parse_unit
 from spoco_bundle.formats.geometry import affine_from_spacing, column_spacing
+from spoco_bundle.formats.label_ids import check_fits
 from spoco_bundle.formats.stored import LazyVolume
 
 SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")
@@ -140,14 +141,8 @@ def write_labels(path: Path, labels: Any, like: Path) -> None:
     """
     source = _load(like)
     grid = tuple(source.shape[:3])
-    shape = tuple(labels.shape)[::-1]
-    stored = (*shape, 1) if len(shape) == 2 and len(grid) == 3 and grid[2] == 1 else shape
-    if stored != grid:
-        raise SpocoError(
-            f"labels of shape {labels.shape} do not fit {like} of shape {grid[::-1]}: "
-            "bring them back to the grid of the source image first"
-        )
-    result = _label_image(source, stored, labels.dtype)
+    check_fits(labels.shape, grid[::-1], like)
+    result = _label_image(source, grid, labels.dtype)
     with ImageOpener(path, "wb") as file:
         result.header.write_to(file)
         file.write(bytes(result.header.get_data_offset() - file.tell()))

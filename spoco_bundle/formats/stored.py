@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
-from spoco_bundle.formats.geometry import replaced_affine
+from spoco_bundle.formats.geometry import Image, replaced_affine
 
 
 @dataclass
@@ -72,14 +73,13 @@ class LazyVolume:
     @property
     def voxels(self) -> int:
         """Number of voxels."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def stored_channels(self) -> int:
         """Number of channels in the file, of the time point that is read."""
         others = [axis for axis in self.axes if axis not in self.spatial and axis not in self.fixed]
-        sizes = [self.size(axis) - (axis == "S" and self.has_alpha) for axis in others]
-        return int(np.prod(sizes, dtype=np.int64))
+        return math.prod(self.size(axis) - (axis == "S" and self.has_alpha) for axis in others)
 
     @property
     def channels(self) -> int:
@@ -115,6 +115,11 @@ class LazyVolume:
         """Takes a spacing, in micrometres along z, y, x or y, x, for what the file states or leaves out."""
         self.spacing, self.file_unit = spacing, MICROMETER
         self.affine = replaced_affine(self.affine, spacing)
+
+    def image(self, array: Any) -> Image:
+        """Voxels (C, *shape) of this image with its grid."""
+        grid = self.spacing, self.file_unit, self.affine
+        return Image(array, *grid, self.file_format, self.axes, self.path, self.stated_size)
 
     def read(self, region: tuple[slice, ...]) -> np.ndarray:
         """Voxels of a region.

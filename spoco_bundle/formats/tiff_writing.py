@@ -13,6 +13,7 @@ import tifffile
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, Unit, in_unit, parse_unit
 from spoco_bundle.formats.geometry import checked_spacing
+from spoco_bundle.formats.label_ids import check_fits
 from spoco_bundle.formats.tiff_header import UNNAMED, Layout, open_tiff, read_layout, spatial_axes
 
 BIGTIFF_BYTES = 2**32 - 2**25  # what tifffile itself takes as the limit of a classic file
@@ -79,12 +80,7 @@ def write_labels(path: Path, labels: Any, like: Path, axes: str | None = None) -
         SpocoError: if the shape is not that of ``like``.
     """
     layout, spatial = _layout_of(like, labels.ndim, axes)
-    sizes = tuple(layout.shape[layout.axes.index(axis)] for axis in spatial)
-    if labels.shape != sizes:
-        raise SpocoError(
-            f"labels of shape {labels.shape} do not fit {like} of shape {sizes}: "
-            "bring them back to the grid of the source image first"
-        )
+    check_fits(labels.shape, [layout.shape[layout.axes.index(axis)] for axis in spatial], like)
     size = int(np.prod(labels.shape, dtype=np.int64)) * labels.dtype.itemsize
     order, options = _label_options(layout, spatial, labels.dtype, size)
     # arrays are in memory anyway, and tifffile takes pages of one row or column for something else

@@ -25,15 +25,15 @@ FORMAT = "spoco-training-checkpoint-1"
 LAST, PREVIOUS = "last.pt", "last_previous.pt"
 
 
-def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a training checkpoint.
 
     Args:
         path: file written by ``TrainingCheckpoint``.
-        map_location: device of the tensors.
 
     Returns:
-        State dicts by name, with ``engine`` (iteration, epoch, epoch_length, max_epochs) and ``random`` among them.
+        State dicts by name, with ``engine`` (iteration, epoch, epoch_length, max_epochs) and ``random`` among them;
+        tensors on the CPU.
 
     Raises:
         SpocoError: if the file is missing, damaged, holds more than tensors and plain values, or is something else.
@@ -42,7 +42,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not file.is_file():
         raise SpocoError(f"{file}: no such checkpoint; name an existing one, or train without resume")
     try:
-        content = load_tensors(file, map_location)
+        content = load_tensors(file)
     except DamagedFileError as error:
         raise SpocoError(
             f"{file}: not a readable checkpoint ({error}): truncated, or with content other than "

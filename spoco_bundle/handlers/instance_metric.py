@@ -67,7 +67,9 @@ class InstanceMetric(CumulativeIterationMetric):
 
     def of_image(self, prediction: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
         """All scores of one image, both label volumes (1, *spatial); nothing is kept, nor asked of other processes."""
-        sizes, scope = _annotated_sizes(truth), _scope(truth)
+        scope, sizes = (getattr(truth, "meta", {}).get(name) for name in (SCOPE, ANNOTATED_SIZES))
+        # of objects that are not annotated as a whole they are no sizes
+        sizes = None if sizes is None or scope is not None else torch.as_tensor(sizes).flatten().tolist()
         return instance_scores(truth[0], prediction[0], **self.arguments, annotated_sizes=sizes, scope=scope)
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -120,13 +122,3 @@ class InstanceMetric(CumulativeIterationMetric):
         metric = metric or self.metric
         self._check(metric)
         return torch.tensor(self.scores()[metric])
-
-
-def _scope(truth: torch.Tensor) -> torch.Tensor | None:
-    return getattr(truth, "meta", {}).get(SCOPE)
-
-
-def _annotated_sizes(truth: torch.Tensor) -> list[float] | None:
-    sizes = getattr(truth, "meta", {}).get(ANNOTATED_SIZES)
-    # of objects that are not annotated as a whole they are no sizes
-    return None if sizes is None or _scope(truth) is not None else torch.as_tensor(sizes).flatten().tolist()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from spoco_bundle.core.atomic_files import atomic_write, write_json
+from spoco_bundle.annotation.tables import write_table
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.metrics import pool_scores
 
@@ -57,10 +57,7 @@ class ScoresHandler:
         scored = dict(zip(names, self.metric.details(), strict=True))
         rows = [{"image": name, **scores} for name, scores in scored.items()]
         pooled = {"images": len(rows), **pool_scores(list(scored.values()))}
-        with atomic_write(self.output_dir / "scores.csv") as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(self.output_dir / "scores.csv", list(rows[0]), [list(row.values()) for row in rows])
         write_json(self.output_dir / "scores.json", pooled)
         print("\n".join(filter(None, (self._table(rows, pooled), self.metric.hint()))), flush=True)
 
@@ -70,10 +67,9 @@ class ScoresHandler:
     def _table(self, rows: Sequence[dict], pooled: dict) -> str:
         last = {"image": "all (pooled)", **pooled}
         width = max(len(str(row["image"])) for row in (*rows, last))
-        lines = ["  ".join([f"{'image':<{width}}", *(f"{c:>{len(c)}}" for c in self.columns)])]
+        lines = ["  ".join([f"{'image':<{width}}", *self.columns])]
         for row in (*rows, last):
             numbers = (f"{row[c]:.0f}" if c in COUNTS else f"{row[c]:.2f}" for c in self.columns)
-            lines.append(
-                "  ".join([f"{row['image']:<{width}}", *(n.rjust(len(c)) for n, c in zip(numbers, self.columns))])
-            )
+            cells = (number.rjust(len(column)) for number, column in zip(numbers, self.columns))
+            lines.append("  ".join([f"{row['image']:<{width}}", *cells]))
         return "\n".join(lines)

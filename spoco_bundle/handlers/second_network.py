@@ -11,19 +11,17 @@ from monai.inferers import Inferer
 class SecondNetwork:
     """Runs a second network (the student beside the teacher) on each image of an evaluation.
 
-    Its raw output goes beside the first one's into the evaluator's output, where ``ClusterEmbeddingsd`` finds it by its
-    ``teacher_key``.
+    Its raw output goes beside the first one's into the evaluator's output as ``second_pred``, where
+    ``ClusterEmbeddingsd`` finds it by its ``teacher_key``.
 
     Args:
         network: the second network, its weights loaded by a ``LoadWeights`` of its own.
         inferer: the inferer of the evaluation.
-        key: key of the evaluator's output.
     """
 
-    def __init__(self, network: torch.nn.Module, inferer: Inferer, key: str = "second_pred"):
+    def __init__(self, network: torch.nn.Module, inferer: Inferer):
         self.network = network
         self.inferer = inferer
-        self.key = key
 
     def attach(self, engine: Engine) -> None:
         """Runs right after the first network, before post-processing."""
@@ -33,4 +31,4 @@ class SecondNetwork:
     def __call__(self, engine: Engine) -> None:
         """Embeds the images of one iteration."""
         self.network.eval()
-        engine.state.output[self.key] = self.inferer(engine.state.output["image"], self.network)
+        engine.state.output["second_pred"] = self.inferer(engine.state.output["image"], self.network)

@@ -179,7 +179,7 @@ class TimeBudget:
         logger.info("%d iterations in %.1f minutes", engine.state.iteration, self.elapsed / 60)
 
 
-def one_cycle(progress: float, warm_up: float = 0.05, start: float = 1 / 25, end: float = 1 / 250_000) -> float:
+def one_cycle(progress: float, warm_up: float = 0.05) -> float:
     """The learning rate over its top after a share of the training: up and down along cosines.
 
     As ``torch.optim.lr_scheduler.OneCycleLR`` with its defaults (Smith and Topin, "Super-convergence", 2018).
@@ -187,11 +187,9 @@ def one_cycle(progress: float, warm_up: float = 0.05, start: float = 1 / 25, end
     Args:
         progress: share of the training that is done, 0 to 1.
         warm_up: share in which it rises.
-        start: at the beginning.
-        end: at the end.
     """
     if progress < warm_up:
-        low, high, share = start, 1.0, progress / warm_up
+        low, high, share = 1 / 25, 1.0, progress / warm_up
     else:
-        low, high, share = 1.0, end, (progress - warm_up) / (1 - warm_up)
+        low, high, share = 1.0, 1 / 250_000, (progress - warm_up) / (1 - warm_up)
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2

@@ -14,6 +14,7 @@ from monai.utils import convert_to_dst_type
 
 from spoco_bundle.blockwise.grid import choose_window
 from spoco_bundle.blockwise.memory import available_memory, window_voxels
+from spoco_bundle.core.boxes import region_shape, whole_region, within
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.per_axis import per_axis
 from spoco_bundle.core.plain_tensors import plain
@@ -140,7 +141,7 @@ class HaloWindowInferer(Inferer):
             if same and torch.equal(seen, plain(inputs)):
                 self._looked = []
                 return convert_to_dst_type(result, inputs, dtype=result.dtype, device=result.device)[0]
-        return self.part(inputs, tuple(slice(0, size) for size in inputs.shape[2:]), network, *args, **kwargs)
+        return self.part(inputs, whole_region(inputs.shape[2:]), network, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_looked": []}  # workers have no use for them
@@ -180,9 +181,8 @@ class HaloWindowInferer(Inferer):
         sizes = padded.shape[2:]
         half = uses_bfloat16(self.precision, run_on, sizes, multiples)
         if self.roi_size is None:
-            kept = [part.stop - part.start for part in keep]
             most = self._affordable_voxels(network, run_on)
-            roi_size = choose_window(kept, sizes, halo, multiples, most)
+            roi_size = choose_window(region_shape(keep), sizes, halo, multiples, most)
         else:
             roi_size = per_axis("roi_size", self.roi_size, len(shape), least=1)
         axes = [
@@ -200,14 +200,13 @@ class HaloWindowInferer(Inferer):
                     result = plain(network(batch.to(run_on), *args, **kwargs))
                 result = result.float() if half else result
                 if output is None:
-                    size = (len(inputs), result.shape[1], *(part.stop - part.start for part in keep))
+                    size = (len(inputs), result.shape[1], *region_shape(keep))
                     output = torch.empty(size, dtype=result.dtype, device=self.device or inputs.device)
                 for (item, window), values in zip(chunk, result):
                     # the far padding is dropped here: no part reaches beyond the volume
                     cores = [_common(axis, part) for axis, part in zip(window, keep)]
-                    target = [slice(c.start - part.start, c.stop - part.start) for c, part in zip(cores, keep)]
-                    source = [slice(c.start - axis.start, c.stop - axis.start) for c, axis in zip(cores, window)]
-                    output[(item, slice(None), *target)] = values[(slice(None), *source)].to(output.device)
+                    source = values[(slice(None), *within(cores, map(_read, window)))]
+                    output[(item, slice(None), *within(cores, keep))] = source.to(output.device)
                 progress.update(len(chunk))
         return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]
 

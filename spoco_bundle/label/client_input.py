@@ -49,14 +49,11 @@ def is_inside(folder: str | Path, path: str | Path) -> bool:
     return Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
-def check_device(name: Any) -> str:
+def _device(key: str, name: Any) -> str:
     """A device that this machine has.
 
     ``cuda`` without a number passes on a machine without a GPU, where MONAI Label computes on the CPU instead: it is
     what clients ask for unless they are told otherwise.
-
-    Raises:
-        SpocoError: if it is no device, or not one of this machine.
     """
     if isinstance(name, list) and name:  # clients send the list that they were offered
         name = name[0]
@@ -67,10 +64,10 @@ def check_device(name: Any) -> str:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise SpocoError(f"device {name!r}: is none; choose one of {have}") from error
+        raise SpocoError(f"{key} {name!r}: is none; choose one of {have}") from error
     known = {"cpu": True, "cuda": device.index is None or device.index < count}
     if not known.get(device.type, device.type == "mps" and torch.backends.mps.is_available()):
-        raise SpocoError(f"device {name!r}: this machine has none such; choose one of {have}")
+        raise SpocoError(f"{key} {name!r}: this machine has none such; choose one of {have}")
     return str(device)
 
 
@@ -106,10 +103,6 @@ def _one_of(*values: str) -> Callable[[str, Any], str]:
         raise SpocoError(f"{key} {str(value)[:60]!r}: give one of {', '.join(values)}")
 
     return check
-
-
-def _device(key: str, value: Any) -> str:
-    return check_device(value)
 
 
 def _gpus(key: str, value: Any) -> str:

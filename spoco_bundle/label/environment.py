@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def build_environment(folder: Path) -> Path:
         # what was chosen is named again, or a later step could replace it
         [*bundle, *torch, "monailabel"],
     ):
-        command = [*_pip_install(python), "--quiet", *what]
+        command = [*_pip_install(python), *what]
         if subprocess.run(command, env={**os.environ, "SAM2_BUILD_CUDA": "0"}, check=False).returncode:
             raise SpocoError(f"{folder}: installing {' '.join(what)} failed, see the lines above; run it again")
     done.write_text(wanted)
@@ -69,19 +69,10 @@ def torch_with_torchvision(python: Path) -> list[str]:
     Raises:
         SpocoError: if neither way gives two that fit.
     """
-    pinned = _pins()
+    pinned = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line)
     ways = [["torch", "torchvision"], [f"{name}==={pinned[name]}" for name in ("torch", "torchvision")]]
     for way in ways:
-        command = [
-            *_pip_install(python),
-            "--quiet",
-            "--dry-run",
-            "--ignore-installed",
-            "--report",
-            "-",
-            "--no-deps",
-            *way,
-        ]
+        command = [*_pip_install(python), *"--dry-run --ignore-installed --report - --no-deps".split(), *way]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if found.returncode == 0 and are_of_one_build(json.loads(found.stdout)):
             return way
@@ -98,9 +89,4 @@ def are_of_one_build(report: Mapping[str, Any]) -> bool:
 
 
 def _pip_install(python: Path) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--constraint", str(CONSTRAINTS)]
-
-
-def _pins() -> dict[str, str]:
-    lines: Sequence[str] = CONSTRAINTS.read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+    return [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]

@@ -33,6 +33,7 @@ NAMES = ("image", "id", "label", "tag")
 #: bytes of the parameters of a training, a batch or a proposal
 LONGEST_BODY = 1_000_000
 
+_OF_BODY = (b"content-length", b"content-type", b"transfer-encoding")
 _MODEL = r"[\w-]+"
 #: what is served: methods, path, and what becomes of the JSON that comes with it
 _ROUTES: list[tuple[str, str, Callable[[dict[str, Any]], dict[str, Any]] | None]] = [
@@ -210,9 +211,6 @@ async def _with_checked_json(
         return waiting.pop() if waiting else await receive()
 
     return {**scope, "headers": headers}, replay
-
-
-_OF_BODY = (b"content-length", b"content-type", b"transfer-encoding")
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:

@@ -36,8 +36,7 @@ def within_annotation(
     truth, prediction, scope = truth[counts], prediction[counts], scope[:, counts]
     column = np.searchsorted(table.prediction_ids, np.where(prediction > 0, prediction, 0))
     annotated = truth != 0
-    whole = np.ones(len(table.truth_ids), dtype=bool)
-    seen = table.prediction_sizes[table.columns].copy()
+    whole, seen = table.whole.copy(), table.seen.copy()
     for row, number in enumerate(table.truth_ids[1:].tolist(), start=1):
         planes = scope[:, truth == number]
         whole[row] = (planes[0] == WHOLE).any()

@@ -26,9 +26,9 @@ class ContingencyTable:
         columns: (K,) column of each non-empty cell.
         overlaps: (K,) voxels in each non-empty cell, all above 0.
         known_background: (P + 1,) voxels of each column on `background_label`; all 0 where none was given.
-        whole: (T + 1,) bool, rows annotated in all their voxels; `None` for all.
-        seen: (K,) voxels of each cell's column where the annotation of its row says what belongs to it; `None` for all
-            of the column's.
+        whole: (T + 1,) bool, rows annotated in all their voxels.
+        seen: (K,) voxels of each cell's column where the annotation of its row says what belongs to it: all of them for
+            a whole row.
     """
 
     truth_ids: np.ndarray
@@ -39,8 +39,8 @@ class ContingencyTable:
     columns: np.ndarray
     overlaps: np.ndarray
     known_background: np.ndarray
-    whole: np.ndarray | None = None
-    seen: np.ndarray | None = None
+    whole: np.ndarray
+    seen: np.ndarray
 
     @property
     def true_objects(self) -> int:
@@ -59,7 +59,7 @@ class ContingencyTable:
 
     def object_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cells of two objects, as (true index 0..T-1, predicted index 0..P-1, shared voxels), each (K',)."""
-        both = (self.rows > 0) & (self.columns > 0)
+        both = self._of_objects
         return self.rows[both] - 1, self.columns[both] - 1, self.overlaps[both]
 
     def overlap_with_nothing(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,19 +72,18 @@ class ContingencyTable:
 
     def dice(self) -> np.ndarray:
         """Dice coefficient of every object pair, in the order of `object_pairs`, (K',), in (0, 1]."""
-        truth, _, overlap = self.object_pairs()
-        return 2.0 * overlap / (self.truth_sizes[1:][truth] + self._seen())
+        both = self._of_objects
+        return 2.0 * self.overlaps[both] / (self.truth_sizes[self.rows] + self.seen)[both]
 
     def iou(self) -> np.ndarray:
         """Intersection over union of every object pair, in the order of `object_pairs`, (K',), in (0, 1]."""
-        truth, _, overlap = self.object_pairs()
-        return overlap / (self.truth_sizes[1:][truth] + self._seen() - overlap)
+        both = self._of_objects
+        return self.overlaps[both] / (self.truth_sizes[self.rows] + self.seen - self.overlaps)[both]
 
-    def _seen(self) -> np.ndarray:
-        """Voxels of the predicted object of every pair that count against it, (K',)."""
-        if self.seen is None:
-            return self.prediction_sizes[1:][self.object_pairs()[1]]
-        return self.seen[(self.rows > 0) & (self.columns > 0)]
+    @property
+    def _of_objects(self) -> np.ndarray:
+        """Which cells belong to two objects, (K,) bool."""
+        return (self.rows > 0) & (self.columns > 0)
 
 
 def contingency_table(
@@ -102,8 +101,8 @@ def contingency_table(
     Raises:
         SpocoError: shapes differ, or a volume holds non-integers, or ids below 0 that no argument explains.
     """
-    truth = _as_labels(truth, "truth")
-    prediction = _as_labels(prediction, "prediction")
+    truth = as_labels(truth, "truth")
+    prediction = as_labels(prediction, "prediction")
     if truth.shape != prediction.shape:
         raise SpocoError(
             f"truth has shape {truth.shape} but the prediction has {prediction.shape}; "
@@ -142,13 +141,22 @@ def contingency_table(
     truth_sizes = np.bincount(rows, overlaps, minlength=len(truth_ids)).astype(np.int64)
     prediction_sizes = np.bincount(columns, overlaps, minlength=width).astype(np.int64)
     known_background = np.bincount(np.searchsorted(prediction_ids, known), minlength=width)
+    whole, seen = np.ones(len(truth_ids), dtype=bool), prediction_sizes[columns]
     return ContingencyTable(
-        truth_ids, prediction_ids, truth_sizes, prediction_sizes, rows, columns, overlaps, known_background
+        truth_ids, prediction_ids, truth_sizes, prediction_sizes, rows, columns, overlaps, known_background, whole, seen
     )
 
 
-def _as_labels(labels: Any, name: str) -> np.ndarray:
-    """Integer array on the CPU; float volumes are accepted where every value is a whole number."""
+def as_labels(labels: Any, name: str) -> np.ndarray:
+    """Integer array on the CPU; float volumes are accepted where every value is a whole number.
+
+    Args:
+        labels: array, or tensor on any device.
+        name: of the volume, for messages.
+
+    Raises:
+        SpocoError: if the volume holds non-integers.
+    """
     array = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
     if array.dtype == bool:
         return array.astype(np.uint8)

@@ -75,7 +75,7 @@ def partly_labelled_scores(
     annotated_dice = float(of_truth.mean())
     judged_dice = float(of_prediction[judged].mean()) if judged.any() else annotated_dice
     if annotated_sizes is None:
-        annotated_sizes = table.truth_sizes[1:] if table.whole is None else table.truth_sizes[1:][table.whole[1:]]
+        annotated_sizes = table.truth_sizes[1:][table.whole[1:]]
     reference = annotated_sizes if len(annotated_sizes) else sizes if len(sizes) else [1]
     smallest, largest = np.percentile(reference, [5, 95]) * [1 / SIZE_TOLERANCE, SIZE_TOLERANCE]
     plausible = (sizes >= smallest) & (sizes <= largest)

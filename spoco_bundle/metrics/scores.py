@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.metrics.annotated_region import within_annotation
-from spoco_bundle.metrics.contingency import contingency_table
+from spoco_bundle.metrics.contingency import as_labels, contingency_table
 from spoco_bundle.metrics.matching import IOU_THRESHOLDS, detection_scores, matching_scores
 from spoco_bundle.metrics.partition import (
     adapted_rand_error,
@@ -72,7 +70,8 @@ def instance_scores(
     }
     if partly_labelled:
         if scope is not None:
-            table = within_annotation(table, *map(np.asarray, (truth, prediction, scope)), ignore_label)
+            volumes = as_labels(truth, "truth"), as_labels(prediction, "prediction"), as_labels(scope, "scope")
+            table = within_annotation(table, *volumes, ignore_label)
         return scores | partly_labelled_scores(table, iou_thresholds, annotated_sizes=annotated_sizes)
     split, merge = variation_of_information(table)
     return {

@@ -48,7 +48,7 @@ class Controls(QWidget):
             "Complete region", "Draw rectangles in which every object is drawn; the rest there is background"
         )
         self.kind_label = QLabel("object 65535 is")
-        self.kind_box = QComboBox()
+        self.kind_box = QComboBox(enabled=False)
         self.kind_box.setToolTip("Of the object with the number of the brush")
         self.count_label = wrapped("")
 

@@ -21,7 +21,7 @@ class Deciding:
 
     def accept_selected(self) -> None:
         """Moves the selected objects into the annotations."""
-        self.accept(self.view.selected(), NOBODY)
+        self.accept(self.view.selected())
 
     def accept_confident(self) -> None:
         """Moves every object of at least the chosen confidence into the annotations."""

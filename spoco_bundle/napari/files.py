@@ -16,17 +16,16 @@ from spoco_bundle.core.atomic_files import atomic_folder, write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS, in_words
 from spoco_bundle.formats.files import write_instances
-from spoco_bundle.formats.geometry import length_unit
+from spoco_bundle.formats.geometry import Image, length_unit
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.names import is_zarr, result_suffix
 from spoco_bundle.napari.annotations import Contents, write_annotations
-from spoco_bundle.napari.reader import OpenedImage
 
 #: voxels along z, y, x around what is annotated of a large image that are cut out with it to train on
 AROUND = (32, 64, 64)
 
 
-def write_pair(contents: Contents, image: OpenedImage, label: Path, folder: Path) -> Path:
+def write_pair(contents: Contents, image: Image, label: Path, folder: Path) -> Path:
     """Writes what a training reads; of an OME-Zarr image only the part around what is annotated.
 
     Args:
@@ -38,11 +37,12 @@ def write_pair(contents: Contents, image: OpenedImage, label: Path, folder: Path
     Returns:
         The datalist.
     """
-    source, region = image.path, (slice(None),) * len(image.shape)
+    source, shape = Path(image.path), image.spatial_shape
+    region = (slice(None),) * len(shape)
     if is_zarr(source):
         region = region_to_train(contents)
         source = folder / "annotations_raw.ome.tif"
-        write_part(source, open_volume(image.path, len(image.shape)).read(region), image)
+        write_part(source, open_volume(image.path, len(shape)).read(region), image)
     suffix, starts = result_suffix(source), [part.start or 0 for part in region]
     part = replace(contents, labels=contents.labels[region], points=contents.points - starts, rectangles=())
     target = folder / f"annotations_label{suffix}"
@@ -51,7 +51,7 @@ def write_pair(contents: Contents, image: OpenedImage, label: Path, folder: Path
     if len(contents.rectangles):
         table = write_rectangles(folder / "regions.csv", contents.rectangles)
     if table is not None:
-        complete = read_complete(table, image.shape)[region]
+        complete = read_complete(table, shape)[region]
         write_instances(folder / f"annotations_complete{suffix}", complete.astype(np.uint8), source)
     return write_datalist(folder / "datalist.json", source, target)
 
@@ -83,14 +83,14 @@ def write_datalist(path: Path, image: Path, label: Path) -> Path:
     return write_json(path, {"training": [pair], "validation": [pair]})
 
 
-def write_part(path: Path, voxels: np.ndarray, image: OpenedImage) -> None:
+def write_part(path: Path, voxels: np.ndarray, image: Image) -> None:
     """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size.
 
     Raises:
         SpocoError: if voxels are longer along one axis than along another in no unit, which OME-TIFF cannot hold.
     """
     axes, sizes = "C" + "ZYX"[1 - voxels.ndim :], {}
-    if length_unit(image.spacing, image.unit) == MICROMETER:
+    if length_unit(image.spacing, image.file_unit) == MICROMETER:
         for letter, step in zip(axes[1:], image.spacing):
             sizes |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "µm"}
     elif len(set(image.spacing or ())) > 1:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -130,13 +131,13 @@ class CommandRun:
         except psutil.NoSuchProcess:
             return
         for member in family:
-            _tell(member.terminate)
-        try:
+            with suppress(psutil.NoSuchProcess):
+                member.terminate()
+        with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            pass
         for member in family:
-            _tell(member.kill)
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         process.wait()
 
 
@@ -147,13 +148,6 @@ def read_progress(line: str) -> JobProgress:
         return JobProgress(line)
     left = None if found["left"] is None else float(found["left"]) * (60 if found["unit"] == "minutes" else 1)
     return JobProgress(found["text"], int(found["done"]) / int(found["total"]), left)
-
-
-def _tell(order: object) -> None:
-    try:
-        order()
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        return
 
 
 def _failure(code: int, last: Sequence[str]) -> Exception:

@@ -113,11 +113,11 @@ class Marking:
         """The points that lie in the image."""
         clicks = np.asarray(self.points.data)
         voxels = np.floor(clicks + 0.5)
-        return clicks[((voxels >= 0) & (voxels < self.session.image.shape)).all(1)]
+        return clicks[((voxels >= 0) & (voxels < self.session.image.spatial_shape)).all(1)]
 
     def _rectangles(self) -> list[np.ndarray]:
         """The rectangles that share voxels with the image; other shapes say nothing."""
         drawn = zip(self.regions.data, self.regions.shape_type)
         rectangles = [np.floor(np.asarray(corners) + 0.5) for corners, kind in drawn if kind == "rectangle"]
-        top = np.array(self.session.image.shape)
+        top = np.array(self.session.image.spatial_shape)
         return [corners for corners in rectangles if ((corners.max(0) >= 0) & (corners.min(0) < top)).all()]

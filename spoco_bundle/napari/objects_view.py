@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QItemSelection, QItemSelectionModel, QModelIndex, QSortFilterProxyModel, Qt
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 COLUMNS = ("id", "voxels", "confidence")
 
@@ -13,8 +13,8 @@ COLUMNS = ("id", "voxels", "confidence")
 class ObjectsView(QTableView):
     """A sorted table of objects, of which some are selected."""
 
-    def __init__(self, parent: QWidget | None = None):
-        super().__init__(parent, minimumHeight=120)
+    def __init__(self) -> None:
+        super().__init__(minimumHeight=120)
         self.table = ObjectsTable()
         self.sorted = QSortFilterProxyModel(self)
         self.sorted.setSourceModel(self.table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,12 @@ from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
 from spoco_bundle.formats.files import is_zarr, read_image
-from spoco_bundle.formats.geometry import length_unit
+from spoco_bundle.formats.geometry import Image, length_unit
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.report.pictures import LIMITS_VOXELS, intensity_limits
 
 #: key of a layer's metadata under which its image is found
 OPENED = "spoco_image"
-
-
-@dataclass
-class OpenedImage:
-    """An image with its grid.
-
-    Attributes:
-        path: the file or Zarr folder.
-        array: (C, z, y, x) or (C, y, x); of an OME-Zarr image read when it is shown.
-        spacing: voxel size along z, y, x or y, x, in micrometres; None where the file does not say.
-        unit: in which the file states it; ``"unknown"`` where it does not, the spacing is then a plain number.
-    """
-
-    path: Path
-    array: Any
-    spacing: tuple[float, ...] | None
-    unit: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels along z, y, x or y, x."""
-        return tuple(self.array.shape[1:])
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return int(self.array.shape[0])
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[tuple]] | None:
@@ -63,8 +35,8 @@ def _read(path: str | list[str]) -> list[tuple]:
     return [layer for one in paths for layer in image_layers(open_image(one))]
 
 
-def open_image(path: str | Path) -> OpenedImage:
-    """Opens an image of two or three dimensions.
+def open_image(path: str | Path) -> Image:
+    """Opens an image of two or three dimensions, whose array is one of Dask, read when it is shown, for OME-Zarr.
 
     Raises:
         SpocoError: if it is neither, or cannot be read.
@@ -79,10 +51,11 @@ def open_image(path: str | Path) -> OpenedImage:
             raise as_volume from None
 
 
-def image_layers(image: OpenedImage) -> list[tuple[Any, dict[str, Any], str]]:
+def image_layers(image: Image) -> list[tuple[Any, dict[str, Any], str]]:
     """The layers of an image, as napari takes them: one, or one per channel where there are several but not RGB."""
-    rgb = image.channels == 3 and image.array.dtype == np.uint8 and len(image.shape) == 2
-    options = {"metadata": {OPENED: image}, **layer_grid(image.shape, image.spacing, image.unit)}
+    channels, shape = len(image.array), image.spatial_shape
+    rgb = channels == 3 and image.array.dtype == np.uint8 and len(shape) == 2
+    options = {"metadata": {OPENED: image}, **layer_grid(shape, image.spacing, image.file_unit)}
     name = image_name(image.path)
     if rgb:
         return [(np.moveaxis(np.asarray(image.array), 0, -1), {"name": name, "rgb": True, **options}, "image")]
@@ -90,7 +63,7 @@ def image_layers(image: OpenedImage) -> list[tuple[Any, dict[str, Any], str]]:
     for number, channel in enumerate(image.array):
         low, high = intensity_limits(channel if isinstance(channel, np.ndarray) else _sample(channel))
         limits = (low, high if high > low else low + 1)
-        title = name if image.channels == 1 else f"{name} {number}"
+        title = name if channels == 1 else f"{name} {number}"
         layers.append((channel, {"name": title, "rgb": False, "contrast_limits": limits, **options}, "image"))
     return layers
 
@@ -114,15 +87,14 @@ def _sample(channel: dask.array.Array) -> np.ndarray:
     return np.asarray(channel[::step, ::step])
 
 
-def _open(path: Path, dims: int) -> OpenedImage:
+def _open(path: Path, dims: int) -> Image:
     if is_zarr(path):
         lazy = open_volume(path, dims)
         chunks = normalize_chunks((1, *(64 if dims == 3 else 512,) * dims), (lazy.channels, *lazy.shape))
         empty = np.empty((0,) * (dims + 1), lazy.dtype)
         array = dask.array.map_blocks(_read_block, volume=lazy, chunks=chunks, dtype=lazy.dtype, meta=empty)
-        return OpenedImage(path, array, lazy.spacing, lazy.file_unit)
-    volume = read_image(path, "image", dims)
-    return OpenedImage(path, volume.array, volume.spacing, volume.file_unit)
+        return lazy.image(array)
+    return read_image(path, "image", dims)
 
 
 def _read_block(volume: LazyVolume, block_info: dict[Any, Any]) -> np.ndarray:

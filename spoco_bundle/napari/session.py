@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -20,12 +21,13 @@ from spoco_bundle.annotation.confirmed import uncovered_objects
 from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.app.config import config_folder, shipped_weights
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER, UNITLESS
+from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import write_instances
+from spoco_bundle.formats.geometry import Image
 from spoco_bundle.formats.names import family, result_suffix
-from spoco_bundle.formats.objects_table import objects_table, read_objects_table, write_objects_table
+from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
 from spoco_bundle.napari.annotations import (
     Annotations,
@@ -39,7 +41,6 @@ from spoco_bundle.napari.annotations import (
 from spoco_bundle.napari.files import copy_folder, write_datalist, write_pair
 from spoco_bundle.napari.jobs import CommandRun, JobProgress
 from spoco_bundle.napari.labels import as_ids, confidence_of, rows_of, small_ids, together, with_confidence
-from spoco_bundle.napari.reader import OpenedImage
 
 _LABEL = json.loads((config_folder() / "label.json").read_text())
 #: iterations of a training unless it is told otherwise, and between two validations
@@ -97,18 +98,20 @@ class Session:
         spacing: voxel size along z, y, x or y, x, where the file states none.
 
     Attributes:
+        path: file of the image.
         model: folder of the model in use; None for the weights that come with the bundle.
         trained_here: whether it was trained in this session.
         label: where the annotations are kept, see ``label_file``.
         at_close: what is left to do before the session closes.
     """
 
-    def __init__(self, image: OpenedImage, spacing: Sequence[float] | None = None):
+    def __init__(self, image: Image, spacing: Sequence[float] | None = None):
         self.image = image
         self.spacing = spacing
         self.model: Path | None = None
         self.trained_here = False
-        self.label = label_file(image.path)
+        self.path = Path(image.path)
+        self.label = label_file(self.path)
         self.at_close: Callable[[], Any] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="spoco-napari-"))
         self._unkept = False
@@ -147,7 +150,7 @@ class Session:
     @property
     def dims(self) -> int:
         """2 or 3."""
-        return len(self.image.shape)
+        return len(self.image.spatial_shape)
 
     def read(self) -> tuple[Annotations, list[dict[str, Any]]]:
         """What was annotated before, with the table of the unchecked objects, see ``rows_of``.
@@ -156,10 +159,10 @@ class Session:
             SpocoError: if a file that lies beside the label cannot be read or belongs to another image.
         """
         with _FILES:
-            annotations = read_annotations(self.label, self.image.shape)
+            annotations = read_annotations(self.label, self.image.spatial_shape)
         rows = [] if annotations.unchecked is None else rows_of(annotations.unchecked, {})
-        for folder in {self.label.parent, self.image.path.parent}:
-            rows = with_confidence(rows, folder / f"{image_name(self.image.path)}{TABLE_ENDING}.csv")
+        for folder in {self.label.parent, self.path.parent}:
+            rows = with_confidence(rows, folder / f"{image_name(self.path)}{TABLE_ENDING}.csv")
         return annotations, rows
 
     def keep(self, contents: Contents) -> None:
@@ -263,13 +266,15 @@ class Session:
             # as a config, not as an option, which a prediction block by block would refuse
             embedding = folder / "embedding.json"
             embedding.write_text('{"save_embedding": true}')
-            arguments = ["predict", str(self.image.path), "--output", str(folder), "--config", str(embedding)]
+            arguments = ["predict", str(self.path), "--output", str(folder), "--config", str(embedding)]
             if self.model is not None:
                 arguments += ["--model", str(self.model)]
             yield from self._job.run([*arguments, *self._common(), *options])
             yield JobProgress("reading the results")
-            result = self._read_results(folder, checked)
-        return result  # noqa: B901
+            (file,) = folder.glob(f"{glob.escape(image_name(self.path))}{OUTPUT_ENDING}.*")
+            colours = folder / f"{image_name(self.path)}{EMBEDDING_ENDING}"
+            embedding = np.load(colours, allow_pickle=False) if colours.is_file() else None
+            return replace(self._read_result(file, checked), embedding=embedding)  # noqa: B901
 
     def take_file(self, path: str | Path, checked: np.ndarray) -> Iterator[JobProgress]:
         """Reads the result of any tool: a label image on the grid of the image.
@@ -288,15 +293,12 @@ class Session:
             SpocoError: if it cannot be read or belongs to another image.
         """
         yield JobProgress(f"reading {path}")
-        path = Path(path)
-        table = path.with_name(f"{image_name(path).removesuffix(OUTPUT_ENDING)}{TABLE_ENDING}.csv")
-        labels = read_labels(path, self.image.shape)
-        return self._beside(labels, confidence_of(labels, table), checked)  # noqa: B901
+        return self._read_result(Path(path), checked)  # noqa: B901
 
     def take_labels(self, labels: np.ndarray, name: str, checked: np.ndarray) -> Iterator[JobProgress]:
         """Takes labels of another layer; else as ``take_file``."""
         yield JobProgress(f"reading {name}")
-        return self._beside(checked_labels(np.asarray(labels), self.image.shape, name), {}, checked)  # noqa: B901
+        return self._beside(checked_labels(np.asarray(labels), self.image.spatial_shape, name), {}, checked)  # noqa: B901
 
     def save(self, folder: str | Path, annotations: Annotations, confidence: Mapping[int, float]) -> list[Path]:
         """Writes what there is, in the format and on the grid of the image.
@@ -316,23 +318,27 @@ class Session:
         Raises:
             SpocoError: if there is nothing to save, or a file cannot be written.
         """
-        folder, name, written = Path(folder).absolute(), image_name(self.image.path), []
+        folder, name, written = Path(folder).absolute(), image_name(self.path), []
         if annotations.unchecked is not None:
             labels = together(annotations.unchecked, annotations.checked)
             table = folder / f"{name}{TABLE_ENDING}.csv"
             table.unlink(missing_ok=True)
-            path = folder / f"{name}{OUTPUT_ENDING}{result_suffix(self.image.path)}"
-            written.append(write_instances(path, as_ids(labels), self.image.path))
-            rows = objects_table(labels, self.image.spacing or self.spacing, self._unit())
+            path = folder / f"{name}{OUTPUT_ENDING}{result_suffix(self.path)}"
+            written.append(write_instances(path, as_ids(labels), self.path))
+            lengths, volume = (self.spacing, MICROMETER), None
+            if self.image.spacing is not None:
+                lengths = self.image.spacing, self.image.file_unit
+                volume = abs(float(np.linalg.det(self.image.affine[:-1, :-1])))
+            rows = objects_table(labels, *lengths, voxel_volume=volume)
             rows = [{**row, "confidence": confidence.get(row["id"], "")} for row in rows]
             written.append(write_objects_table(table, rows, self.dims))
-        label = folder / f"{annotated_name(self.image.path)}_label{result_suffix(self.image.path)}"
+        label = folder / f"{annotated_name(self.path)}_label{result_suffix(self.path)}"
         label = self.label if folder == self.label.parent else label
         with _FILES:
             annotated = write_annotations(label, annotations.contents(), self._like(label))
         written += annotated
         if annotated:
-            written.append(write_datalist(folder / f"{name}_datalist.json", self.image.path, label))
+            written.append(write_datalist(folder / f"{name}_datalist.json", self.path, label))
         if self.trained_here:
             written.append(copy_folder(self.model, folder / f"{name}_model"))
         if not written:
@@ -342,9 +348,9 @@ class Session:
         return written
 
     def _check_weights(self) -> None:
-        if self.model is None and self.image.channels != 1:
+        if self.model is None and len(self.image.array) != 1:
             raise SpocoError(
-                f"{self.image.path}: has {self.image.channels} channels, the weights that come with the bundle are for "
+                f"{self.path}: has {len(self.image.array)} channels, the weights that come with the bundle are for "
                 "one: train from scratch first, or choose another model"
             )
 
@@ -358,11 +364,11 @@ class Session:
 
     def _like(self, label: Path) -> Path:
         """An image in the format of a label: the image itself, or a copy of the label that is there."""
-        if not label.exists() or family(label) == family(self.image.path):
-            return self.image.path
+        if not label.exists() or family(label) == family(self.path):
+            return self.path
         copy = self.folder / label.name
         if not copy.exists():
-            shutil.copy(label, copy)
+            (shutil.copytree if label.is_dir() else shutil.copy)(label, copy)
         return copy
 
     def _adopt(self, result: Path) -> None:
@@ -373,24 +379,16 @@ class Session:
             shutil.rmtree(before, ignore_errors=True)
         self.trained_here = True
 
-    def _read_results(self, folder: Path, checked: np.ndarray) -> Predicted:
-        name = image_name(self.image.path)
-        file = next(path for path in folder.iterdir() if path.name.startswith(f"{name}{OUTPUT_ENDING}."))
-        table = read_objects_table(folder / f"{name}{TABLE_ENDING}.csv")
-        confidence = {int(row["id"]): float(row["confidence"]) for row in table if row["confidence"]}
-        colours = folder / f"{name}{EMBEDDING_ENDING}"
-        embedding = np.load(colours, allow_pickle=False) if colours.is_file() else None
-        found = self._beside(read_labels(file, self.image.shape), confidence, checked)
-        return replace(found, embedding=embedding)
+    def _read_result(self, path: Path, checked: np.ndarray) -> Predicted:
+        """The objects of a label image, and of ``NAME_instances.EXT`` the confidences in the table beside it."""
+        table = path.with_name(f"{image_name(path).removesuffix(OUTPUT_ENDING)}{TABLE_ENDING}.csv")
+        labels = read_labels(path, self.image.spatial_shape)
+        return self._beside(labels, confidence_of(labels, table), checked)
 
     def _beside(self, labels: np.ndarray, confidence: Mapping[int, float], checked: np.ndarray) -> Predicted:
         labels, confidence = small_ids(labels, confidence)
         instances = uncovered_objects(labels, checked)
         return Predicted(instances, rows_of(instances, confidence))
-
-    def _unit(self) -> str:
-        stated = self.image.unit
-        return MICROMETER if self.image.spacing is None or stated == UNITLESS else stated
 
     def _job_folder(self) -> tempfile.TemporaryDirectory:
         # whatever a cancelled or failed run wrote by half lies in here

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QLineEdit
 
 from spoco_bundle.annotation.editing import Edit
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats import geometry
 from spoco_bundle.napari.annotations import Annotations
 from spoco_bundle.napari.checking import Checking
 from spoco_bundle.napari.controls import Controls
@@ -27,7 +28,7 @@ from spoco_bundle.napari.deciding import Deciding
 from spoco_bundle.napari.jobs import JobProgress
 from spoco_bundle.napari.marking import Marking
 from spoco_bundle.napari.painting import Painting
-from spoco_bundle.napari.reader import OPENED, OpenedImage, image_layers, layer_grid, open_image
+from spoco_bundle.napari.reader import OPENED, image_layers, layer_grid, open_image
 from spoco_bundle.napari.running import Running
 from spoco_bundle.napari.session import Predicted, Session, Trained
 
@@ -78,18 +79,18 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
 
     def _connect(self) -> None:
         for button, pressed in (
-            (self.open_button, self._choose_file),
-            (self.open_zarr_button, self._choose_zarr),
+            (self.open_button, partial(self._choose_file, "Open an image", self.open_path)),
+            (self.open_zarr_button, partial(self._choose_folder, "Open an OME-Zarr image", self.open_path)),
             (self.use_button, self.use_selected),
             (self.new_button, self.new_object),
             (self.background_button, self.paint_background),
             (self.points_button, self.click_points),
             (self.regions_button, self.draw_regions),
-            (self.model_button, self._choose_model),
+            (self.model_button, partial(self._choose_folder, "A folder that `spoco train` wrote", self.use_model)),
             (self.train_button, self.train),
             (self.predict_button, self.predict),
             (self.cancel_button, self.cancel),
-            (self.import_button, self._choose_result),
+            (self.import_button, partial(self._choose_file, "Import a label image", self.import_file)),
             (self.import_layer_button, self.import_selected),
             (self.next_button, self.look_at_least_certain),
             (self.undo_button, self.undo),
@@ -99,7 +100,7 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
             (self.merge_button, self.merge_selected),
             (self.split_button, self.split_selected),
             (self.accept_all_button, self.accept_confident),
-            (self.save_button, self._choose_target),
+            (self.save_button, partial(self._choose_folder, "Save into a folder", self.save_to)),
         ):
             # Qt hands on whether a button is checked, which none of them is
             button.clicked.connect(lambda _=False, pressed=pressed: pressed())
@@ -112,46 +113,36 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
 
     def _refresh(self) -> None:
         """Enables what can be done now."""
-        ready = self.session is not None and not self.running
-        for button in (self.open_button, self.open_zarr_button, self.use_button):
-            button.setEnabled(not self.running)
-        for button in (
-            *(self.train_button, self.predict_button, self.save_button, self.model_button),
-            *(self.import_button, self.import_layer_button),
+        opened, idle = self.session is not None, not self.running
+        ready, known = opened and idle, opened and self.session.image.spacing is not None
+        checking = ready and self.instances is not None
+        for enabled, controls in (
+            (idle, (self.open_button, self.open_zarr_button, self.use_button)),
+            (ready, (self.train_button, self.predict_button, self.save_button, self.model_button)),
+            (ready, (self.import_button, self.import_layer_button)),
+            (opened, (self.new_button, self.background_button, self.points_button, self.regions_button)),
+            (checking, (self.next_button, self.undo_button, self.accept_button, self.delete_button)),
+            (checking, (self.redraw_button, self.merge_button, self.split_button, self.accept_all_button)),
+            (opened, (self.default_box,)),
+            (self.running, (self.cancel_button,)),
+            (ready and not known, (self.spacing_edit,)),
         ):
-            button.setEnabled(ready)
-        for control in (
-            *(self.new_button, self.background_button, self.points_button, self.regions_button),
-            *(self.default_box, self.kind_box),
-        ):
-            control.setEnabled(self.session is not None)
-        for button in (
-            *(self.next_button, self.undo_button, self.accept_button, self.delete_button, self.redraw_button),
-            *(self.merge_button, self.split_button, self.accept_all_button),
-        ):
-            button.setEnabled(ready and self.instances is not None)
-        self.cancel_button.setEnabled(self.running)
-        known = self.session is not None and self.session.image.spacing is not None
-        self.spacing_edit.setEnabled(ready and not known)
-        if self.session is not None:
+            for control in controls:
+                control.setEnabled(enabled)
+        if opened:
             self.model_label.setText(f"Model: {_model_name(self.session)}")
 
     # opening
 
-    def _choose_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open an image")
+    def _choose_file(self, title: str, take: Callable[[str], None]) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, title)
         if path:
-            self.open_path(path)
+            take(path)
 
-    def _choose_zarr(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, "Open an OME-Zarr image")
+    def _choose_folder(self, title: str, take: Callable[[str], None]) -> None:
+        path = QFileDialog.getExistingDirectory(self, title)
         if path:
-            self.open_path(path)
-
-    def _choose_result(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Import a label image")
-        if path:
-            self.import_file(path)
+            take(path)
 
     def open_path(self, path: str) -> None:
         """Opens an image, with what was annotated before, and starts anew with it."""
@@ -201,10 +192,10 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
         self.image_layer = layer
         self._highest, self._complained, self._removed = 0, False, annotations.checked
         image = self.session.image
-        shape = " x ".join(map(str, image.shape))
-        self.image_label.setText(f"{image.path.name}: {shape} voxels")
-        stated = "" if image.spacing is None else ", ".join(f"{step:g}" for step in image.spacing) + f" {image.unit}"
-        self.spacing_edit.setText(stated)
+        shape = " x ".join(map(str, image.spatial_shape))
+        self.image_label.setText(f"{self.session.path.name}: {shape} voxels")
+        steps = ", ".join(f"{step:g}" for step in image.spacing or ())
+        self.spacing_edit.setText(f"{steps} {image.file_unit}" if steps else "")
         self._annotation_layer()
         self._show_marks(annotations)
         self._show_rows([])
@@ -265,10 +256,10 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
         """Scale and units of a layer with the voxel size of the image, or one that makes a coarser grid as large."""
         image = self.session.image
         if image.spacing is None and self.session.spacing is not None:
-            grid = layer_grid(image.shape, self.session.spacing, "micrometer")
+            grid = layer_grid(image.spatial_shape, self.session.spacing, "micrometer")
         else:
-            grid = layer_grid(image.shape, image.spacing, image.unit)
-        steps = zip(grid["scale"], image.shape, shape or image.shape)
+            grid = layer_grid(image.spatial_shape, image.spacing, image.file_unit)
+        steps = zip(grid["scale"], image.spatial_shape, shape or image.spatial_shape)
         return {**grid, "scale": tuple(step * whole / part for step, whole, part in steps)}
 
     def _forget_layer(self, event: Any) -> None:
@@ -286,11 +277,6 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
         self._refresh()
 
     # training and predicting
-
-    def _choose_model(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "A folder that `spoco train` wrote")
-        if folder:
-            self.use_model(folder)
 
     def use_model(self, folder: str) -> None:
         """Takes another model into use."""
@@ -350,11 +336,6 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
 
     # saving
 
-    def _choose_target(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Save into a folder")
-        if folder:
-            self.save_to(folder)
-
     def save_to(self, folder: str) -> None:
         """Writes instances, table, annotations and model into a folder."""
         annotations = self._annotated()
@@ -371,7 +352,7 @@ class SpocoWidget(Running, Painting, Marking, Checking, Deciding, Controls):
 Begun = tuple[Session, Annotations, list[dict[str, Any]]]
 
 
-def _begun(image: OpenedImage) -> Begun:
+def _begun(image: geometry.Image) -> Begun:
     session = Session(image)
     try:
         return session, *session.read()

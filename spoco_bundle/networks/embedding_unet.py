@@ -1,5 +1,6 @@
 """U-Net that gives every voxel an embedding vector."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -72,7 +73,7 @@ class EmbeddingUNet(nn.Module):
         if any(k % 2 == 0 for axes in kernel for k in axes):
             raise SpocoError(f"kernel_sizes must be odd, got {kernel_sizes}: give odd ones")
         #: product of the strides per axis: windows whose origin and size are multiples of it see the same grid
-        self.total_stride = tuple(_product([s[axis] for s in step]) for axis in range(spatial_dims))
+        self.total_stride = tuple(math.prod(s[axis] for s in step) for axis in range(spatial_dims))
         #: voxels per axis beyond which an input voxel cannot reach an output voxel
         self.receptive_radius = receptive_radius(step, kernel, repeats)
 
@@ -137,13 +138,6 @@ class EmbeddingUNet(nn.Module):
                 x = x.narrow(axis, 0, skip.size(axis))
             x = fuse(torch.cat([skip, x], dim=1))
         return self.head(x)
-
-
-def _product(values: Sequence[int]) -> int:
-    product = 1
-    for value in values:
-        product *= value
-    return product
 
 
 def receptive_radius(

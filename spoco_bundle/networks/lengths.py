@@ -13,6 +13,8 @@ from spoco_bundle.core.lengths import MICROMETER, PIXEL, UNITLESS, in_words
 
 #: values of the buffer ``length_unit`` of a network, from 0
 _UNITS = ("", MICROMETER, PIXEL, UNITLESS)
+#: ratio along an axis up to which two spacings count as alike
+_ALIKE = 1.5
 
 
 def with_length_unit(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -60,7 +62,6 @@ def spacing_for(
     unit: str,
     name: str = "the image",
     stated_size: str = "",
-    tolerance: float = 1.5,
 ) -> tuple[tuple[float, ...] | None, str | None]:
     """The spacing with which a network sees an image, and what a person should know about it.
 
@@ -74,7 +75,6 @@ def spacing_for(
         unit: of ``spacing``, see ``length_unit`` of ``formats.geometry``.
         name: the file, for messages.
         stated_size: the voxel size in the words of the file, for messages.
-        tolerance: ratio per axis, at least 1, up to which two spacings count as alike.
 
     Returns:
         The spacing, None where it is a pixel; and one line, or None where there is nothing to say.
@@ -97,14 +97,14 @@ def spacing_for(
         return trained, None
     if unit != learnt:
         return trained, f"{name}: {states}: that of the training, {in_words(trained, learnt)}, is assumed{remedy}"
-    if alike_spacings(own, trained, tolerance):
+    if alike_spacings(own, trained):
         return own, None
     return own, (
         f"{name}: its voxel size {in_words(own, unit)} differs from that of the training, {in_words(trained, learnt)}, "
-        f"by more than {tolerance:g} times: objects may be missed; correct it with --spacing, or set --target_spacing"
+        f"by more than {_ALIKE:g} times: objects may be missed; correct it with --spacing, or set --target_spacing"
     )
 
 
-def alike_spacings(one: Sequence[float], other: Sequence[float], tolerance: float = 1.5) -> bool:
+def alike_spacings(one: Sequence[float], other: Sequence[float], tolerance: float = _ALIKE) -> bool:
     """Whether two spacings in the same unit differ by no more than a ratio of ``tolerance`` along any axis."""
     return all(1 / tolerance <= a / b <= tolerance for a, b in zip(one, other, strict=True))

@@ -17,14 +17,14 @@ class DamagedFileError(Exception):
     """A file of tensors that cannot be read, or that holds more than tensors and plain values."""
 
 
-def load_tensors(file: str | Path, map_location: str | torch.device = "cpu") -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain values in lists and dicts.
+def load_tensors(file: str | Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values in lists and dicts.
 
     Raises:
         DamagedFileError: for any other content; the text names the kind of the error.
     """
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle lets the unpickler fail in any way, IndexError among them
         raise DamagedFileError(type(error).__name__) from error
 

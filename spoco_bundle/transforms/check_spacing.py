@@ -12,8 +12,9 @@ from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import PIXEL
-from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
+from spoco_bundle.formats.geometry import voxel_spacing
 from spoco_bundle.networks.lengths import spacing_for
+from spoco_bundle.transforms.spacing import with_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ class CheckSpacingd(MapTransform):
                 self._said.add(unit)
                 logger.warning("%s", message)
             if seen is not None and seen != own:
-                sample[key] = image.clone()
-                sample[key].affine = torch.as_tensor(rescale_affine(image.affine, seen))
+                sample[key] = with_spacing(image, seen)
         return sample
 
     def _refuse_other_kind(self, unit: str, name: str) -> None:

@@ -100,13 +100,13 @@ class ClusterEmbeddingsd(MapTransform):
         for key in self.key_iterator(sample):
             field = self.decoder.field(sample[key], voxel_spacing(image, image.ndim - 1), second=second)
             labels, confidence = self.cluster(field, foreground, image)
-            sample[key] = _like_image(labels[None], image)
+            sample[key] = MetaTensor(labels[None], meta=dict(image.meta))
             if confidence is not None:
                 sample[f"{key}_confidence"] = confidence
             if self.keep_field:
                 sample[f"{key}_field"] = field
             outlines = self.outlines(field)
-            if outlines is not None and GRID_SHAPE in getattr(image, "meta", {}):
+            if outlines is not None and GRID_SHAPE in image.meta:
                 sample[f"{key}_objectness"], sample[f"{key}_outline"] = outlines, self.outline
         return sample
 
@@ -175,9 +175,3 @@ def _drop_uncertain(labels: Tensor, confidence: Tensor, threshold: float) -> tup
     new = torch.zeros(len(kept) + 1, dtype=labels.dtype, device=labels.device)
     new[1:][kept] = torch.arange(1, int(kept.sum()) + 1, dtype=labels.dtype, device=labels.device)
     return new[labels.long()], confidence[kept]
-
-
-def _like_image(labels: Tensor, image: Tensor) -> MetaTensor:
-    if not isinstance(image, MetaTensor):
-        return MetaTensor(labels)
-    return MetaTensor(labels, meta=dict(image.meta))

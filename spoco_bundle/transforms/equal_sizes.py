@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -13,7 +12,8 @@ from monai.transforms import MapTransform
 from spoco_bundle.core.lengths import PIXEL
 from spoco_bundle.dataset.annotated_sizes import annotated_sizes, equal_scale
 from spoco_bundle.dataset.label_checks import object_ids
-from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
+from spoco_bundle.formats.geometry import voxel_spacing
+from spoco_bundle.transforms.spacing import with_spacing
 
 
 class EqualSizesd(MapTransform):
@@ -60,6 +60,5 @@ class EqualSizesd(MapTransform):
         if scale == 1:
             return sample
         for key in self.key_iterator(sample):
-            sample[key] = sample[key].clone()
-            sample[key].affine = torch.as_tensor(rescale_affine(sample[key].affine, scale * spacing))
+            sample[key] = with_spacing(sample[key], scale * spacing)
         return sample

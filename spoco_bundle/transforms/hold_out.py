@@ -8,7 +8,6 @@ from collections.abc import Hashable, Mapping
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
@@ -110,8 +109,13 @@ class HoldOutObjectsd(MapTransform):
             label = sample[key]
             table = instance_table(label, *self.special)
             hidden = sorted(set(table[:, 0].tolist()) - set(label.meta[SIDES][self.part]))
-            if self.part == "val" and label.meta[SIDES]["val"] == label.meta[SIDES]["train"] != []:
-                self._say(label)
+            if self.part == "val" and label.meta[SIDES]["val"] == label.meta[SIDES]["train"] != [] and not self._said:
+                self._said = True
+                logger.warning(
+                    "%s: its only annotated object both trains and validates, so that its score says little of others: "
+                    "annotate more than one object in an image",
+                    label.meta.get("filename_or_obj", "an image"),
+                )
             ids = torch.as_tensor(hidden, dtype=label.dtype, device=label.device)
             sample[key] = label.masked_fill(torch.isin(label, ids), self.hidden_label)
             # of no more use, and lists of different lengths cannot be collated
@@ -119,16 +123,6 @@ class HoldOutObjectsd(MapTransform):
             if self.part == "val":
                 sample[key].meta[ANNOTATED_SIZES] = table[:, 1]
         return sample
-
-    def _say(self, label: MetaTensor) -> None:
-        if self._said:
-            return
-        self._said = True
-        logger.warning(
-            "%s: its only annotated object both trains and validates, so that its score says little of others: "
-            "annotate more than one object in an image",
-            label.meta.get("filename_or_obj", "an image"),
-        )
 
 
 def _lot(seed: int, box: list[int]) -> float:

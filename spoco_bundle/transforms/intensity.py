@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class NormalizePercentiled(MapTransform):
         """
         ranges = intensity_range(image, self.lower, self.upper)
         seen = np.asarray(image if part is None else part)
-        noise = noise_level(seen[(slice(None), *middle(seen.shape[1:]))])
+        noise = noise_level(seen[(slice(None), *self.noise_region(seen.shape[1:]))])
         low = [c for c, (span, level) in enumerate(zip(np.ptp(ranges, 1), noise)) if 0 < span < LEAST_CONTRAST * level]
         for channel in low:
             ranges[channel, 1] += (WIDENING - 1) * (ranges[channel, 1] - ranges[channel, 0])
@@ -94,13 +94,26 @@ class NormalizePercentiled(MapTransform):
             )
         return ranges.flip(1) if self.invert else ranges
 
-    def noise_region(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """The part of a large volume of this shape that ``fit`` wants for its noise."""
-        return middle(shape)
+    @staticmethod
+    def noise_region(shape: Sequence[int]) -> tuple[slice, ...]:
+        """The part of a volume from which its noise is estimated: its middle, of at most about 4 million voxels."""
+        side = int(SAMPLED_VOXELS ** (1 / max(1, len(shape))))
+        return tuple(slice((size - min(size, side)) // 2, (size + min(size, side)) // 2) for size in shape)
 
-    def apply(self, image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
-        """Maps the ranges to 0 and 1; see ``normalize``."""
-        return normalize(image, ranges)
+    @staticmethod
+    def apply(image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
+        """Maps the range of each channel to [0, 1], linearly and without clipping; a range of no width maps to 0.
+
+        Args:
+            image: (C, *spatial).
+            ranges: (C, 2), from ``fit`` of this image or of the whole volume that it is a part of.
+
+        Returns:
+            (C, *spatial) float32 with the metadata of the image.
+        """
+        shape = (-1,) + (1,) * (image.ndim - 1)
+        low, high = (bound.reshape(shape).float().to(image.device) for bound in ranges.unbind(1))
+        return (image.float() - low) / torch.where(high != low, high - low, torch.inf)
 
 
 def intensity_range(image: torch.Tensor | np.ndarray, lower: float = 1.0, upper: float = 99.8) -> torch.Tensor:
@@ -148,25 +161,3 @@ def noise_level(image: np.ndarray) -> np.ndarray:
                 found.append(1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2))
         levels.append(min(found, default=0.0))
     return np.array(levels)
-
-
-def middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The middle of a volume, of at most about 4 million voxels: the region from which its noise is estimated."""
-    side = int(SAMPLED_VOXELS ** (1 / max(1, len(shape))))
-    return tuple(slice((size - min(size, side)) // 2, (size + min(size, side)) // 2) for size in shape)
-
-
-def normalize(image: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
-    """Maps the range of each channel to [0, 1], linearly and without clipping; a range of no width maps to 0.
-
-    Args:
-        image: (C, *spatial).
-        ranges: (C, 2), what becomes 0 and what becomes 1, as from ``intensity_range`` of this image or of the whole
-            volume that it is a part of; the first is the larger one where the result is inverted.
-
-    Returns:
-        (C, *spatial) float32 with the metadata of the image.
-    """
-    shape = (-1,) + (1,) * (image.ndim - 1)
-    low, high = (bound.reshape(shape).float().to(image.device) for bound in ranges.unbind(1))
-    return (image.float() - low) / torch.where(high != low, high - low, torch.inf)

@@ -127,7 +127,7 @@ class LoadVolumed(MapTransform):
             array = np.array(volume.array, dtype=np.int32 if kind == "label" else np.float32, order="C")
         if kind == "image" and volume.array.dtype.itemsize > 4:  # which float32 holds only in part
             check_intensities(array, f"{volume.path} (as float32)")
-        tensor = MetaTensor(
+        return MetaTensor(
             torch.from_numpy(array),
             affine=affine,
             meta={
@@ -140,7 +140,6 @@ class LoadVolumed(MapTransform):
                 "file_affine": affine.clone(),
             },
         )
-        return tensor
 
 
 def _on_grid(mask: MetaTensor, image: MetaTensor) -> MetaTensor:

@@ -19,6 +19,27 @@ from spoco_bundle.core.resampling import read_linear, read_nearest
 from spoco_bundle.dataset.object_size import ball_volume
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 
+#: scales to begin with, in this order, and the largest scale to look at
+STARTS, GREATEST = (1.0, 0.5, 0.25, 2.0, 0.12), 3.3
+#: relative deviation up to which objects count as of the learnt size
+TOLERANCE = 0.2
+ACCEPTED = math.log1p(TOLERANCE)
+#: score from which objects are convincing, in [0, 1]; below it nothing but scale 1 is trusted
+ENOUGH = 0.6
+#: by how much the best score has to exceed that of scale 1
+GAIN = 0.03
+#: natural logarithm of the ratio up to which two scales count as one: less is not corrected
+NEAR = 0.05
+#: voxels of an image that are read for a look at a part of it, at most
+READ = 40_000_000
+#: confidence from which an object is measured; where objects below it have more than half of the voxels, none is
+CONFIDENT = 0.5
+#: volume of the smallest object that is found, as a share of the least one of the clustering: what is far from the
+#: learnt size has to be seen in order to be measured
+SMALLEST = 0.125
+#: natural logarithm of the ratio of diameters at which an object counts 0.6 times
+SPREAD = 0.7
+
 
 class Look(NamedTuple):
     """What was seen of an image at one scale.
@@ -34,16 +55,7 @@ class Look(NamedTuple):
 
 
 def find_scale(
-    look: Callable[[float], Look],
-    largest: float = 1.0,
-    least: float = 0.05,
-    starts: Sequence[float] = (1.0, 0.5, 0.25, 2.0, 0.12),
-    looks: int = 10,
-    tolerance: float = 0.2,
-    enough: float = 0.6,
-    gain: float = 0.03,
-    near: float = 0.05,
-    greatest: float = 3.3,
+    look: Callable[[float], Look], largest: float = 1.0, least: float = 0.05, looks: int = 10
 ) -> float | None:
     """The scale at which an image's objects have the learnt size.
 
@@ -64,41 +76,34 @@ def find_scale(
         look: what is seen at a scale.
         largest: size of the training's large objects over its typical one, 1 where it is not known.
         least: the smallest scale to look at; starts below it are left out.
-        starts: scales to begin with, in this order.
         looks: how often to look at most, 1 or more.
-        tolerance: relative deviation up to which objects count as of the learnt size.
-        enough: score from which objects are convincing, in [0, 1]; below it nothing but scale 1 is trusted.
-        gain: by how much the best score has to exceed that of scale 1.
-        near: natural logarithm of the ratio up to which two scales count as one: less is not corrected.
-        greatest: the largest scale to look at.
 
     Returns:
         The scale, the learnt size over that of the image's objects; None where none shows convincing objects, nor scale
         1 any of the learnt size.
     """
-    accepted = math.log1p(tolerance)
 
     def deviation(one: Look) -> float:
         return abs(math.log(one.size))  # NaN, which is below nothing, where nothing was found
 
     seen: dict[float, Look] = {}
-    for start in (start for start in starts if start >= least):
+    for start in (start for start in STARTS if start >= least):
         scale, score = start, 0.0
-        while len(seen) < looks and all(abs(math.log(scale / other)) > near for other in seen):
+        while len(seen) < looks and all(abs(math.log(scale / other)) > NEAR for other in seen):
             seen[scale] = one = look(scale)
-            if deviation(one) <= accepted or math.isnan(one.size) or one.score < score:
+            if deviation(one) <= ACCEPTED or math.isnan(one.size) or one.score < score:
                 break
-            scale, score = min(max(scale / one.size, least), greatest), one.score
-        if any(deviation(one) <= accepted and one.score >= enough for one in seen.values()):
+            scale, score = min(max(scale / one.size, least), GREATEST), one.score
+        if any(deviation(one) <= ACCEPTED and one.score >= ENOUGH for one in seen.values()):
             break
     found = {scale: one for scale, one in seen.items() if not math.isnan(one.size)}
     best = max(found, key=lambda scale: found[scale].score, default=None)
-    if best is None or found[best].score < enough:
-        return 1.0 if 1.0 in found and deviation(found[1.0]) <= accepted else None
-    if 1.0 in found and found[best].score < found[1.0].score + gain and best != 1.0:
+    if best is None or found[best].score < ENOUGH:
+        return 1.0 if 1.0 in found and deviation(found[1.0]) <= ACCEPTED else None
+    if 1.0 in found and found[best].score < found[1.0].score + GAIN and best != 1.0:
         return 1.0
-    scale = best / found[best].size if near < deviation(found[best]) <= accepted else best
-    return 1.0 if 1.0 in found and 1 / max(largest, 1 + tolerance) <= scale <= 1 + tolerance else scale
+    scale = best / found[best].size if NEAR < deviation(found[best]) <= ACCEPTED else best
+    return 1.0 if 1.0 in found and 1 / max(largest, 1 + TOLERANCE) <= scale <= 1 + TOLERANCE else scale
 
 
 class ObjectFinder:
@@ -115,13 +120,6 @@ class ObjectFinder:
         second_network: where ``clustering`` compares two.
         voxels: of a part that is looked at, at most; None for those of the image in 2D, from 256^2 to 512^2, and 300000
             in 3D.
-        read: voxels of the image that are read for it, at most.
-        confident: confidence from which an object is measured, in [0, 1]; where objects below it have more than half of
-            the voxels, none is.
-        least: volume of the smallest object that is found, as a share of the least one of ``clustering``: what is far
-            from the learnt size has to be seen in order to be measured.
-        spread: how fast an object counts less the further its size is from the learnt one: natural logarithm of the
-            ratio of diameters at which it counts 0.6 times.
     """
 
     def __init__(
@@ -135,10 +133,6 @@ class ObjectFinder:
         clustering: ClusterEmbeddingsd,
         second_network: torch.nn.Module | None = None,
         voxels: int | None = None,
-        read: int = 40_000_000,
-        confident: float = 0.5,
-        least: float = 0.125,
-        spread: float = 0.7,
     ):
         self.image = image
         self.grid = tuple(grid)
@@ -150,12 +144,9 @@ class ObjectFinder:
         # enlarged, a small image would cost many times what its prediction does
         flat = min(max(math.prod(image.shape), 256**2), 512**2)
         self.voxels = voxels or (flat if len(self.grid) == 2 else 300_000)
-        self.read = read
-        self.confident = confident
-        self.spread = spread
         self.clustering = copy.copy(clustering)
         self.clustering.confidence, self.clustering.min_confidence = True, 0.0
-        smallest = max(1, round(least * clustering.smallest_object(self.spacing)))
+        smallest = max(1, round(SMALLEST * clustering.smallest_object(self.spacing)))
         self.clustering.params = {**clustering.params, "min_size": smallest}
         self.middle = fullest(*image.sample(), image.shape)
 
@@ -176,7 +167,7 @@ class ObjectFinder:
     def _part(self, scale: float) -> tuple[tuple[int, ...], tuple[slice, ...]]:
         """Voxels of the whole image at a scale, and the part around its fullest place that may be looked at."""
         whole = np.maximum(1, np.round(np.asarray(self.grid) * scale)).astype(int)
-        most = min(self.voxels, math.ceil(self.read * math.prod(whole) / math.prod(self.image.shape)))
+        most = min(self.voxels, math.ceil(READ * math.prod(whole) / math.prod(self.image.shape)))
         side = largest_box(whole, most)
         start = np.clip(np.asarray(self.middle) * whole // self.image.shape - side // 2, 0, whole - side)
         return tuple(whole.tolist()), tuple(slice(int(a), int(a + n)) for a, n in zip(start, side))
@@ -186,9 +177,9 @@ class ObjectFinder:
         voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         ball = ball_volume(self.diameter / 2, dims) / math.prod(self.spacing)
         size = (np.maximum(voxels, 1) / ball) ** (1 / dims)
-        fit = np.exp(-(np.log(size) ** 2) / (2 * self.spread**2))
+        fit = np.exp(-(np.log(size) ** 2) / (2 * SPREAD**2))
         score = float((voxels * confidence * fit).sum() / max(1, voxels.sum()))
-        counted = confidence >= self.confident
+        counted = confidence >= CONFIDENT
         if 2 * voxels[counted].sum() <= voxels.sum():
             return Look(math.nan, score)
         whole = counted & ~_at_border(labels, count)

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.core.resampling import resize_linear, resize_nearest, resized_shape, restore_labels
-from spoco_bundle.formats import voxel_spacing
+from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
 
 GRID_SHAPE = "grid_shape"
 GRID_AFFINE = "grid_affine"
@@ -140,6 +140,12 @@ def _renumbered(labels: torch.Tensor, confidence: torch.Tensor) -> tuple[torch.T
     number = torch.zeros(len(confidence) + 1, dtype=labels.dtype, device=labels.device)
     number[order] = torch.arange(1, len(order) + 1, dtype=labels.dtype, device=labels.device)
     return number[labels.long()], confidence[(order - 1).to(confidence.device)]
+
+
+def with_spacing(volume: MetaTensor, spacing: Sequence[float]) -> MetaTensor:
+    """The same voxels with an affine of the same directions and origin and another spacing."""
+    affine = torch.as_tensor(rescale_affine(volume.affine, spacing))
+    return MetaTensor(volume.as_tensor(), meta=volume.meta | {"affine": affine})
 
 
 def resampled(volume: MetaTensor, shape: tuple[int, ...], mode: str) -> MetaTensor:

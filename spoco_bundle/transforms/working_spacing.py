@@ -20,11 +20,11 @@ from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.core.resampling import resized_shape
 from spoco_bundle.core.sampling import sampled_places
-from spoco_bundle.formats.geometry import rescale_affine, voxel_spacing
+from spoco_bundle.formats.geometry import voxel_spacing
 from spoco_bundle.networks.lengths import alike_spacings, learnt_diameter, learnt_lengths, spacing_for
 from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.object_size import ObjectFinder, find_scale
-from spoco_bundle.transforms.spacing import GRID_AFFINE, resampled
+from spoco_bundle.transforms.spacing import GRID_AFFINE, resampled, with_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,7 @@ class WorkingSpacingd(MapTransform):
             other_grid = seen.shape != tuple(sample[key].shape[1:])
             for name in (key,) if mask is None else (key, self.foreground_key):
                 affine = sample[name].affine
-                seen_as = torch.as_tensor(rescale_affine(affine, seen.spacing))
-                sample[name] = MetaTensor(sample[name].as_tensor(), meta=sample[name].meta | {"affine": seen_as})
+                sample[name] = with_spacing(sample[name], seen.spacing)
                 if other_grid:
                     sample[name] = resampled(sample[name], seen.shape, "linear" if name == key else "nearest")
                     sample[name].meta[GRID_AFFINE] = affine.clone()
@@ -231,14 +230,7 @@ class WorkingSpacingd(MapTransform):
         work = self._target(base) or base
         grid = [size * step / wanted for size, step, wanted in zip(image.shape, base, work)]
         look = ObjectFinder(
-            image,
-            grid,
-            work,
-            diameter,
-            self.network,
-            self.inferer,
-            self.clustering,
-            second_network=self.second_network,
+            image, grid, work, diameter, self.network, self.inferer, self.clustering, self.second_network
         )
         # no object is larger than the image
         least = max(0.05, diameter / min(size * step for size, step in zip(image.shape[-2:], base[-2:])))

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from spoco_bundle.blockwise.grid import BlockGrid, choose_window, region_shape, within
+from spoco_bundle.blockwise.grid import BlockGrid, choose_window
+from spoco_bundle.core.boxes import region_shape
 from spoco_bundle.core.errors import SpocoError
 
 GRIDS = [
@@ -133,11 +134,6 @@ def test_the_window_with_the_least_arithmetic_covers_the_block():
         112,
         112,
     )
-
-
-def test_slices_within_a_region():
-    assert within((slice(5, 9),), (slice(3, 20),)) == (slice(2, 6),)
-    assert region_shape((slice(5, 9), slice(0, 2))) == (4, 2)
 
 
 def test_what_is_no_grid_is_refused():

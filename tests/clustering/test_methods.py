@@ -113,3 +113,11 @@ def test_consistency_goes_by_most_anchors_of_an_object():
 def test_the_sample_of_a_volume_has_one_voxel_of_each_equal_run():
     found = sample_voxels(EmbeddingField(np.zeros((1, 50, 60), np.float32)), None, max_samples=100, seed=0)
     assert (np.asarray(found) // 30).tolist() == list(range(100))
+
+
+def test_a_sample_too_small_for_two_clusters_is_one(scene, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_hdbscan", SimpleNamespace(HDBSCAN=HDBSCAN))
+    s = scene(2)
+    options = {"split_parts": False, "max_samples": 40, "min_cluster_size": 50}
+    labels = cluster_embeddings(s.embeddings, "hdbscan", foreground=s.label > 0, **options)
+    assert np.array_equal(labels, s.label > 0)

@@ -101,3 +101,12 @@ def test_without_the_extra_one_line_says_what_to_install(scene, monkeypatch):
     monkeypatch.setitem(sys.modules, "mwatershed", None)
     with pytest.raises(SpocoError, match=r"spoco-bundle\[graph\]"):
         cluster_embeddings(scene(2).embeddings, "mutex_watershed", background="none")
+
+
+@pytest.mark.parametrize("box", [(1, 1, 1), (2, 2, 2), (3, 9, 9)])
+def test_a_foreground_thinner_than_the_reach_is_an_object(installed, box):
+    foreground = np.zeros((9, 10, 12), bool)
+    foreground[tuple(slice(1, 1 + size) for size in box)] = True
+    embeddings = np.zeros((2, *foreground.shape), np.float32)
+    labels = cluster_embeddings(embeddings, "mutex_watershed", foreground=foreground, min_size=1)
+    assert np.array_equal(labels, foreground)

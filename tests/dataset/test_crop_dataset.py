@@ -76,6 +76,7 @@ def test_sample_is_a_function_of_seed_epoch_and_index():
     assert same(one[-1], one[9])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_change_nothing_and_hear_of_the_epoch(persistent):
     data = dataset()

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from accelerator import Accelerator
 from scipy.ndimage import distance_transform_edt
 
 from spoco_bundle.annotation.scope import annotation_scope
@@ -246,3 +248,12 @@ def test_annotating_some_objects_gives_about_the_precision_of_all(cells):
 def test_nothing_annotated_says_nothing(cells):
     every, _ = cells
     assert math.isnan(expected_ap(score(np.zeros_like(every), every), 0.5))
+
+
+def test_labels_on_an_accelerator_are_scored_beside_their_scope():
+    truth = np.zeros((9, 12, 24), np.int32)
+    truth[1:8, 2:10, 2:10] = 1
+    drawn, scope = outlined_in(truth, {1: [4]}, {}, "slices")
+    with Accelerator() as accelerator:
+        away = [accelerator.put(torch.from_numpy(labels)) for labels in (drawn, truth)]
+        assert score(*away, scope=torch.from_numpy(scope)) == score(drawn, truth, scope=scope)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import tifffile
@@ -167,13 +169,20 @@ def test_where_labels_are(tmp_path):
         assert label_file(tmp_path / name) == tmp_path / label
 
 
-def test_a_label_in_another_format_is_read_and_written_as_it_is(tmp_path):
+@pytest.mark.parametrize("name", ["a_label.tif", "a_label.ome.zarr"])
+def test_a_label_in_another_format_is_read_and_written_as_it_is(tmp_path, name, zarr_image):
     from PIL import Image
 
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24), dtype=np.uint8)).save(tmp_path / "a.png")
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 24), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     labels = np.zeros((20, 24), np.uint16)
     labels[3:8, 3:8] = 300
-    tifffile.imwrite(tmp_path / "a_label.tif", labels)
+    if name.endswith(".tif"):
+        tifffile.imwrite(tmp_path / name, labels)
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        write_instances(tmp_path / name, labels, zarr_image(tmp_path / "elsewhere" / "a.ome.zarr", pixels, (1, 1)))
+        shutil.rmtree(tmp_path / "elsewhere")
     session = Session(open_image(tmp_path / "a.png"))
     try:
         read, _ = session.read()
@@ -181,8 +190,8 @@ def test_a_label_in_another_format_is_read_and_written_as_it_is(tmp_path):
         for number in (301, 302):  # a second time too
             read.checked[10:12] = number
             session.keep(read.contents())
-            np.testing.assert_array_equal(tifffile.imread(tmp_path / "a_label.tif"), read.checked)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_annotation.csv", "a_label.tif"]
+            np.testing.assert_array_equal(read_image(tmp_path / name, "label", 2).array[0], read.checked)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_annotation.csv", name]
     finally:
         session.close()
 

@@ -64,8 +64,9 @@ def test_kinds_are_chosen_for_all_and_for_one(opened, truth, paint, wait, ledger
     opened.annotations.selected_label = 1
     assert opened.kind_box.currentText() == "slices"
     opened.paint_background()
-    assert not opened.kind_box.isEnabled()
     done(opened, wait)
+    opened._refresh()
+    assert not opened.kind_box.isEnabled()
     assert ledger() == {1: Entry("slices"), 2: Entry("strokes"), 3: Entry("slices")}
     assert "(2 in slices, 1 by strokes)" in opened.count_label.text()
 

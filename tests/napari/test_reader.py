@@ -55,7 +55,8 @@ def test_channels_of_a_volume_become_layers(tmp_path, voxels):
 
 def test_ome_zarr_is_read_when_it_is_shown(tmp_path, voxels, zarr_image):
     image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, (2.0, 0.5, 0.5)))
-    assert not isinstance(image.array, np.ndarray) and image.spacing == (2.0, 0.5, 0.5) and image.unit == "micrometer"
+    assert not isinstance(image.array, np.ndarray)
+    assert image.spacing == (2.0, 0.5, 0.5) and image.file_unit == "micrometer"
     np.testing.assert_array_equal(np.asarray(image.array[0, 2:4, 3, 5:]), voxels[2:4, 3, 5:])
     ((data, options, _),) = layers(tmp_path / "a.ome.zarr")
     np.testing.assert_array_equal(np.asarray(data), voxels)
@@ -80,7 +81,7 @@ def test_a_part_has_the_voxel_size_of_its_image(tmp_path, voxels, zarr_image, un
     image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, spacing, unit))
     write_part(tmp_path / "part.ome.tif", voxels[None], image)
     part = open_image(tmp_path / "part.ome.tif")
-    assert part.spacing == pytest.approx(image.spacing) and part.unit == "micrometer"
+    assert part.spacing == pytest.approx(image.spacing) and part.file_unit == "micrometer"
     np.testing.assert_array_equal(part.array[0], voxels)
 
 

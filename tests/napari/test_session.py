@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -19,6 +20,7 @@ from spoco_bundle.napari.files import region_to_train
 from spoco_bundle.napari.labels import BACKGROUND, as_ids, ids_of, together
 from spoco_bundle.napari.reader import open_image
 from spoco_bundle.napari.session import Session
+from spoco_bundle.transforms import LoadVolumed, SaveInstancesd
 
 TINY = "--batch_size 1 --device cpu --learning_rate 0.000001".split()
 
@@ -173,3 +175,18 @@ def test_annotations_make_a_datalist(session, volume, truth, tmp_path):
     (pair,) = build_datalist(tmp_path / "crowd_00_raw_datalist.json", "val")
     assert pair["image"] == str(volume) and pair["annotation"] == str(tmp_path / "crowd_00_annotation.csv")
     np.testing.assert_array_equal(read_image(pair["label"], "label").array[0], truth)
+
+
+def test_a_saved_table_is_that_of_a_prediction_where_the_file_names_no_unit_and_its_grid_is_sheared(session, tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 200, (4, 6, 8)).astype(np.uint8)
+    sheared = np.array([[0.5, 0.3, 0, 0], [0, 0.4, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(voxels.T, sheared)
+    image.header.set_xyzt_units("unknown")
+    nibabel.save(image, tmp_path / "a.nii")
+    found = np.ones(voxels.shape, np.int32)
+    SaveInstancesd(output_dir=tmp_path / "predicted")(
+        LoadVolumed("image")({"image": str(tmp_path / "a.nii")}) | {"pred": found[None]}
+    )
+    session(tmp_path / "a.nii").save(tmp_path / "saved", Annotations(np.zeros_like(found), found), {})
+    tables = [(tmp_path / folder / "a_objects.csv").read_text() for folder in ("predicted", "saved")]
+    assert tables[0] == tables[1] and ",unknown," in tables[0]

@@ -255,7 +255,7 @@ def test_voxel_size_of_a_file_that_states_none(widget, viewer, wait, errors, tmp
     viewer.open(str(path), plugin="spoco-bundle")
     widget.use_button.click()
     wait(lambda: not widget.running)
-    assert widget.session.image.path == path and list(viewer.layers[0].scale) == [1, 1, 1]
+    assert widget.session.path == path and list(viewer.layers[0].scale) == [1, 1, 1]
     widget.spacing_edit.setText("2, 0.5")
     widget.spacing_edit.editingFinished.emit()
     assert "give 3 numbers" in errors()[-1]

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from spoco_bundle.core import sampling
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.transforms import NormalizePercentiled
-from spoco_bundle.transforms.intensity import intensity_range, normalize
+from spoco_bundle.transforms.intensity import intensity_range
 
 
 def image(shape=(2, 6, 20, 20)) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_integers_and_metadata():
 
 def test_a_part_takes_the_range_of_the_whole():
     whole = image()
-    assert torch.equal(normalize(whole[..., :7], intensity_range(whole)), run(whole)[..., :7])
+    assert torch.equal(NormalizePercentiled.apply(whole[..., :7], intensity_range(whole)), run(whole)[..., :7])
 
 
 def test_large_images_are_sampled(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from spoco_bundle.core.readable_image import ReadableImage
 from spoco_bundle.networks import Decoder
-from spoco_bundle.transforms import ClusterEmbeddingsd
+from spoco_bundle.transforms import ClusterEmbeddingsd, object_size
 from spoco_bundle.transforms.object_size import Look, ObjectFinder, find_scale, fullest
 
 
@@ -165,7 +165,7 @@ def test_objects_are_measured_in_a_part_of_the_image(dims):
     assert "min_size" not in clustering.params
 
 
-def test_the_part_lies_where_the_objects_are():
+def test_the_part_lies_where_the_objects_are(monkeypatch):
     image = torch.zeros(1, 300, 400)
     image[0, 200:280, 20:90] = torch.rand(80, 70)
     clustering = ClusterEmbeddingsd(decoder=Decoder(2, True, None, 3.0))
@@ -176,7 +176,8 @@ def test_the_part_lies_where_the_objects_are():
     assert shape == (300, 400) and rows.stop - rows.start == columns.stop - columns.start == 100
     shape, (rows, columns) = finder._part(0.5)
     assert shape == (150, 200) and rows.stop == 150 and columns.start == 0
-    finder.read = 30_000  # of the image; shrunk to a quarter of its area it has a quarter of them
+    # of the image; shrunk to a quarter of its area it has a quarter of them
+    monkeypatch.setattr(object_size, "READ", 30_000)
     _, (rows, columns) = finder._part(0.5)
     assert (rows.stop - rows.start) * (columns.stop - columns.start) == pytest.approx(7_500, rel=0.02)
 
