@@ -38,10 +38,11 @@ from monai.data import MetaTensor
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.blockwise.embedders import StoredEmbedder
 from spoco_bundle.blockwise.engine import dask_client, job_engine
-from spoco_bundle.blockwise.grid import Block, BlockGrid, choose_window, region_shape
+from spoco_bundle.blockwise.grid import Block, BlockGrid, choose_window
 from spoco_bundle.blockwise.job import Job
 from spoco_bundle.blockwise.segment import segment
 from spoco_bundle.blockwise.work import WorkFolder
+from spoco_bundle.core.boxes import region_shape
 from spoco_bundle.formats import read_image
 from spoco_bundle.formats.lazy import LazyVolume, open_volume
 from spoco_bundle.formats.ome_zarr import label_pyramid_shapes

@@ -1,6 +1,6 @@
 """The paper's embeddings without coordinates, on leaves: `configs/paper.json` and `paper_cvppp.json`, as long as given.
 
-    python scripts/paper_leaves.py cvppp_a1 --minutes 95 --fraction 0.1 --threads 1 --page docs/datasets.md
+    python scripts/paper_leaves.py cvppp_a1 --minutes 95 --fraction 0.1 --threads 1 --page docs/measurements/paper.md
 
 The foreground, which the paper takes as given, is made of the labels of val/. So that a step takes seconds on a
 processor, images and crops have half the size, and the learning rate is higher. What was cut off goes on.

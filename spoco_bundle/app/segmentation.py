@@ -18,7 +18,7 @@ from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.formats import Image, image_dimensions, read_image
 from spoco_bundle.formats.files import check_intensities
-from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing
+from spoco_bundle.formats.geometry import affine_from_spacing, checked_spacing, voxel_volume
 from spoco_bundle.formats.objects_table import objects_table
 from spoco_bundle.networks import load_weights
 
@@ -147,6 +147,5 @@ def _segmented(image: Image, parser: Any) -> Segmentation:
     found = parser.get_parsed_content("restore")(parser.get_parsed_content("clustering")(sample))
     labels = np.asarray(found["pred"].cpu())[0].astype(np.int32, copy=False)
     confidence = np.asarray(found["pred_confidence"].cpu())
-    volume = abs(float(np.linalg.det(image.affine[:-1, :-1])))
-    rows = objects_table(labels, image.spacing, image.file_unit, confidence, volume)
+    rows = objects_table(labels, image.spacing, image.file_unit, confidence, voxel_volume(image.affine))
     return Segmentation(labels, rows, confidence)

@@ -13,7 +13,7 @@ import torch
 from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 from spoco_bundle.blockwise.job import Job
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, in_short
 from spoco_bundle.core.progress import Progress
 
 CONNECT_SECONDS = 30
@@ -106,8 +106,7 @@ def _client(scheduler: str, workers: int) -> Iterator[Client]:
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SpocoError(f"--scheduler {scheduler}: cannot be reached ({reason}): {choices}") from error
+        raise SpocoError(f"--scheduler {scheduler}: cannot be reached ({in_short(error)}): {choices}") from error
     with client:
         yield client
 
@@ -157,8 +156,7 @@ class Engine:
                     if isinstance(error, SpocoError):
                         self.client.cancel(list(running.futures))
                         raise error
-                    reason = " ".join(str(error).split())[:200]
-                    failed[number] = f"{name(number)} failed ({type(error).__name__}: {reason})"
+                    failed[number] = f"{name(number)} failed ({type(error).__name__}: {in_short(error)})"
                 future.release()
                 if waiting:
                     submit()

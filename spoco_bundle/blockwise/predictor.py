@@ -33,8 +33,8 @@ from spoco_bundle.dataset import image_name
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING
 from spoco_bundle.dataset.foreground_path import foreground_path
 from spoco_bundle.dataset.resume import TABLE_ENDING
+from spoco_bundle.formats import geometry
 from spoco_bundle.formats.files import check_result, write_instances
-from spoco_bundle.formats.geometry import assumption_message, column_spacing, replacement_message, rescale_affine
 from spoco_bundle.formats.lazy import LazyVolume, open_volume, unpack
 from spoco_bundle.formats.names import is_zarr, result_suffix
 from spoco_bundle.formats.ome_zarr import is_label_image, label_pyramid_shapes
@@ -229,7 +229,7 @@ class BlockwisePredictor:
                 min_size=least_voxels(job),
                 spacing=source.spacing,
                 translation=source.translation,
-                voxel_volume=abs(float(np.linalg.det(source.affine[:-1, :-1]))),
+                voxel_volume=geometry.voxel_volume(source.affine),
                 unit=source.file_unit,
                 name=image_name(result),
                 like=os.path.relpath(path, result) if is_zarr(path) else None,
@@ -270,12 +270,12 @@ class BlockwisePredictor:
                 f"{path}: has {source.channels} channels, the network takes {self.in_channels}: choose one of 0 to "
                 f"{source.channels - 1} with --channel"
             )
-        replaced = replacement_message(self.reading["spacing"], source.stated_size, str(path))
+        replaced = geometry.replacement_message(self.reading["spacing"], source.stated_size, str(path))
         if replaced is not None:
             logger.warning("%s", replaced)
         if source.spacing is None and self.working.assumed_spacing is not None:
             source.take_spacing(self.working.assumed_spacing)
-            logger.info("%s", assumption_message(source.spacing, str(path)))
+            logger.info("%s", geometry.assumption_message(source.spacing, str(path)))
         return source
 
     def plan(self, path: Path, source: LazyVolume, work: WorkFolder) -> Job:
@@ -290,9 +290,8 @@ class BlockwisePredictor:
         if rule == "largest":
             whole = "" if is_zarr(path) else ", or --blockwise False"
             raise SpocoError(
-                f"{path}: its background is the largest cluster (clustering#background), another one in "
-                "every block: give a foreground mask (--foreground_ending), --clustering#background none or otsu"
-                f"{whole}"
+                f"{path}: its background is the largest cluster (clustering#background), another one in every "
+                f"block: give a foreground mask (--foreground_ending), --clustering#background none or otsu{whole}"
             )
         found = work.plan() or {}
         if found.get("image_state") != image_state(path, source):
@@ -301,8 +300,9 @@ class BlockwisePredictor:
         fitted = found.get("fit") or self.fit(path, source, mask)
         ranges = torch.tensor(fitted["ranges"], dtype=torch.float64)
         image = WorkingImage(source, self.normalize, ranges, tuple(fitted["shape"]))
-        affine = source.affine if fitted["spacing"] is None else rescale_affine(source.affine, fitted["spacing"])
-        spacing = column_spacing(affine[:, : self.dims] * np.divide(source.shape, image.shape))
+        affine, wanted = source.affine, fitted["spacing"]
+        affine = affine if wanted is None else geometry.rescale_affine(affine, wanted)
+        spacing = geometry.column_spacing(affine[:, : self.dims] * np.divide(source.shape, image.shape))
         blocks = self.block_size or (tuple(found["block_size"]) if found else None)
         grid = self.sizing.grid_for(path, source.shape, image.shape, spacing, blocks)
         clustering = self.clustering.for_pieces_of(image.shape)

@@ -80,6 +80,11 @@ def naming(name: str, problem: str) -> str:
     return problem if name in problem else f"{name}: {problem}"
 
 
+def in_short(error: BaseException) -> str:
+    """What an error of another package says, on one line, or its kind where it says nothing; 160 characters at most."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def one_line(error: SpocoError) -> str:
     """The line that both doors of the package end with."""
     return "spoco: " + " ".join(str(error).split())
@@ -102,17 +107,16 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _limit_met(error: BaseException) -> SpocoError | None:
-    reason = " ".join(str(error).split())[:160]
     died = isinstance(error, RuntimeError) and _WORKER_DIED.search(str(error))
     # one that dies while it is started, or the process that starts them, breaks the connection to it
     if died or (isinstance(error, ConnectionError) and _comes_from(error, os.path.join("torch", "utils", "data"))):
         return SpocoError(
-            f"num_workers: a data-loader worker died ({reason}), most often for want of memory: set num_workers lower "
-            "or to 0 and run again, a training with --resume"
+            f"num_workers: a data-loader worker died ({in_short(error)}), most often for want of memory: set "
+            "num_workers lower or to 0 and run again, a training with --resume"
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY_SPENT.search(str(error))):
         return SpocoError(
-            f"memory is spent ({reason or type(error).__name__}): set window_size for prediction, batch_size, "
+            f"memory is spent ({in_short(error)}): set window_size for prediction, batch_size, "
             "crop_size or cache_rate for training lower, or use a machine with more"
         )
     full = isinstance(error, OSError) and error.errno in _NO_ROOM

@@ -122,6 +122,11 @@ def column_spacing(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{norm:.7g}") for norm in np.linalg.norm(np.asarray(columns, dtype=np.float64), axis=0))
 
 
+def voxel_volume(affine: np.ndarray) -> float:
+    """Volume of a voxel, in 2D its area, in the unit of the affine; of a sheared grid it is no product of spacings."""
+    return abs(float(np.linalg.det(affine[:-1, :-1])))
+
+
 def checked_spacing(spacing: Sequence[float], spatial_dims: int, name: str = "spacing") -> tuple[float, ...]:
     """Turns a user's spacing into a tuple of positive floats.
 

@@ -14,7 +14,7 @@ from nibabel.nifti1 import unit_codes
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, in_short
 from spoco_bundle.core.lengths import UNITLESS, in_unit, in_words, parse_unit
 from spoco_bundle.formats.geometry import affine_from_spacing, column_spacing
 from spoco_bundle.formats.label_ids import check_fits
@@ -198,8 +198,9 @@ def _load(path: Path) -> SpatialImage:
 
 
 def _unreadable(path: Path, error: Exception) -> SpocoError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return SpocoError(f"{path}: cannot be read as NIfTI ({reason}): the file is damaged or truncated, copy it again")
+    return SpocoError(
+        f"{path}: cannot be read as NIfTI ({in_short(error)}): the file is damaged or truncated, copy it again"
+    )
 
 
 def _geometry(

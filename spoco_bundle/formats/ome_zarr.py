@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, in_short
 from spoco_bundle.core.lengths import PIXEL, UNITLESS, in_unit, in_words, parse_unit
 from spoco_bundle.formats.geometry import affine_from_spacing
 from spoco_bundle.formats.stored import LazyVolume
@@ -97,7 +97,9 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
     try:
         node = zarr.open(str(path), mode="r")
     except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
-        raise SpocoError(f"{path}: cannot be read as Zarr ({_line(error)}): check the path or write it anew") from error
+        raise SpocoError(
+            f"{path}: cannot be read as Zarr ({in_short(error)}): check the path or write it anew"
+        ) from error
     attributes = dict(node.attrs)
     if isinstance(node, zarr.Array):
         names = attributes.get("_ARRAY_DIMENSIONS") or getattr(node.metadata, "dimension_names", None)
@@ -132,7 +134,9 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
             elif transformation["type"] != "identity":
                 raise ValueError(f"a transformation of type {transformation['type']} is not known here")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise SpocoError(f"{path}: its OME-Zarr metadata are damaged ({_line(error)}): write the image anew") from error
+        raise SpocoError(
+            f"{path}: its OME-Zarr metadata are damaged ({in_short(error)}): write the image anew"
+        ) from error
     # a unit without a scale says nothing of the size of a voxel
     has_scale = any(transformation["type"] == "scale" for transformation in transformations)
     units = {letter: axis.get("unit") for letter, axis in zip(letters, stated)} if has_scale else {}
@@ -336,7 +340,3 @@ def chunk_regions(region: tuple[slice, ...], chunks: Sequence[int]) -> Iterator[
             slice(start[index], min(start[index] + chunk, part.stop))
             for start, index, chunk, part in zip(starts, corner, chunks, region)
         )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

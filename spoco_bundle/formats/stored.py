@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, in_short
 from spoco_bundle.core.lengths import MICROMETER, UNITLESS
 from spoco_bundle.formats.geometry import Image, replaced_affine
 
@@ -139,9 +139,7 @@ class LazyVolume:
             values = np.asarray(stored[self._index(region)])
         # decoders raise types of their own, which share no base but Exception
         except Exception as error:
-            raise SpocoError(
-                f"{self.path}: cannot be read ({' '.join(str(error).split())[:160]}): copy or export it again"
-            ) from error
+            raise SpocoError(f"{self.path}: cannot be read ({in_short(error)}): copy or export it again") from error
         return self._arranged(values)
 
     def read_all(self) -> np.ndarray:

@@ -25,7 +25,7 @@ from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats.files import write_instances
-from spoco_bundle.formats.geometry import Image
+from spoco_bundle.formats.geometry import Image, voxel_volume
 from spoco_bundle.formats.names import family, result_suffix
 from spoco_bundle.formats.objects_table import objects_table, write_objects_table
 from spoco_bundle.handlers.embedding_colours import EMBEDDING_ENDING
@@ -328,7 +328,7 @@ class Session:
             lengths, volume = (self.spacing, MICROMETER), None
             if self.image.spacing is not None:
                 lengths = self.image.spacing, self.image.file_unit
-                volume = abs(float(np.linalg.det(self.image.affine[:-1, :-1])))
+                volume = voxel_volume(self.image.affine)
             rows = objects_table(labels, *lengths, voxel_volume=volume)
             rows = [{**row, "confidence": confidence.get(row["id"], "")} for row in rows]
             written.append(write_objects_table(table, rows, self.dims))

@@ -28,6 +28,7 @@ from spoco_bundle.formats.geometry import (
     length_unit,
     replaced_affine,
     replacement_message,
+    voxel_volume,
 )
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.formats.names import result_suffix
@@ -251,7 +252,7 @@ class SaveInstancesd(MapTransform):
             None if str(meta["length_unit"]) == PIXEL else column_spacing(affine),
             str(meta["file_unit"]),
             None if confidence is None else _to_numpy(confidence).ravel(),
-            abs(float(np.linalg.det(affine[:-1, :-1]))),
+            voxel_volume(affine),
         )
         write_objects_table(table, rows, ids.ndim)
 
