@@ -296,7 +296,7 @@ def test_only_images_are_added_and_none_is_replaced(studio):
     assert len(added) == 1 and added.pop().parent.name == "studies"
 
 
-def test_predictions_are_made_of_studies_alone_and_weights_are_not_sent(studio):
+def test_predictions_are_made_of_studies_alone_and_weights_are_not_replaced(studio):
     client, folder = studio
     secret = str(folder / "secret.tif")
     for params in ({"image": secret}, {"image": secret, "session": {}}):
