@@ -16,7 +16,7 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.arguments import check_number, check_switch, refuse_places, spelled_out
+from spoco_bundle.app.arguments import check_config_file, check_number, check_switch, refuse_places, spelled_out
 from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
 from spoco_bundle.app.config_checks import PATHS
 from spoco_bundle.app.early_checks import check_early, readable_dimensions, weights_of
@@ -107,6 +107,7 @@ class Spoco:
             config: extra settings as for `spoco train`.
             overrides: any id of configs/train.json; what depends on it follows.
         """
+        check_config_file(output)
         files = [find_config("train"), *find_overlays(config)]
         check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
         from spoco_bundle.app.training_plan import plan_folder
@@ -219,7 +220,8 @@ class Spoco:
                 every object.
         """
         refuse_places(overrides, tuned_file="--output", ckpt_dir="--model")
-        tuned = Path(output) if output else Path(model or ".") / "tuned.json"
+        tuned = Path(output or Path(model or ".") / "tuned.json")
+        check_config_file(str(tuned))
         given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
         _run_on_annotated(["evaluate", "tune"], "split", model, config, given)
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")

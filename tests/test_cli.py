@@ -62,6 +62,12 @@ REFUSED = {
     "a switch before a name": (["predict", "--resume", "here.tif", "no.tif"], 2, "--resume here.tif: is True or False"),
     "a number that is none": (["report", "data", "--max_images", "all"], 2, "--max_images all: give a whole number"),
     "a named result that is resumed": (["predict", "here.tif", "--output", "a.zarr", "--resume"], 2, "leave it out"),
+    "settings in no JSON file": (["tune", "data", "--output", "tuned"], 2, "name a file that ends with .json"),
+    "a plan in no JSON file": (
+        ["plan", "data", "--output", "plan"],
+        2,
+        "--output plan: name a file that ends with .json",
+    ),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 

@@ -70,3 +70,13 @@ def check_number(name: str, value: Any, least: int, kinds: tuple[type, ...] = (i
     """Refuses what is no number of these kinds, or too small a one."""
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
         raise SpocoError(f"--{name} {value}: give a {'' if float in kinds else 'whole '}number of at least {least}")
+
+
+def check_config_file(output: str) -> None:
+    """Refuses a file of settings that ``--config`` would take for the name of a shipped config.
+
+    Raises:
+        SpocoError: if it does not end with ``.json``.
+    """
+    if not output.endswith(".json"):
+        raise SpocoError(f"--output {output}: name a file that ends with .json, such as {output.rstrip('/')}.json")

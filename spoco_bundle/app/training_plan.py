@@ -154,7 +154,11 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
     share = parser.get_parsed_content("holdout_fraction")
-    held_out = [f"{share:.0%} of the annotated objects are held out of the training, to validate on"] if share else []
+    held_out = (
+        [f"{share:.0%} of the annotated objects are held out to validate on, at least one of each image"]
+        if share
+        else []
+    )
     if not parser.get_parsed_content("tune_minutes"):
         return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids
     # what is chosen at the end is no plan that a training which goes on has to keep

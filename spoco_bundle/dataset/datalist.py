@@ -39,6 +39,8 @@ JSON_KEYS = {
     "predict": ("testing", "test", "validation", "val", "training", "train"),
 }
 PAIR_FOLDERS = {"train": ("Tr",), "val": ("Val", "Ts"), "test": ("Ts",)}
+#: folders in that of a split, in which people keep images and labels apart
+IMAGE_FOLDER, LABEL_FOLDERS = "images", ("labels", "masks")
 _CHANNEL_ENDING = "_0000"
 
 
@@ -53,7 +55,8 @@ def build_datalist(
 
     For ``train``, ``val`` and ``test``, ``source`` is one of
 
-    - a folder with ``train/`` and ``val/`` (and ``test/``), holding ``NAME_raw.EXT`` beside ``NAME_label.EXT``;
+    - a folder with ``train/`` and ``val/`` (and ``test/``), holding ``NAME_raw.EXT`` beside ``NAME_label.EXT``,
+      or ``images/NAME.EXT`` and ``labels/NAME.EXT`` (or ``masks/``);
     - a folder with ``imagesTr/`` and ``labelsTr/`` (``val``: ``imagesVal/`` and ``labelsVal/``, else ``imagesTs/`` and
       ``labelsTs/``), the label named as the image, with or without nnU-Net's ``_0000``;
     - a MONAI datalist, a JSON file with the lists ``training``, ``validation`` and ``testing`` of
@@ -163,6 +166,10 @@ def _from_folder(folder: Path, split: str, *endings: str | None) -> list[dict[st
     if not folder.is_dir():
         raise SpocoError(f"{folder}: no such folder: give the folder that holds train/ and val/, or a datalist JSON")
     if (folder / split).is_dir():
+        images, *others = (folder / split / name for name in (IMAGE_FOLDER, *LABEL_FOLDERS))
+        labels = next(filter(Path.is_dir, others), others[0])
+        if images.is_dir() and (labels.is_dir() or split == "test"):
+            return _pairs_across(images, labels, split, *endings)
         return _pairs_beside(folder / split, split, *endings)
     for end in PAIR_FOLDERS[split]:
         images, labels = folder / f"images{end}", folder / f"labels{end}"
@@ -192,7 +199,8 @@ def _pairs_beside(
     if not images:
         raise SpocoError(
             f"{folder}: has no image named NAME{image_ending}.EXT{held(folder)}: "
-            "rename the images, or set image_ending and label_ending"
+            f"rename the images, put them into {IMAGE_FOLDER}/ and their labels into {LABEL_FOLDERS[0]}/, or set "
+            "image_ending and label_ending"
         )
     beside = side_files(folder)
     refuse_strays([beside], images, [*images.values(), *labels.values()], image_ending, label_ending)

@@ -252,7 +252,7 @@ def _refuse(images: Sequence[_AnnotatedImage], kinds: Counter, equal_sizes: bool
     if other is not None:
         raise SpocoError(
             f"{other.file}: has {other.channels} channel{'s' * (other.channels > 1)} where {first.file} has "
-            f"{first.channels}: choose one with --channel, or train apart"
+            f"{first.channels}: take one that all have, such as --channel 0, or train apart"
         )
     if equal_sizes is True and first.unit != PIXEL:
         raise SpocoError(

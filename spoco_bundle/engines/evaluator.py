@@ -142,7 +142,7 @@ class BatchEvaluator(SupervisedEvaluator):
         count, images = len(self.problems), self.state.iteration
         reasons = {problem.removeprefix(f"{name}: ") for name, problem in self.problems}
         if count == images > 1 and len(reasons) == 1:
-            return SpocoError(reasons.pop())  # of the folder, not of one image
+            return SpocoError(f"all {images} images: {reasons.pop()}")
         if count == 1:
             others = f"; the other {images - 1} of {images} images are done" if images > 1 else ""
             return SpocoError(self.problems[0][1] + others)

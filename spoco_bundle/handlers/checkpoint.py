@@ -236,7 +236,7 @@ class TrainingCheckpoint:
         raise error
 
     def _how_to_go_on(self) -> str:
-        return f"; go on with resume='last' ({self.ckpt_dir / LAST})"
+        return f"; go on with --resume last ({self.ckpt_dir / LAST})"
 
 
 def _restore(thing: Any, state: Mapping[str, Any]) -> None:

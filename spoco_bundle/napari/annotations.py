@@ -17,7 +17,7 @@ from spoco_bundle.annotation.points import points_path, read_points, write_point
 from spoco_bundle.annotation.rectangles import keep_rectangles, read_rectangles
 from spoco_bundle.annotation.side_files import annotated_name
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset.datalist import IMAGE_SUFFIXES, image_name
+from spoco_bundle.dataset.datalist import IMAGE_FOLDER, IMAGE_SUFFIXES, LABEL_FOLDERS, image_name
 from spoco_bundle.formats import file_suffix, read_image, result_suffix
 from spoco_bundle.formats.label_ids import as_label_ids
 from spoco_bundle.napari.labels import as_ids, ids_of
@@ -101,14 +101,17 @@ class Contents:
 def label_file(image: Path) -> Path:
     """Where the label of an image is, or will be: ``NAME_label.EXT`` beside it.
 
-    In a folder that a MONAI Label server serves it is ``labels/final/NAME.EXT``, for ``imagesTr/NAME.EXT`` beside a
-    folder ``labelsTr`` it is ``labelsTr/NAME.EXT``. A label that is there may be in another format than the image.
+    In a folder that a MONAI Label server serves it is ``labels/final/NAME.EXT``, for ``images/NAME.EXT`` beside a
+    folder ``labels`` it is ``labels/NAME.EXT``, and so for ``imagesTr``. A label that is there may be in another format
+    than the image.
     """
-    folder, labels = image.parent, image.parent.with_name(image.parent.name.replace("images", "labels", 1))
+    folder = image.parent
+    others = (folder.with_name(folder.name.replace(IMAGE_FOLDER, other, 1)) for other in LABEL_FOLDERS)
+    labels = next(filter(Path.is_dir, others), folder)
     place = folder / f"{annotated_name(image)}_label"
     if (folder / SERVED).is_file():
         place = folder / "labels" / "final" / image_name(image)
-    elif folder.name.startswith("images") and labels.is_dir():
+    elif folder.name.startswith(IMAGE_FOLDER) and labels != folder:
         place = labels / image_name(image).removesuffix("_0000")
     suffix = result_suffix(image)
     forms = [place.with_name(place.name + other) for other in (suffix, *IMAGE_SUFFIXES, ".ome.zarr")]

@@ -209,7 +209,7 @@ class WorkingSpacingd(MapTransform):
                 return own, self._resampling_lines(own, learnt, name)
             doubt = (
                 f"{name}: states a voxel size of {stated or in_words(own, unit)}, at which an object such as the model "
-                f"learnt would be {across:.2g} pixels across: it is not believed; --spacing corrects it"
+                f"learnt would be {_rounded(across)} pixels across: it is not believed; --spacing corrects it"
             )
             lines.append((f"size {own}", logging.WARNING, doubt))
             message = None
@@ -238,8 +238,8 @@ class WorkingSpacingd(MapTransform):
         learnt = diameter / _in_plane(base)
         if scale not in (None, 1.0):
             found = (
-                f"{image.name}: objects are about {learnt / scale:.2g} pixels across, the model learnt {learnt:.2g}: "
-                f"looked at {scale:.2g} times the size; --diameter corrects it"
+                f"{image.name}: objects are about {_rounded(learnt / scale)} pixels across, the model learnt "
+                f"{_rounded(learnt)}: looked at {scale:.2g} times the size; --diameter corrects it"
             )
             return tuple(step * scale for step in base), [(None, logging.INFO, found)]
         none = (
@@ -288,3 +288,8 @@ def in_memory(image: MetaTensor, mask: torch.Tensor | None = None) -> ReadableIm
 def _in_plane(spacing: Sequence[float]) -> float:
     """Size of a pixel in the image plane: the geometric mean of its sides."""
     return math.sqrt(spacing[-2] * spacing[-1])
+
+
+def _rounded(length: float) -> str:
+    """A length to two digits, in plain figures: 130, not 1.3e+02."""
+    return f"{float(f'{length:.2g}'):.0f}" if length >= 10 else f"{length:.2g}"

@@ -73,12 +73,17 @@ def test_the_model_config_holds_what_prediction_shares(tmp_path):
     assert read_configs([find_config("inference"), path], {}).get("embedding_channels") == 5
 
 
-@pytest.mark.parametrize(("max_epochs", "interval"), [(3, 3), (5, 5), (30, 5)])
-def test_a_training_shorter_than_the_interval_of_validation_ends_with_one(max_epochs, interval):
-    """Without any validation there would be no model."""
+@pytest.mark.parametrize(("max_epochs", "validated"), [(3, [3]), (5, [5]), (7, [5, 7]), (15, [5, 10, 15])])
+def test_a_training_ends_with_a_validation(max_epochs, validated):
+    """Without any validation there would be no model, and epochs after the last one would be for nothing."""
     parser = read_configs([find_config("train")], {"max_epochs": max_epochs})
-    (number,) = (i for i, h in enumerate(parser["train#handlers"]) if h["_target_"] == "ValidationHandler")
-    assert parser.get_parsed_content(f"train#handlers#{number}#interval") == interval
+    numbers = [i for i, h in enumerate(parser["train#handlers"]) if h["_target_"] == "ValidationHandler"]
+    intervals = [
+        parser.get_parsed_content(f"train#handlers#{number}#interval")
+        for number in numbers
+        if not parser.get_parsed_content(f"train#handlers#{number}#_disabled_")
+    ]
+    assert sorted(epoch for step in intervals for epoch in range(step, max_epochs + 1, step)) == validated
 
 
 ODD_NAMES = ("data#1", "@home", "%05d", "$HOME", "[1] 2024", 'it\'s "#3"', "a::b", "import #x")

@@ -61,6 +61,18 @@ def test_two_folders(tmp_path):
     assert names(build_datalist(tmp_path, "val")) == [("d.nii.gz", "d.nii.gz")]
 
 
+@pytest.mark.parametrize("labels", ["labels", "masks"])
+def test_images_and_labels_in_folders_of_their_own(tmp_path, labels):
+    touch(tmp_path, "train/images/a.png", f"train/{labels}/a.tif", "val/images/b.tif", f"val/{labels}/b.tif")
+    assert names(build_datalist(tmp_path, "train")) == [("a.png", "a.tif")]
+    assert names(build_datalist(tmp_path, "val")) == [("b.tif", "b.tif")]
+    touch(tmp_path, "train/images/c.png")
+    with pytest.raises(SpocoError, match=rf"c.png: has no label c.EXT in .*{labels}"):
+        build_datalist(tmp_path, "train")
+    touch(tmp_path, "test/images/d.tif")
+    assert names(build_datalist(tmp_path, "test")) == [("d.tif",)]
+
+
 def test_channel_numbers(tmp_path):
     touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/b.nii.gz")
     assert names(build_datalist(tmp_path)) == [("a_0000.nii.gz", "a.nii.gz"), ("b_0000.nii.gz", "b.nii.gz")]

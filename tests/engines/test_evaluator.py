@@ -68,7 +68,7 @@ def test_one_reason_for_all_images_is_one_line():
     evaluator = BatchEvaluator(device=torch.device("cpu"), val_data_loader=[0], network=torch.nn.Identity())
     evaluator.state.iteration = 2
     evaluator.problems = [(name, f"{name}: folder: holds slices: convert the series") for name in ("a.dcm", "b.dcm")]
-    assert str(evaluator._summary()) == "folder: holds slices: convert the series"
+    assert str(evaluator._summary()) == "all 2 images: folder: holds slices: convert the series"
 
 
 def test_the_summary_counts_what_is_done():

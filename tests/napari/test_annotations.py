@@ -159,11 +159,13 @@ def test_where_labels_are(tmp_path):
         ("a/cells_raw.nii.gz", "a/cells_label.nii.gz"),
         ("a/cells.jpg", "a/cells_label.png"),
         ("imagesTr/cells_0000.nii.gz", "labelsTr/cells.nii.gz"),
+        ("train/images/cells.tif", "train/masks/cells.tif"),
         ("imagesTs/cells_0000.nii.gz", "imagesTs/cells_0000_label.nii.gz"),
         ("studies/cells.nii.gz", "studies/labels/final/cells.nii.gz"),
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "labelsTr").mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        for folder in ("labelsTr", "train/masks"):
+            (tmp_path / folder).mkdir(exist_ok=True, parents=True)
         if name.startswith("studies"):
             (tmp_path / "studies" / "datastore_v2.json").write_text("{}")
         assert label_file(tmp_path / name) == tmp_path / label

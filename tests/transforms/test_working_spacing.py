@@ -114,6 +114,12 @@ def test_without_a_size_the_objects_decide(caplog, looked):
     ]
 
 
+def test_sizes_are_said_in_plain_figures(caplog, looked):
+    looked(0.1)
+    seen(image(), network(), caplog)
+    assert "objects are about 120 pixels across, the model learnt 12: looked at 0.1 times the size" in caplog.text
+
+
 def test_how_large_the_large_objects_of_the_training_were_is_passed_on(looked):
     asked = looked(1.0)
     seen(image(), network(), large_diameter=9.0)

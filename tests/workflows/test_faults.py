@@ -192,7 +192,7 @@ def test_a_full_disk_ends_a_training_with_its_checkpoint_kept(door, train, tmp_p
         assert "spoco: " in door.last_line() and str(folder) in door.last_line()
         assert "free space or choose another folder" in door.last_line()
         assert 0 < saved(folder) < 24
-        assert "go on with resume='last'" in door.said()
+        assert "go on with --resume last" in door.said()
         assert door.run(*train(folder), "--resume") == 2, door.said()
         enlarge(disk)
         assert door.run(*train(folder), "--resume") == 0, door.said()
@@ -274,7 +274,7 @@ def test_a_volume_that_vanishes_during_training_is_named_and_the_training_goes_o
     process.join(100)
     assert process.exitcode == 2, door.said()
     assert volume.name in door.last_line() and "no such file: check the path" in door.last_line()
-    assert "go on with resume='last'" in door.said()
+    assert "go on with --resume last" in door.said()
     assert 2 <= saved(folder) < 24
     (tmp_path / "away").rename(volume)
     assert door.run(*command(folder), "--resume") == 0, door.said()
