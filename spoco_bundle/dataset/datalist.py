@@ -209,7 +209,8 @@ def _pairs_beside(
         raise SpocoError(
             f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it that is read "
             f"here{alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
-            f"the label or points {without_label[0]}{POINTS_ENDING}.csv, or take the image out"
+            f"the label or points {without_label[0]}{POINTS_ENDING}.csv, say with --label_ending how labels end, or "
+            "take the image out"
         )
     without_image = sorted(labels.keys() - images.keys())
     if without_image:
