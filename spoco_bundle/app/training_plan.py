@@ -35,8 +35,6 @@ from spoco_bundle.networks.weights import read_weights
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-    from spoco_bundle.dataset.profile import Profile
-
 #: files beside the weights: the settings that the profile decided, an overlay of ``train.json``, and the profile
 PLAN, PROFILE = "plan.json", "profile.json"
 
@@ -149,25 +147,15 @@ def _begin_with(pretrained: Path, parser: ConfigParser) -> None:
     write_model_config(parser, scored.parent, known)
 
 
-def held_out_lines(profile: Profile, share: float) -> list[str]:
-    """What is said of the objects that are held out of a training, a share of those of each image; 0 for none."""
-    if not share:
-        return []
-    if profile.objects <= profile.images:
-        return [
-            "the one annotated object of each image trains and validates, so scores say little of others: annotate "
-            "more in an image, or put some images into val/"
-        ]
-    return [f"{share:.0%} of the annotated objects are held out to validate on, at least one of each image"]
-
-
 def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     ids = {key: resolved(parser, key) for key in PLANNED if key in parser}
     profile = parser.get_parsed_content("profile")
     # a graphics card has a memory of its own, and says itself that it is full
     on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
-    held_out = held_out_lines(profile, parser.get_parsed_content("holdout_fraction"))
+    share = parser.get_parsed_content("holdout_fraction")
+    said = "{:.0%} of the annotated objects are held out to validate on, at least one of each image"
+    held_out = [said.format(share)] if share else []
     if not parser.get_parsed_content("tune_minutes"):
         return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids
     # what is chosen at the end is no plan that a training which goes on has to keep

@@ -298,7 +298,8 @@ class Session:
     def take_labels(self, labels: np.ndarray, name: str, checked: np.ndarray) -> Iterator[JobProgress]:
         """Takes labels of another layer; else as ``take_file``."""
         yield JobProgress(f"reading {name}")
-        return self._beside(checked_labels(np.asarray(labels), self.image.spatial_shape, name), {}, checked)  # noqa: B901
+        found = checked_labels(np.asarray(labels), self.image.spatial_shape, name)
+        return self._beside(found, {}, checked)  # noqa: B901
 
     def save(self, folder: str | Path, annotations: Annotations, confidence: Mapping[int, float]) -> list[Path]:
         """Writes what there is, in the format and on the grid of the image.

@@ -42,16 +42,9 @@ def test_the_files_and_the_objects_decide(folder):
     assert ids["embedding_channels"] == 8 and ids["coordinate_channels"] == 2
 
 
-def test_what_is_held_out_is_said_as_it_is(folder, tmp_path):
+def test_what_is_held_out_is_said(folder):
     said = "25% of the annotated objects are held out to validate on, at least one of each image"
-    assert said in plan_folder(folder, holdout_fraction=0.25)[0]
-    (tmp_path / "train").mkdir()
-    label = tifffile.imread(folder / "train" / "a_label.tif")
-    for name, number in (("a", 1), ("b", 2)):
-        tifffile.imwrite(tmp_path / "train" / f"{name}_label.tif", np.where(label == number, 1, 0).astype(np.uint8))
-        (tmp_path / "train" / f"{name}_raw.tif").symlink_to(folder / "train" / "a_raw.tif")
-    lines, _ = plan_folder(tmp_path)
-    assert any(line.startswith("the one annotated object of each image trains and validates") for line in lines)
+    assert said in plan_folder(folder, holdout_fraction=0.25)[0] and said not in plan_folder(folder)[0]
 
 
 def test_what_is_given_wins_and_the_rest_follows(folder):
