@@ -37,8 +37,11 @@ def run_rows(
         table: makes the table.
         mark: of the page.
     """
-    if options.page is not None and not options.page.is_file():
-        sys.exit(f"{options.page}: no such page: name one with the marks <!-- {mark} --> and <!-- end -->")
+    if options.page is not None:
+        try:
+            around_table(options.page, mark)
+        except SpocoError as error:
+            sys.exit(str(error))
     failed = False
     steps = () if options.table_only else trainings
     for step in [*steps, lambda: show_table(table(), options.page, mark)]:
@@ -238,15 +241,21 @@ def show_table(table: str, page: Path | None, mark: str) -> None:
 
 
 def replace_table(page: Path, mark: str, table: str) -> None:
-    """Puts a table between `<!-- MARK -->` and `<!-- end -->` of a page.
+    """Puts a table between `<!-- MARK -->` and `<!-- end -->` of a page; raises as `around_table` does."""
+    before, after = around_table(page, mark)
+    with atomic_write(page) as path:
+        path.write_text(f"{before}\n{table}\n\n{after}")
+
+
+def around_table(page: Path, mark: str) -> tuple[str, str]:
+    """What stands before a table of a page, its mark included, and what after it.
 
     Raises:
         SpocoError: if there is no such page, or it has no such marks, or has them twice.
     """
-    start = re.escape(f"<!-- {mark} -->")
-    before = page.read_text() if page.is_file() else ""
-    text, count = re.subn(rf"({start}\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", before, flags=re.S)
-    if count != 1:
+    if not page.is_file():
+        raise SpocoError(f"{page}: no such page: name one with the marks <!-- {mark} --> and <!-- end -->")
+    parts = re.split(rf"(?<=<!-- {re.escape(mark)} -->\n).*?(?=<!-- end -->)", page.read_text(), flags=re.S)
+    if len(parts) != 2:
         raise SpocoError(f"{page}: has no marks <!-- {mark} --> and <!-- end -->, or has them twice; put them in once")
-    with atomic_write(page) as path:
-        path.write_text(text)
+    return parts[0], parts[1]

@@ -292,4 +292,4 @@ def _in_plane(spacing: Sequence[float]) -> float:
 
 def _rounded(length: float) -> str:
     """A length to two digits, in plain figures: 130, not 1.3e+02."""
-    return f"{float(f'{length:.2g}'):.0f}" if length >= 10 else f"{length:.2g}"
+    return f"{float(f'{length:.2g}'):g}"
