@@ -10,7 +10,8 @@ import numpy as np
 
 from spoco_bundle.annotation.kinds import KINDS
 from spoco_bundle.annotation.side_files import LEDGER_ENDING, beside
-from spoco_bundle.annotation.tables import Row, read_table, write_table
+from spoco_bundle.annotation.tables import Row, read_table
+from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError
 
 COLUMNS = ("id", "kind", "state")

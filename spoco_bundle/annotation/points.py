@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from spoco_bundle.annotation.side_files import POINTS_ENDING, beside
-from spoco_bundle.annotation.tables import read_table, write_table
+from spoco_bundle.annotation.tables import read_table
+from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from spoco_bundle.annotation.complete import complete_path, shapes_of
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING, beside
-from spoco_bundle.annotation.tables import read_table, write_table
+from spoco_bundle.annotation.tables import read_table
+from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError
 
 

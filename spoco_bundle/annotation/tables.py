@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.core.errors import SpocoError
 
 
@@ -89,18 +87,3 @@ def read_table(path: str | Path) -> tuple[list[str], list[Row]]:
     if not columns:
         raise SpocoError(f"{path}: is empty: write a header and a row for each entry, or delete the file")
     return columns, rows
-
-
-def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Writes a CSV file with a header, beside its place and then moved into it.
-
-    Returns:
-        The path written.
-
-    Raises:
-        SpocoError: if the file cannot be written.
-    """
-    path = Path(path)
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path

@@ -14,7 +14,9 @@ from spoco_bundle.app.config_checks import (
     check_ids,
     check_together,
     config_folder,
+    levels,
     referred_ids,
+    shipped_configs,
     shipped_ids,
     top_id,
 )
@@ -38,7 +40,7 @@ def find_config(name: str | Path) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name)
-    known = ", ".join(sorted(p.stem for p in config_folder().glob("*.json") if p.stem != "metadata"))
+    known = ", ".join(file.stem for file in shipped_configs())
     raise SpocoError(f"config {name}: no such file and none of the shipped ones ({known})")
 
 
@@ -97,7 +99,7 @@ def read_configs(files: Sequence[str | Path], overrides: dict[str, Any]) -> Conf
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise SpocoError(f"{file}: an id lies below one that does not exist ({error}); correct the file") from error
     for key in overrides:
-        top, *rest = key.replace("::", "#").split("#")
+        top, *rest = levels(key)
         # arguments of a component may be added, since its defaults need not stand in the config
         if rest and not isinstance(parser.get(top), (dict, list)):
             raise SpocoError(f"--{key}: {top} is a single value; set --{top}")

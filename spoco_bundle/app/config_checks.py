@@ -29,7 +29,7 @@ PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 #: all ids whose value is a path or a list of paths
 PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "pretrained_student", "resume", "tuned_file"})
 
-_REFERENCE = re.compile(r"[@%](\w+)")
+_REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
 
 def config_folder() -> Path:
@@ -39,9 +39,24 @@ def config_folder() -> Path:
     return beside if (beside / "train.json").is_file() else package / "configs"
 
 
+def levels(key: str) -> tuple[str, ...]:
+    """The levels of a key such as ``clustering#method``, also with ``::``."""
+    return tuple(key.replace("::", "#").split("#"))
+
+
 def top_id(key: str) -> str:
-    """The id at the top level that a key such as ``clustering#method`` (or with ``::``) lies in."""
-    return key.replace("::", "#").split("#")[0]
+    """The id at the top level that a key lies in."""
+    return levels(key)[0]
+
+
+def shipped_configs() -> list[Path]:
+    """The configs that come with the bundle."""
+    return sorted(file for file in config_folder().glob("*.json") if file.stem != "metadata")
+
+
+def is_expression(value: Any) -> bool:
+    """Whether a value is an expression or a reference of MONAI's config language."""
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
 def check_ids(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
@@ -183,7 +198,7 @@ def nearest(name: str, known: Iterable[str], where: str = "--") -> str:
 @cache
 def _arguments(target: Any) -> frozenset[str] | None:
     """Names that a component takes; None where it takes any, or cannot be told."""
-    if not isinstance(target, str) or target[:1] in ("$", "@", "%"):
+    if not isinstance(target, str) or is_expression(target):
         return None
     modules = ("", "monai.transforms.", "monai.data.", "monai.engines.", "monai.handlers.", "monai.inferers.")
     try:
@@ -199,11 +214,8 @@ def _arguments(target: Any) -> frozenset[str] | None:
 @cache
 def shipped_ids() -> frozenset[str]:
     """Ids at the top level of all shipped configs, and MONAI's own."""
-    names = {"_meta_", "finalize"}
-    for file in config_folder().glob("*.json"):
-        if file.stem != "metadata":
-            names |= {key.split("#")[0] for key in json.loads(file.read_text(encoding="utf-8"))}
-    return frozenset(names)
+    contents = (json.loads(file.read_text(encoding="utf-8")) for file in shipped_configs())
+    return frozenset({"_meta_", "finalize"}.union(*(map(top_id, content) for content in contents)))
 
 
 def code_in(config: Any) -> Iterator[str]:
@@ -216,17 +228,22 @@ def code_in(config: Any) -> Iterator[str]:
     elif _is_list(config):
         for value in config:
             yield from code_in(value)
-    elif isinstance(config, str) and config[:1] in ("$", "@", "%"):
+    elif is_expression(config):
         yield config
+
+
+def references(config: Any) -> Iterator[tuple[str, ...]]:
+    """The levels of all places that something in a config refers to."""
+    return (levels(place) for text in code_in(config) for place in _REFERENCE.findall(text))
 
 
 def referred_ids(config: Any) -> set[str]:
     """Ids at the top level that something in a config refers to."""
-    return {name for text in code_in(config) for name in _REFERENCE.findall(text)}
+    return {place[0] for place in references(config)}
 
 
 def _is_left_to_monai(value: Any) -> bool:
-    return isinstance(value, Mapping) or isinstance(value, str) and value[:1] in ("$", "@", "%")
+    return isinstance(value, Mapping) or is_expression(value)
 
 
 def _is_whole(value: Any) -> bool:

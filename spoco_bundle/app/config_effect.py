@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from spoco_bundle.app.config_checks import PLACES, code_in
+from spoco_bundle.app.config_checks import PLACES, levels, references
 from spoco_bundle.core.errors import SpocoError
 
 #: what MONAI runs of a config; all else counts as far as these refer to it
 _ROOTS = ("imports", "initialize", "run", "finalize")
-
-_REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
 #: id -> id that has to be neither false, 0 nor null for it to matter
 _NEEDS = {
@@ -63,7 +60,7 @@ def check_effect(
     for root in roots:
         _follow(config, (root,), used)
     for name in overrides:
-        place = _levels(name)
+        place = levels(name)
         if name not in PLACES and not any(place[: len(path)] == path[: len(place)] for path in used):
             raise SpocoError(f"{where}{name}: has no effect in this command: leave it out")
         need = _NEEDS.get(name)
@@ -110,10 +107,5 @@ def _follow(config: Mapping[str, Any], path: tuple[str, ...], used: set[tuple[st
         else:
             # the rest is looked up in what an expression gives; a reference to nothing is refused elsewhere
             break
-    for text in code_in(() if content is config else content):
-        for reference in _REFERENCE.findall(text):
-            _follow(config, _levels(reference), used)
-
-
-def _levels(name: str) -> tuple[str, ...]:
-    return tuple(name.replace("::", "#").split("#"))
+    for place in references(() if content is config else content):
+        _follow(config, place, used)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,30 +65,27 @@ def coordinate_search(
     Returns:
         The setting kept, and what was tried, in order.
     """
-    known: dict[str, np.ndarray] = {}
 
-    def scores(setting: dict[str, Any]) -> np.ndarray:
-        key = repr(sorted(setting.items()))
-        if key not in known:
-            known[key] = np.asarray(evaluate(setting), dtype=float)
-        return known[key]
+    @cache
+    def scores(**setting: Any) -> np.ndarray:
+        return np.asarray(evaluate(setting), dtype=float)
 
     kept, trials = dict(start), []
     for _ in range(max_rounds):
         before = dict(kept)
         for name, values in space.items():
-            current = scores(kept)
+            current = scores(**kept)
             found = {kept[name]: current}
             for line in _outwards(kept[name], (start[name], *values)):
                 highest = float(np.nanmean(current))
                 for value in itertools.takewhile(lambda _: not is_over(), line):
-                    found[value] = scores({**kept, name: value})
+                    found[value] = scores(**{**kept, name: value})
                     score = float(np.nanmean(found[value]))
                     if score < highest - min_gain:
                         break
                     highest = max(highest, score)
             if start[name] not in found and not is_over():
-                found[start[name]] = scores({**kept, name: start[name]})
+                found[start[name]] = scores(**{**kept, name: start[name]})
             best = max(found, key=lambda value: np.nanmean(found[value]))
             choice = best
             if start[name] in found:

@@ -7,13 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import check_settings, config_folder, shipped_weights
+from spoco_bundle.app.config import check_settings, shipped_weights
+from spoco_bundle.app.config_checks import config_folder, is_expression
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, validation_split
 from spoco_bundle.formats import image_dimensions
 
 
-def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> int:
+def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, Any]) -> int:
     """2 or 3, which of the models that come with the bundle is meant: as was said, or as the images are.
 
     Args:
@@ -23,7 +24,6 @@ def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, An
     Returns:
         2 or 3; 3 where no image can be read.
     """
-    overrides = overrides or {}
     if "spatial_dims" in overrides:
         return 2 if overrides["spatial_dims"] == 2 else 3
     for image in images:
@@ -61,16 +61,12 @@ def check_early(files: Sequence[Path], overrides: dict[str, Any], splits: Sequen
     endings = {name: merged[name] for name in ("image_ending", "label_ending", "foreground_ending") if name in merged}
     # a path that the user gave is what was typed, whatever it begins with
     computed = [*endings.values()] if "dataset_dir" in overrides else [source, *endings.values()]
-    if any(map(_is_expression, computed)):
+    if any(map(is_expression, computed)):
         return []
     chosen = [_nested(merged, name) for name in splits]
     chosen = [validation_split(source) if split == "@validation_split" else split for split in chosen]
-    plain = [split for split in dict.fromkeys(chosen) if isinstance(split, str) and not _is_expression(split)]
+    plain = [split for split in dict.fromkeys(chosen) if isinstance(split, str) and not is_expression(split)]
     return [item["image"] for split in plain for item in build_datalist(source, split, **endings)]
-
-
-def _is_expression(value: Any) -> bool:
-    return str(value).startswith(("$", "@", "%"))
 
 
 def _nested(merged: dict[str, Any], name: str) -> Any:

@@ -113,8 +113,8 @@ def learning_curve(
         "objects": [objects for _, objects, _ in planned],
     }
     done = _done(output, settings)
-    # what is interrupted belongs to these settings
-    write_json(output / RESULT, {"settings": settings, "trainings": done})
+    result = {"settings": settings, "trainings": done}
+    write_json(output / RESULT, result)  # what is interrupted belongs to these settings
     for number, (name, objects, own) in enumerate(planned, 1):
         if any(row["name"] == name for row in done):
             continue
@@ -124,9 +124,9 @@ def learning_curve(
         train(folder, model, ",".join(filter(None, (config, OVERLAY))), began, **{**overrides, **own, "minutes": share})
         scores = json.loads((model / HELD_OUT_SCORES).read_text())
         done.append({"name": name, "objects": objects, **scores})
-        write_json(output / RESULT, {"settings": settings, "trainings": done})
+        write_json(output / RESULT, result)
     curve = LearningCurve(share, done, _forecast(done))
-    write_json(output / RESULT, {"settings": settings, "trainings": done, "forecast": asdict(curve.forecast)})
+    write_json(output / RESULT, result | {"forecast": asdict(curve.forecast)})
     learning_curve_picture(output / PICTURE, done, curve.forecast)
     return curve
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights
-from spoco_bundle.app.config_checks import PLACES, code_in, config_folder, top_id
+from spoco_bundle.app.config_checks import PLACES, code_in, is_expression, levels, shipped_configs, top_id
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 
@@ -25,7 +25,7 @@ MODEL_CONFIG = "model.json"
 #: ids that the profile of a training decides, see ``app.plan``
 PLANNED = (
     *("spatial_dims", "in_channels", "object_diameter", "large_diameter", "target_spacing", "dense"),
-    *("strides", "kernel_sizes", "convolutions", "channels", "crop_size", "batch_size"),
+    *("strides", "kernel_sizes", "convolutions", "channels", "crop_size", "batch_size", "pasted_crops"),
     *("embedding_channels", "coordinate_channels"),
     *("objectness_target", "objectness_weight", "objectness_unlabeled_weight", "objectness_unlabeled_relative"),
     *("objectness_shell", "objectness_threshold", "extent_threshold", "merge_distance", "min_fraction"),
@@ -53,7 +53,7 @@ _NOT_A_MODELS = frozenset(
 def foreign_code(key: str, value: Any) -> str:
     """The first thing in a config id that would run code which no shipped config runs; an empty text if none does."""
     # the last level of a key may name a component's target
-    named = {key.replace("::", "#").split("#")[-1]: value}
+    named = {levels(key)[-1]: value}
     return next((text for text in code_in(named) if text not in _shipped_code()), "")
 
 
@@ -74,8 +74,7 @@ def check_data(
 @cache
 def _shipped_code() -> frozenset[str]:
     """Expressions, references and targets of components in the shipped configs."""
-    files = [file for file in config_folder().glob("*.json") if file.stem != "metadata"]
-    return frozenset(text for file in files for text in code_in(json_content(file)))
+    return frozenset(text for file in shipped_configs() for text in code_in(json_content(file)))
 
 
 def resolved(parser: ConfigParser, key: str) -> Any:
@@ -117,9 +116,7 @@ def write_model_config(parser: ConfigParser, folder: str | Path, instead: Mappin
             ", ".join(left_out),
         )
     shared = {key: shared[key] for key in sorted(shared) if key not in left_out} | dict(instead or {})
-    target = Path(folder) / MODEL_CONFIG
-    write_json(target, shared)
-    return target
+    return write_json(Path(folder) / MODEL_CONFIG, shared)
 
 
 def alike(value: Any, usual: Any) -> bool:
@@ -168,7 +165,7 @@ def _up_to_date(content: dict[str, Any]) -> dict[str, Any]:
         usual = default.get(key)
         if isinstance(value, dict) and isinstance(usual, dict) and value.get("_target_") == usual.get("_target_"):
             for name, inner in value.items():
-                plain = not isinstance(inner, (dict, list)) and not str(inner).startswith(("$", "@", "%"))
+                plain = not isinstance(inner, (dict, list)) and not is_expression(inner)
                 if plain and inner != usual.get(name):
                     kept[f"{key}#{name}"] = inner
         elif key == "spacing" and "target_spacing" in content:

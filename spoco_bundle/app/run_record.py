@@ -94,8 +94,7 @@ def write_run_record(command: str, files: Sequence[str | Path], overrides: dict[
         if not runs or runs[-1]["settings"] != settings:
             runs.append({"began": time.time(), "settings": settings})
         record["runs"] = runs
-    write_json(target, record)
-    return target
+    return write_json(target, record)
 
 
 def record_later(files: Sequence[str | Path], overrides: dict[str, Any], folder: str | Path) -> None:
@@ -130,7 +129,7 @@ def record_running_config(command: str) -> None:
         for key, value in values.items()
         if value != usual[key] and key not in _WITHOUT_EFFECT and not foreign_code(key, value)
     }
-    places = {key: str(Path(parser.get_parsed_content(key)).resolve()) for key in PLACES if key in parser.get()}
+    places = {key: _resolved(parser.get_parsed_content(key)) for key in PLACES if key in parser.get()}
     record = {"command": command, "files": [str(base)], "overrides": own | places, "ids": values | places}
     with atomic_write(folder / RUN_RECORD) as path:
         path.write_text(json.dumps(record, indent=4, default=str) + "\n")

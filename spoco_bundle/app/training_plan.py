@@ -29,6 +29,7 @@ from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import unwrapped
 from spoco_bundle.core.saved_state import save_state
+from spoco_bundle.handlers.checkpoint import check_checkpoint, find_checkpoint, set_aside
 from spoco_bundle.networks import load_weights
 from spoco_bundle.networks.weights import read_weights
 
@@ -101,17 +102,23 @@ def write_running_plan(folder: str | Path) -> None:
         folder: of the weights.
 
     Raises:
-        SpocoError: if the plan cannot work, or the weights to start from do not fit; nothing is written then.
+        SpocoError: if the plan cannot work, or the weights to start from or the checkpoint to go on with do not fit;
+            nothing is written then.
     """
     parser = running_parser()
     lines, ids = _checked(parser)
+    checkpoints, resume = (parser.get_parsed_content(name) for name in ("checkpoint_dir", "resume"))
+    resumed = find_checkpoint(checkpoints, resume)
+    if resumed is not None:
+        check_checkpoint(resumed, parser.get_parsed_content("network"))
     if idist.get_rank() != 0:
         return
     for line in lines:
         logger.info("%s", line)
-    pretrained, resume = (parser.get_parsed_content(name) for name in ("pretrained", "resume"))
+    pretrained = parser.get_parsed_content("pretrained")
     if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
         _begin_with(Path(pretrained), parser)
+    set_aside(checkpoints, resumed)  # before the plan that they belong to is replaced
     write_json(Path(folder) / PLAN, ids)
     write_json(Path(folder) / PROFILE, asdict(parser.get_parsed_content("profile")))
     parser.get_parsed_content("validate#best_weights").on_save = partial(write_model_config, parser, folder)

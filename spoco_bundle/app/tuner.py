@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -162,30 +163,25 @@ class ClusteringTuner:
         """
         with Progress("settings") as progress:
 
-            def is_over() -> bool:
-                return time.monotonic() >= until
+            @cache
+            def images(**setting: Any) -> list[dict[str, float]]:
+                found = self.details(samples, setting)
+                progress.update()
+                return found
 
-            def images(setting: Mapping[str, Any]) -> list[dict[str, float]]:
-                name = repr(sorted(setting.items()))
-                if name not in known:
-                    known[name] = self.details(samples, setting)
-                    progress.update()
-                return known[name]
-
-            known: dict[str, list[dict[str, float]]] = {}
-            first = images(self.start)
+            first = images(**self.start)
             if sum(image["true_objects"] for image in first) < self.min_objects:
                 return self.start, []
             pool_scores(first)  # refuses images of which none says anything
             shares = []
             if self.score == EXPECTED:
-                shares = annotated_shares([first, *map(images, self._nearest_first(until))])
+                shares = annotated_shares([first, *(images(**setting) for setting in self._nearest_first(until))])
             return coordinate_search(
-                lambda setting: self.scores(images(setting), shares),
+                lambda setting: self.scores(images(**setting), shares),
                 self.search,
                 self.start,
                 **self.choice,
-                is_over=is_over,
+                is_over=lambda: time.monotonic() >= until,
             )
 
     def _nearest_first(self, until: float) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -9,9 +10,10 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,18 @@ def write_json(path: Path, content: Any) -> Path:
     """
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=4) + "\n")
+    return path
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Writes a CSV file with a header, whole or not at all; returns the file.
+
+    Raises:
+        SpocoError: as ``atomic_write``.
+    """
+    path = Path(path)
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(chain([columns], rows))
     return path
 
 

@@ -208,9 +208,9 @@ def _pairs_beside(
     if without_label and split != "test":
         raise SpocoError(
             f"{images[without_label[0]]}: has no label {without_label[0]}{label_ending}.EXT beside it that is read "
-            f"here{alike(folder, without_label[0], images[without_label[0]])} ({len(without_label)} such images): add "
-            f"the label or points {without_label[0]}{POINTS_ENDING}.csv, say with --label_ending how labels end, or "
-            "take the image out"
+            f"here{alike(folder, without_label[0], [*images.values(), *labels.values()])} ({len(without_label)} such "
+            f"images): add the label or points {without_label[0]}{POINTS_ENDING}.csv, say with --label_ending how "
+            "labels end, or take the image out"
         )
     without_image = sorted(labels.keys() - images.keys())
     if without_image:
@@ -249,9 +249,10 @@ def _pairs_across(
     with_points = _with_points(*beside)
     missing = sorted(name for name in images.keys() - labels.keys() if called[name] not in with_points)
     if missing and split != "test":
+        others = alike(labels_folder, missing[0], [labels[name] for name in labels.keys() & images.keys()])
         raise SpocoError(
-            f"{images[missing[0]]}: has no label {missing[0]}.EXT in {labels_folder} ({len(missing)} such images): "
-            f"add the label or points {called[missing[0]]}{POINTS_ENDING}.csv, or take the image out"
+            f"{images[missing[0]]}: has no label {missing[0]}.EXT in {labels_folder}{others} ({len(missing)} such "
+            f"images): add the label or points {called[missing[0]]}{POINTS_ENDING}.csv, or take the image out"
         )
     extra = sorted(labels.keys() - images.keys())
     if extra:

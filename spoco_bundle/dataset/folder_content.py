@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection
 from pathlib import Path
+
+from spoco_bundle.formats.names import image_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,15 @@ def held(folder: Path) -> str:
     return f", but {', '.join(path.name for path in inside[:5])}" if inside else ", nor anything else"
 
 
-def alike(folder: Path, name: str, image: Path) -> str:
-    """Other files of an image's name, as the part of a sentence."""
-    others = sorted(path.name for path in folder.iterdir() if path.name.startswith(name) and path.name != image.name)
-    return f", only {', '.join(others[:5])}" if others else ""
+def alike(folder: Path, name: str, taken: Collection[Path]) -> str:
+    """Other files of an image's name, as the part of a sentence, and what to do with them if each holds one object.
+
+    Args:
+        folder: where a label of the image is missed.
+        name: of the image.
+        taken: files of the folder that are known to be an image, or the label of another one.
+    """
+    others = sorted(path.name for path in folder.iterdir() if path.name.startswith(name) and path not in taken)
+    numbered = [other for other in others if re.fullmatch(rf"{re.escape(name)}[ ._-]\D*\d+", image_name(other))]
+    merge = ": where each holds one object, merge them into one label image in which each object has its own number"
+    return f", only {', '.join(others[:5])}{merge if len(numbered) > 1 else ''}" if others else ""

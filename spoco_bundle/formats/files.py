@@ -14,9 +14,8 @@ import numpy as np
 
 from spoco_bundle.core.atomic_files import atomic_folder, atomic_write, partial_path
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER
 from spoco_bundle.formats import itk_io, nifti, tiff_writing
-from spoco_bundle.formats.geometry import Image, checked_spacing, replaced_affine
+from spoco_bundle.formats.geometry import Image, checked_spacing
 from spoco_bundle.formats.label_ids import as_label_ids, check_fits
 from spoco_bundle.formats.lazy import LazyVolume, describe
 from spoco_bundle.formats.names import family, file_suffix, is_zarr
@@ -69,8 +68,7 @@ def read_image(
     if min(volume.array.shape) == 0:
         raise SpocoError(f"{path}: shape {volume.array.shape} holds no voxel: export the file again")
     if spacing is not None:
-        volume.spacing, volume.file_unit = checked_spacing(spacing, spatial_dims), MICROMETER
-        volume.affine = replaced_affine(volume.affine, volume.spacing)
+        volume.take_spacing(checked_spacing(spacing, spatial_dims))
     if kind == "label":
         if volume.array.shape[0] != 1:
             raise SpocoError(

@@ -15,8 +15,25 @@ if TYPE_CHECKING:
     import torch
 
 
+class VoxelGrid:
+    """What an image in memory and one on disk share: a grid, of which a person may know more than the file says."""
+
+    spacing: tuple[float, ...] | None
+    file_unit: str
+    affine: np.ndarray
+
+    def take_spacing(self, spacing: tuple[float, ...]) -> None:
+        """Takes a spacing, in micrometres along z, y, x or y, x, for what the file states or leaves out.
+
+        Directions stay; where the first voxel lies is unknown then, so 0.
+        """
+        self.spacing, self.file_unit = spacing, MICROMETER
+        self.affine = rescale_affine(self.affine, spacing)
+        self.affine[:-1, -1] = 0.0
+
+
 @dataclass
-class Image:
+class Image(VoxelGrid):
     """An image or label array with its voxel grid, as read from one file.
 
     Attributes:
@@ -99,13 +116,6 @@ def rescale_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     rank = result.shape[0] - 1
     norms = np.linalg.norm(result[:rank, :rank], axis=0)
     result[:rank, :rank] *= np.asarray(spacing, dtype=np.float64) / norms
-    return result
-
-
-def replaced_affine(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """The affine under a spacing that a person gives: same directions; where the first voxel lies is unknown, so 0."""
-    result = rescale_affine(affine, spacing)
-    result[:-1, -1] = 0.0
     return result
 
 

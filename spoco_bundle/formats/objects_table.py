@@ -11,7 +11,7 @@ import cc3d
 import fastremap
 import numpy as np
 
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import MICROMETER, in_unit, parse_unit
 
@@ -98,8 +98,6 @@ def table_columns(spatial_dims: int) -> list[str]:
 def write_objects_table(path: str | Path, rows: Sequence[dict[str, Any]], spatial_dims: int) -> Path:
     """Writes the table as CSV, six significant digits, header also where there is no object.
 
-    The file is written beside its place and then moved into it.
-
     Args:
         path: file to write; missing folders are made.
         rows: from :func:`objects_table`.
@@ -111,15 +109,9 @@ def write_objects_table(path: str | Path, rows: Sequence[dict[str, Any]], spatia
     Raises:
         SpocoError: if the file cannot be written.
     """
-    path = Path(path)
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table_columns(spatial_dims))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-            )
-    return path
+    columns = table_columns(spatial_dims)
+    values = ([row[name] for name in columns] for row in rows)
+    return write_table(path, columns, ([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in values))
 
 
 def read_objects_table(path: str | Path) -> list[dict[str, str]]:

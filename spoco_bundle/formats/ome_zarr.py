@@ -260,10 +260,7 @@ def create_label_image(
     """
     _refuse_links(path)
     group = zarr.open_group(str(path), mode="a", zarr_format=2)
-    letters = "zyx"[-len(levels[0][0]) :]
-    axes = [{"name": letter, "type": "space"} for letter in letters]
-    if unit != UNITLESS and spacing is not None:
-        axes = [{**axis, "unit": unit} for axis in axes]
+    axes = _spatial_axes(len(levels[0][0]), spacing, unit)
     datasets = []
     for level, (shape, factors) in enumerate(levels):
         create_array(path / str(level), shape, chunks, dtype)
@@ -279,6 +276,31 @@ def create_label_image(
     if source is not None:
         label["source"] = {"image": source}
     group.attrs.update({"multiscales": [multiscale], "image-label": label})
+
+
+def _spatial_axes(dims: int, spacing: Sequence[float] | None, unit: str) -> list[dict[str, str]]:
+    """What NGFF calls the axes z, y, x or y, x; with a unit where the image has a voxel size in one."""
+    named = {} if unit == UNITLESS or spacing is None else {"unit": unit}
+    return [{"name": letter, "type": "space", **named} for letter in "zyx"[-dims:]]
+
+
+def write_image(path: Path, voxels: np.ndarray, spacing: Sequence[float] | None, unit: str) -> None:
+    """Writes an image of one level.
+
+    Args:
+        path: folder to make.
+        voxels: (C, z, y, x) or (C, y, x).
+        spacing: along the spatial axes, in micrometres, or plain numbers; None where unknown.
+        unit: in which the file states it; ``"unknown"`` is left out.
+    """
+    _refuse_links(path)
+    dims = voxels.ndim - 1
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    create_array(path / "0", voxels.shape, (1, *CHUNK[-dims:]), voxels.dtype)[:] = voxels
+    axes = [{"name": "c", "type": "channel"}, *_spatial_axes(dims, spacing, unit)]
+    scale = [1.0, *([1.0] * dims if spacing is None else [in_unit(step, unit) for step in spacing])]
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
+    group.attrs["multiscales"] = [{"version": VERSION, "axes": axes, "datasets": datasets}]
 
 
 def write_labels(path: Path, labels: Any, source: LazyVolume, name: str, relative: str | None) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from spoco_bundle.core.errors import SpocoError, in_short
-from spoco_bundle.core.lengths import MICROMETER, UNITLESS
-from spoco_bundle.formats.geometry import Image, replaced_affine
+from spoco_bundle.core.lengths import UNITLESS
+from spoco_bundle.formats.geometry import Image, VoxelGrid
 
 
 @dataclass
-class LazyVolume:
+class LazyVolume(VoxelGrid):
     """An image on disk with its voxel grid; holds no voxels and travels to other processes.
 
     Attributes:
@@ -110,11 +110,6 @@ class LazyVolume:
                     f"{self.path}: channel is {channel}: the image has channels 0 to {self.stored_channels - 1}"
                 )
             self.chosen = int(channel)
-
-    def take_spacing(self, spacing: tuple[float, ...]) -> None:
-        """Takes a spacing, in micrometres along z, y, x or y, x, for what the file states or leaves out."""
-        self.spacing, self.file_unit = spacing, MICROMETER
-        self.affine = replaced_affine(self.affine, spacing)
 
     def image(self, array: Any) -> Image:
         """Voxels (C, *shape) of this image with its grid."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from spoco_bundle.core.errors import SpocoError, user_error
@@ -23,6 +26,47 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "spoco-training-checkpoint-1"
 LAST, PREVIOUS = "last.pt", "last_previous.pt"
+#: the last checkpoint of the training before, in a folder in which another one began
+EARLIER = "last_earlier.pt"
+
+
+def find_checkpoint(folder: str | Path, resume: str | bool) -> Path | None:
+    """The file that ``resume`` of ``TrainingCheckpoint`` names, None where a training starts anew.
+
+    Raises:
+        SpocoError: if the training that was begun last in the folder has written no checkpoint, but one before it has.
+    """
+    named = {True: LAST, "last": LAST, "latest": LAST, "previous": PREVIOUS}
+    if not resume:
+        return None
+    if resume not in named:
+        return Path(resume)
+    file, before, earlier = (Path(folder) / name for name in (named[resume], PREVIOUS, EARLIER))
+    if not file.is_file() and before.is_file():
+        return before  # interrupted between the two renames of a save: the previous checkpoint is the last complete one
+    if not file.is_file() and earlier.is_file():
+        raise SpocoError(
+            f"{file}: no such checkpoint: the training that began last in this folder has written none; train without "
+            f"resume, or go on with the training before it by --resume {earlier}"
+        )
+    return file
+
+
+def set_aside(folder: str | Path, resumed: Path | None = None) -> None:
+    """Renames the checkpoint of another training than the one that begins in a folder to ``last_earlier.pt``.
+
+    Else ``resume`` would go on with the other training where this one stops before its first checkpoint.
+
+    Args:
+        folder: of the checkpoints.
+        resumed: checkpoint with which the training that begins goes on; those beside it are its own.
+    """
+    folder = Path(folder)
+    if resumed is not None and resumed.resolve().parent == folder.resolve():
+        return
+    for name in (PREVIOUS, LAST):  # so that the later of the two stays
+        if (folder / name).is_file():
+            os.replace(folder / name, folder / EARLIER)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -55,18 +99,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def check_checkpoint(file: Path, network: nn.Module) -> None:
+    """Fills a network from a checkpoint, before a training that goes on with it writes anything.
+
+    Raises:
+        SpocoError: as ``load_checkpoint``, or if it is of another network.
+    """
+    _fill(file, load_checkpoint(file), "network", network)
+
+
 class _TwoFiles(DiskSaver):
     """Ignite's saver, on rank 0 only, with an atomic write that keeps the file before it under another name."""
 
-    begins = False  # whether the files that lie there are of another training
-
     def _save_func(self, checkpoint: Mapping, path: Path, func: Callable) -> None:
-        before = path.with_name(PREVIOUS)
-        if self.begins:
-            path.unlink(missing_ok=True)
-            before.unlink(missing_ok=True)
-            self.begins = False
-        save_state({"format": FORMAT, **plain_state(checkpoint)}, path, keep_before=before)
+        content = {"format": FORMAT, **plain_state(checkpoint)}
+        save_state(content, path, keep_before=path.with_name(PREVIOUS))
 
     def remove(self, filename: str) -> None:
         """Leaves the file to the next one, which takes its place in one step."""
@@ -86,8 +133,8 @@ class TrainingCheckpoint:
     """Saves everything a training needs to go on, and goes on from it.
 
     ``last.pt`` is written every so many iterations and at the end of every so many epochs; the one before it is kept as
-    ``last_previous.pt``. Put this handler last in the list, behind validation, so that what others change at the same
-    event is in the file. Only rank 0 writes.
+    ``last_previous.pt``, that of a training before in the same folder as ``last_earlier.pt``. Put this handler last in
+    the list, behind validation, so that what others change at the same event is in the file. Only rank 0 writes.
 
     On SIGTERM and on the first Ctrl-C the running iteration is finished, the checkpoint written, and the process ends
     with exit code 143 or 130.
@@ -100,7 +147,7 @@ class TrainingCheckpoint:
     more epochs than before the rate thus goes on where a training of that many epochs would be, and rises first.
 
     Args:
-        ckpt_dir: folder of the two files.
+        ckpt_dir: folder of these files.
         objects: name -> object with ``state_dict`` and ``load_state_dict`` (network, teacher, optimizer, scheduler,
             best weights, early stopping, ...).
         interval_iterations: iterations between checkpoints; 0 for none between epochs.
@@ -130,7 +177,7 @@ class TrainingCheckpoint:
         self.objects = dict(objects)
         self.interval_iterations = interval_iterations
         self.interval_epochs = interval_epochs
-        self.resume = "last" if resume is True else resume or ""
+        self.resume = resume
         self.save_on_signal = save_on_signal
         self.signals = StopSignals()
         self._position = _Position()
@@ -143,22 +190,15 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self.release_signals)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._exception_raised)
 
-    def load(self, engine: Engine) -> None:
-        """Puts the state of the checkpoint named by ``resume`` into the objects, the engine and the generators."""
-        file = self._resume_file()
+    def load(self, engine: Engine, file: Path) -> None:
+        """Puts the state of a checkpoint into the objects, the engine and the generators."""
         content = load_checkpoint(file)
         missing = sorted(self.objects.keys() - content.keys())
         if missing:
             raise SpocoError(f"{file}: holds no state of {missing[0]!r}; resume with the config it was written with")
         self._load_position(engine, file, content["engine"])
         for name, thing in self.objects.items():
-            try:
-                _restore(thing, content[name])
-            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise SpocoError(
-                    f"{file}: the state of {name!r} does not fit this config ({_first_line(error)}); resume with the "
-                    "config it was written with"
-                ) from error
+            _fill(file, content, name, thing)
         RandomState().load_state_dict(content["random"])
         logger.info("resumed from %s: epoch %d, iteration %d", file, engine.state.epoch, engine.state.iteration)
 
@@ -180,22 +220,14 @@ class TrainingCheckpoint:
             )
         engine.state.iteration, engine.state.epoch = saved["iteration"], done
 
-    def _resume_file(self) -> Path:
-        named = {"last": LAST, "latest": LAST, "previous": PREVIOUS}
-        if self.resume not in named:
-            return Path(self.resume)
-        file = self.ckpt_dir / named[self.resume]
-        if file.name == LAST and not file.is_file() and (self.ckpt_dir / PREVIOUS).is_file():
-            # interrupted between the two renames of a save: the previous checkpoint is the last complete one
-            return self.ckpt_dir / PREVIOUS
-        return file
-
     def _start(self, engine: Engine) -> None:
         self._position.engine = engine
-        if self.resume:
-            self.load(engine)
+        file = find_checkpoint(self.ckpt_dir, self.resume)
+        if file is not None:
+            self.load(engine, file)
+        if idist.get_rank() == 0:
+            set_aside(self.ckpt_dir, file)
         files = _TwoFiles(self.ckpt_dir, require_empty=False)
-        files.begins = not self.resume
         state = {"engine": self._position, "random": RandomState(), **self.objects}
         self.save = Checkpoint(state, files, filename_pattern=LAST)
         if self.save_on_signal:
@@ -237,6 +269,17 @@ class TrainingCheckpoint:
 
     def _how_to_go_on(self) -> str:
         return f"; go on with --resume last ({self.ckpt_dir / LAST})"
+
+
+def _fill(file: Path, content: Mapping[str, Any], name: str, thing: Any) -> None:
+    """Puts the state of a name into its object, or says that it does not fit."""
+    try:
+        _restore(thing, content[name])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpocoError(
+            f"{file}: the state of {name!r} does not fit this config ({_first_line(error)}); resume with the config it "
+            "was written with"
+        ) from error
 
 
 def _restore(thing: Any, state: Mapping[str, Any]) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from spoco_bundle.annotation.tables import write_table
-from spoco_bundle.core.atomic_files import write_json
+from spoco_bundle.core.atomic_files import write_json, write_table
 from spoco_bundle.handlers.instance_metric import InstanceMetric
 from spoco_bundle.metrics import pool_scores
 

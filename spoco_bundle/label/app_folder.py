@@ -85,6 +85,13 @@ def prepare_app(
     return bundle
 
 
+def learnt_kernel(bundle: Path) -> dict[str, float]:
+    """How wide an object is in the embedding space: the arguments of ``soft_mask`` that the app's loss was given."""
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "train.json"))
+    names = parser["loss"].keys() & {"delta_var", "kernel_threshold"}
+    return {name: parser.get_parsed_content(f"loss#{name}") for name in names}
+
+
 def _origin(models: Path, model: str, random_weights: bool, config: Sequence[Path]) -> dict[str, Any]:
     """What the weights of an app begin from; of one that has weights, what was written down when they began."""
     weights = "random weights" if random_weights else str(Path(model).resolve()) if model else ""

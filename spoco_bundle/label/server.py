@@ -83,7 +83,7 @@ def run_server(
     door = replace(door, token=door.token or os.environ.get(TOKEN_VARIABLE, ""))
     app = output / "app"
     images = sorted(path for path in studies.iterdir() if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
-    dims = {} if model else {"spatial_dims": readable_dimensions(images)}
+    dims = {} if model else {"spatial_dims": readable_dimensions(images, {})}
     prepare_app(app, model, random_weights, config, **{**dims, **overrides})
     adopted = adopt_labels(studies)
     if adopted:

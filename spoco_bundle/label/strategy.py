@@ -21,6 +21,7 @@ from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.core.resampling import resize_nearest
 from spoco_bundle.formats import read_image, voxel_spacing
 from spoco_bundle.formats.itk_io import file_grid
+from spoco_bundle.label.app_folder import learnt_kernel
 from spoco_bundle.networks import load_weights
 from spoco_bundle.transforms.serving import SERVED
 from spoco_bundle.transforms.spacing import GRID_SHAPE
@@ -108,7 +109,7 @@ class Disagreement(Strategy):
             seen = torch.maximum(field.objectness, field.second.objectness).reshape(shape)
             candidates &= seen.numpy() >= config.get_parsed_content("objectness_threshold")
         places = most_disputed(
-            disagreement_map(field).numpy(),
+            disagreement_map(field, **learnt_kernel(Path(self.infer.bundle_path))).numpy(),
             candidates,
             spacing,
             float(network.coordinate_scale) or 1.0,

@@ -7,18 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from spoco_bundle.annotation.complete import read_complete
 from spoco_bundle.annotation.rectangles import complete_elsewhere, write_rectangles
 from spoco_bundle.annotation.side_files import files_beside
 from spoco_bundle.core.atomic_files import atomic_folder, write_json
-from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER, UNITLESS, in_words
 from spoco_bundle.formats.files import write_instances
-from spoco_bundle.formats.geometry import Image, length_unit
+from spoco_bundle.formats.geometry import Image
 from spoco_bundle.formats.lazy import open_volume
 from spoco_bundle.formats.names import is_zarr, result_suffix
+from spoco_bundle.formats.ome_zarr import write_image
 from spoco_bundle.napari.annotations import Contents, write_annotations
 
 #: voxels along z, y, x around what is annotated of a large image that are cut out with it to train on
@@ -41,8 +39,9 @@ def write_pair(contents: Contents, image: Image, label: Path, folder: Path) -> P
     region = (slice(None),) * len(shape)
     if is_zarr(source):
         region = region_to_train(contents)
-        source = folder / "annotations_raw.ome.tif"
-        write_part(source, open_volume(image.path, len(shape)).read(region), image)
+        # in the format of the image, which holds a voxel size without a unit too
+        source = folder / "annotations_raw.ome.zarr"
+        write_image(source, open_volume(image.path, len(shape)).read(region), image.spacing, image.file_unit)
     suffix, starts = result_suffix(source), [part.start or 0 for part in region]
     part = replace(contents, labels=contents.labels[region], points=contents.points - starts, rectangles=())
     target = folder / f"annotations_label{suffix}"
@@ -81,24 +80,6 @@ def write_datalist(path: Path, image: Path, label: Path) -> Path:
     files = {"image": image, "label": label, **files_beside(label)}
     pair = {key: str(file) for key, file in files.items() if file.exists()}
     return write_json(path, {"training": [pair], "validation": [pair]})
-
-
-def write_part(path: Path, voxels: np.ndarray, image: Image) -> None:
-    """Writes a part (C, *spatial) of an image as OME-TIFF with its voxel size.
-
-    Raises:
-        SpocoError: if voxels are longer along one axis than along another in no unit, which OME-TIFF cannot hold.
-    """
-    axes, sizes = "C" + "ZYX"[1 - voxels.ndim :], {}
-    if length_unit(image.spacing, image.file_unit) == MICROMETER:
-        for letter, step in zip(axes[1:], image.spacing):
-            sizes |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "µm"}
-    elif len(set(image.spacing or ())) > 1:
-        raise SpocoError(
-            f"{image.path}: has voxels of {in_words(image.spacing, UNITLESS)}: write the unit of its axes, such as "
-            "micrometer, into its metadata"
-        )
-    tifffile.imwrite(path, voxels, ome=True, photometric="minisblack", metadata={"axes": axes, **sizes})
 
 
 def copy_folder(source: Path, target: Path) -> Path:

@@ -10,6 +10,7 @@ from spoco_bundle.transforms.foreground import FindForegroundd
 from spoco_bundle.transforms.hold_out import DrawHeldOutd, HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import CheckResultd, LoadVolumed, SaveInstancesd
+from spoco_bundle.transforms.paste import PasteObjectsd
 from spoco_bundle.transforms.sampling import KeepInstanceFractiond
 from spoco_bundle.transforms.serving import HandOutd, LoadServedWeightsd
 from spoco_bundle.transforms.spacing import ResampleToSpacingd, RestoreGridd
@@ -33,6 +34,7 @@ __all__ = [
     "LoadServedWeightsd",
     "LoadVolumed",
     "NormalizePercentiled",
+    "PasteObjectsd",
     "ReadAnnotationd",
     "RelabelAndDropFragmentsd",
     "ResampleToSpacingd",

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.core.lengths import MICROMETER, PIXEL
+from spoco_bundle.core.lengths import PIXEL
 from spoco_bundle.core.plain_tensors import plain
 from spoco_bundle.dataset.datalist import OUTPUT_ENDING, image_name
 from spoco_bundle.dataset.resume import TABLE_ENDING
@@ -26,7 +26,6 @@ from spoco_bundle.formats.geometry import (
     checked_spacing,
     column_spacing,
     length_unit,
-    replaced_affine,
     replacement_message,
     voxel_volume,
 )
@@ -109,8 +108,8 @@ class LoadVolumed(MapTransform):
     def _load(self, path: str | Path | Image, kind: str) -> MetaTensor:
         volume = path if isinstance(path, Image) else self._read(path, kind)
         if volume.spacing is None and self.assumed is not None:
-            affine = replaced_affine(volume.affine, self.assumed)
-            volume = replace(volume, spacing=self.assumed, file_unit=MICROMETER, affine=affine)
+            volume = replace(volume)  # what was handed over stays as it is
+            volume.take_spacing(self.assumed)
             if not self._said:
                 self._said = True
                 logger.info("%s", assumption_message(self.assumed, str(volume.path)))

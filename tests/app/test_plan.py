@@ -263,3 +263,12 @@ def test_objects_as_small_as_annotated_ones_are_kept():
 def test_the_axes_of_a_volume_are_alike_where_the_network_steps_alike():
     assert plan.alike_axes([[2, 2, 2], [1, 2, 2]], 3) and plan.alike_axes([2, 2], 3)
     assert not plan.alike_axes([[1, 2, 2], [2, 2, 2]], 3) and not plan.alike_axes([2, 2], 2)
+
+
+def test_a_few_outlined_objects_of_flat_images_are_pasted():
+    few = replace(CELLS, objects=10, kinds={"whole": 10})
+    assert plan.pasted_crops(few) == 4
+    assert plan.pasted_crops(replace(few, objects=50, kinds={"whole": 50})) == 0
+    assert plan.pasted_crops(replace(few, kinds={"points": 8, "whole": 2})) == 0
+    assert plan.pasted_crops(few, dense=True) == 0
+    assert plan.pasted_crops(replace(NUCLEI, objects=10, kinds={"whole": 10})) == 0

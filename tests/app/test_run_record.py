@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from spoco_bundle.app.config import find_config
+from spoco_bundle.app import run_record
+from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.model_config import MODEL_CONFIG
 from spoco_bundle.app.run_record import RUN_RECORD, forget_outdated, read_run_record, write_run_record
 from spoco_bundle.core.errors import SpocoError
@@ -55,6 +56,13 @@ def test_results_that_nothing_tells_of_are_made_anew(predicted, tmp_path):
     (tmp_path / "a_raw_objects.csv").write_text("")
     os.utime(tmp_path / "a_raw_objects.csv", (0, 0))
     assert predicted() == ["a", "b"]
+
+
+def test_a_run_of_monai_may_have_a_list_of_images(tmp_path, monkeypatch):
+    places = {"dataset_dir": ["a.tif", "b.tif"], "output_dir": str(tmp_path)}
+    monkeypatch.setattr(run_record, "running_parser", lambda: read_configs([find_config("inference")], places))
+    run_record.record_running_config("predict")
+    assert read_run_record(tmp_path)["overrides"]["dataset_dir"] == [*map(os.path.abspath, ["a.tif", "b.tif"])]
 
 
 def test_a_record_that_would_run_code_is_refused(tmp_path):

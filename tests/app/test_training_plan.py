@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from spoco_bundle.app import run_summary
 from spoco_bundle.app.config import find_config
 from spoco_bundle.app.run_record import RUN_RECORD
 from spoco_bundle.app.training import train
@@ -13,6 +15,7 @@ from spoco_bundle.app.training_plan import PLAN, plan_folder, training_files
 from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
+from spoco_bundle.handlers.checkpoint import EARLIER, FORMAT, LAST
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,32 @@ def test_a_training_that_is_refused_leaves_what_lies_in_its_folder(folder, tmp_p
         train(folder, tmp_path, crop_size=[30_000, 30_000], max_epochs=1)
     for name in (PLAN, RUN_RECORD):
         assert (tmp_path / name).read_text() == '{"ids": "of another training"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "go_on.pt: no such checkpoint"),
+        ({"weight": torch.zeros(2)}, "go_on.pt: not a training checkpoint"),
+        ({"format": FORMAT, "network": {"weight": torch.zeros(2)}}, "go_on.pt: the state of 'network' does not fit"),
+    ],
+)
+def test_a_training_that_cannot_go_on_writes_nothing(folder, tmp_path, content, problem):
+    if content is not None:
+        torch.save(content, tmp_path / "go_on.pt")
+    with pytest.raises(SpocoError, match=problem):
+        train(folder, tmp_path / "out", resume=tmp_path / "go_on.pt", max_epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_of_a_training_never_lies_beside_the_checkpoint_of_another(folder, tmp_path, monkeypatch):
+    (tmp_path / LAST).write_bytes(b"of another training")
+
+    def stop(*arguments, **options):
+        raise SpocoError("stopped before the first iteration")
+
+    monkeypatch.setattr(run_summary, "log_summary", stop)
+    with pytest.raises(SpocoError, match="stopped before"):
+        train(folder, tmp_path, max_epochs=1)
+    assert (tmp_path / PLAN).is_file() and not (tmp_path / LAST).exists()
+    assert (tmp_path / EARLIER).read_bytes() == b"of another training"

@@ -80,3 +80,25 @@ def test_every_command_leaves_out_foreground_masks(tmp_path, bundle_root):
     assert [Path(image).name for image in images] == ["a.tif"]
     options = {"dataset_dir": str(tmp_path / "train"), "foreground_ending": "_fg"}
     assert names(read_configs([find_config("inference")], options).get_parsed_content("dataset#data")) == [("a.tif",)]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("a_raw.tif", "a_mask_0.tif", "a_mask_1.tif"),
+        ("images/a.png", "masks/a_1.png", "masks/a_2.png"),
+        ("images/a.png", "masks/a_1.png", "masks/a_2.png", "images/a_3.png", "masks/a_3.png"),
+    ],
+)
+def test_masks_of_one_object_each_are_to_be_merged(tmp_path, files):
+    touch(tmp_path / "train", *files)
+    first, second = (Path(name).name for name in files[1:3])
+    merge = rf"only {first}, {second}: where each holds one object, merge them into one label image"
+    with pytest.raises(SpocoError, match=rf"a(_raw\.tif|\.png): has no label .*{merge} .* \(1 such images\): add"):
+        build_datalist(tmp_path)
+
+
+def test_labels_of_other_images_are_not_taken_for_masks_of_one_object(tmp_path):
+    touch(tmp_path / "train", "images/a.png", "images/a_1.png", "images/a_2.png", "masks/a_1.png", "masks/a_2.png")
+    with pytest.raises(SpocoError, match=r"a\.png: has no label a\.EXT in .*masks \(1 such images\): add"):
+        build_datalist(tmp_path)

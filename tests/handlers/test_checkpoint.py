@@ -16,7 +16,7 @@ from torch import nn
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.saved_state import plain_state
 from spoco_bundle.handlers import BestWeights, TrainingCheckpoint
-from spoco_bundle.handlers.checkpoint import LAST, PREVIOUS, load_checkpoint
+from spoco_bundle.handlers.checkpoint import EARLIER, LAST, PREVIOUS, load_checkpoint
 
 
 class Training:
@@ -333,7 +333,31 @@ def test_runs_outside_the_main_thread(tmp_path):
     assert (tmp_path / "last.pt").is_file()
 
 
-def test_the_first_checkpoint_of_a_training_replaces_those_of_another(tmp_path):
+def stopped_early(folder, iteration=3, **arguments):
+    """A training that ends before its first checkpoint."""
+    training = Training(folder, **arguments)
+
+    @training.engine.on(Events.ITERATION_COMPLETED(once=iteration))
+    def fail(engine):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        training.run(3)
+
+
+def test_the_checkpoint_of_an_earlier_training_is_not_taken_for_that_of_one_that_began(tmp_path):
     Training(tmp_path).run(3)
+    stopped_early(tmp_path)
+    with pytest.raises(SpocoError, match="last.pt: no such checkpoint: .* --resume .*last_earlier.pt"):
+        Training(tmp_path, resume="last").run(3)
+    assert load_checkpoint(tmp_path / EARLIER)["engine"]["epoch"] == 3, "the longer training is not lost"
     Training(tmp_path).run(1)
     assert load_checkpoint(tmp_path / LAST)["engine"]["epoch"] == 1 and not (tmp_path / PREVIOUS).exists()
+    assert load_checkpoint(tmp_path / EARLIER)["engine"]["epoch"] == 3
+
+
+def test_nor_is_it_by_one_that_goes_on_from_another_folder(tmp_path):
+    Training(tmp_path / "here").run(3)
+    Training(tmp_path / "there").run(1)
+    stopped_early(tmp_path / "here", 13, resume=str(tmp_path / "there" / LAST))
+    assert os.listdir(tmp_path / "here") == [EARLIER]

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.label.app_folder import MAIN, prepare_app
+from spoco_bundle.label.app_folder import MAIN, learnt_kernel, prepare_app
 from support import TINY
 
 
@@ -23,6 +23,11 @@ def test_the_app_holds_a_whole_bundle_with_the_merged_settings(tmp_path):
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     assert (tmp_path / "main.py").read_text() == MAIN
     assert (bundle / "configs" / "multi_gpu_train.json").is_file()
+
+
+def test_objects_are_as_wide_as_the_loss_makes_them(tmp_path):
+    bundle = prepare_app(tmp_path, random_weights=True, **TINY, **{"loss#delta_var": 1.5})
+    assert learnt_kernel(bundle) == {"delta_var": 1.5, "kernel_threshold": 0.5}
 
 
 def test_weights_of_earlier_trainings_stay(tmp_path):

@@ -8,7 +8,10 @@ import tifffile
 import zarr
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.napari.files import write_part
+from spoco_bundle.dataset import build_datalist
+from spoco_bundle.formats import read_image
+from spoco_bundle.napari.annotations import Annotations
+from spoco_bundle.napari.files import write_pair
 from spoco_bundle.napari.reader import get_reader, open_image
 
 
@@ -76,22 +79,27 @@ def test_a_damaged_file_is_named(tmp_path):
         layers(tmp_path / "bad.nii.gz")
 
 
-@pytest.mark.parametrize(("unit", "spacing"), [("nanometer", (80, 40, 40)), ("millimeter", (1e-3, 5e-4, 5e-4))])
+@pytest.mark.parametrize(
+    ("unit", "spacing"),
+    [
+        ("nanometer", (80, 40, 40)),
+        ("millimeter", (1e-3, 5e-4, 5e-4)),
+        (None, (2.0, 0.5, 0.5)),
+        (None, (2.0, 2.0, 2.0)),
+        (None, (1, 1, 1)),
+    ],
+)
 def test_a_part_has_the_voxel_size_of_its_image(tmp_path, voxels, zarr_image, unit, spacing):
     image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, spacing, unit))
-    write_part(tmp_path / "part.ome.tif", voxels[None], image)
-    part = open_image(tmp_path / "part.ome.tif")
-    assert part.spacing == pytest.approx(image.spacing) and part.file_unit == "micrometer"
-    np.testing.assert_array_equal(part.array[0], voxels)
-
-
-def test_voxels_of_unlike_edges_in_no_unit_are_not_taken_for_cubes(tmp_path, voxels, zarr_image):
-    image = open_image(zarr_image(tmp_path / "a.ome.zarr", voxels, (2.0, 0.5, 0.5), None))
-    with pytest.raises(SpocoError, match="a.ome.zarr: has voxels of 2 x 0.5 x 0.5 .no unit.: write the unit"):
-        write_part(tmp_path / "part.ome.tif", voxels[None], image)
-    cubes = open_image(zarr_image(tmp_path / "b.ome.zarr", voxels, (1, 1, 1), None))
-    write_part(tmp_path / "part.ome.tif", voxels[None], cubes)
-    assert open_image(tmp_path / "part.ome.tif").spacing is None
+    labels = np.zeros(voxels.shape, np.int32)
+    labels[2:4, 3:6, 3:6] = 1
+    (tmp_path / "job").mkdir()
+    datalist = write_pair(Annotations(labels).contents(), image, tmp_path / "a_label.ome.zarr", tmp_path / "job")
+    (pair,) = build_datalist(datalist, "train")
+    for part, expected in ((read_image(pair["image"]), voxels), (read_image(pair["label"], "label"), labels)):
+        assert part.spacing == (None if image.spacing is None else pytest.approx(image.spacing))
+        assert part.file_unit == image.file_unit
+        np.testing.assert_array_equal(part.array[0], expected)
 
 
 def test_the_contrast_of_a_flat_ome_zarr_is_that_of_all_of_it(tmp_path, zarr_image):

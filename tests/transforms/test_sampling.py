@@ -73,5 +73,5 @@ def test_what_is_left_out_may_become_another_label():
 @pytest.mark.parametrize(("supervision", "hidden"), [("dense", -1), ("sparse", None)])
 def test_what_is_hidden_is_no_background_where_supervision_is_dense(supervision, hidden):
     parser = read_configs([find_config(name) for name in ("train", "evaluate", "tune")], {"supervision": supervision})
-    for transform in ("read_annotation", "train#read_transforms#6", "tuner#dataset#transform#transforms#1"):
+    for transform in ("read_annotation", "keep_annotated"):
         assert parser.get_parsed_content(f"{transform}#hidden_label") == hidden
