@@ -73,7 +73,7 @@ def test_foreground_masks_are_no_images(tmp_path):
 def test_every_command_leaves_out_foreground_masks(tmp_path, bundle_root):
     configs = "".join(file.read_text() for file in (bundle_root / "configs").glob("*.json"))
     lists = re.findall(r'dataset\.build_datalist"[^}]*', configs)
-    assert len(lists) == 6 and all('"foreground_ending": "@foreground_ending"' in arguments for arguments in lists)
+    assert len(lists) == 4 and all('"foreground_ending": "@foreground_ending"' in arguments for arguments in lists)
     touch(tmp_path, "train/a.tif", "train/a_label.tif", "train/a_fg.tif")
     options = {"dataset_dir": str(tmp_path), "image_ending": "", "foreground_ending": "_fg"}
     images = check_early([find_config("train")], options, ["train#dataset#data#split"])
