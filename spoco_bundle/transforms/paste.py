@@ -8,7 +8,6 @@ from typing import Any
 import fastremap
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 from scipy import ndimage
 
@@ -29,8 +28,7 @@ class PasteObjectsd(MapTransform, Randomizable):
     those drawn in part, whose outline nobody knows.
 
     Args:
-        keys: what is pasted, each (C, *spatial): the image, the crop's label and, if there is one, the scope.
-        crop: cuts the crops.
+        crop: cuts the crops; what it cuts is pasted: the image, the label and, if there is one, the scope.
         most: crops whose objects are pasted: a random number up to this one, 0 for none.
         tries: random places that are tried for each object.
         ignore_label: id of voxels that count nowhere, or None.
@@ -42,14 +40,13 @@ class PasteObjectsd(MapTransform, Randomizable):
 
     def __init__(
         self,
-        keys: KeysCollection,
         crop: CropAnnotatedd,
         most: int = 0,
         tries: int = 10,
         ignore_label: int | None = None,
         background_label: int | None = None,
     ):
-        super().__init__(keys)
+        super().__init__(crop.keys)
         if most < 0:
             raise SpocoError(f"most is {most}: give the number of crops whose objects are pasted, 0 for none")
         self.crop = crop

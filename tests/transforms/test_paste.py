@@ -36,7 +36,7 @@ def bright(instance: int) -> float:
 
 def paste(data: dict, seed: int, most: int = 3, roi: tuple[int, ...] = (24, 24), **options) -> dict:
     keys = tuple(key for key in data if key != "instances")
-    rule = PasteObjectsd(keys, CropAnnotatedd(keys, roi_size=roi), most=most, **options)
+    rule = PasteObjectsd(CropAnnotatedd(keys, roi_size=roi), most=most, **options)
     return rule.set_random_state(seed)(data)
 
 
@@ -96,4 +96,4 @@ def test_what_is_pasted_follows_the_seed_and_is_numbered_anew():
 
 def test_a_negative_number_of_crops_is_refused():
     with pytest.raises(SpocoError, match="most is -1: give the number of crops whose objects are pasted, 0 for none"):
-        PasteObjectsd(("image", "label"), CropAnnotatedd(), most=-1)
+        PasteObjectsd(CropAnnotatedd(), most=-1)
