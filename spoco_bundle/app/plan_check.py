@@ -108,10 +108,12 @@ def plan_lines(profile: Profile, ids: Mapping[str, Any]) -> list[str]:
         tissue += f", and are told from what lies around them in {100 * profile.surroundings:.0f} of 100 comparisons"
     crop = " x ".join(map(str, ids["crop_size"]))
     room, count = float(f"{math.prod(ids['crop_size']) / typical.prod():.2g}"), ids["batch_size"]
+    pasted = ids.get("pasted_crops")
     return [
         f"working resolution {resolution}",
         f"network of {len(ids['channels'])} levels, strides {' x '.join(str(int(step)) for step in steps)} in all: "
         f"a large object is {biggest} voxels long",
         f"{count} crop{'s' * (count > 1)} of {crop} voxels at a time: each has room for {room:g} typical objects",
+        *([f"objects pasted into each crop: those of up to {pasted} others of its image"] if pasted else []),
         f"tissue {tissue}",
     ]

@@ -188,6 +188,12 @@ def test_the_line_of_the_tissue_says_what_was_measured():
     assert winding.endswith("told from what lies around them in 68 of 100 comparisons")
 
 
+def test_that_objects_are_pasted_is_said_where_they_are():
+    said = "objects pasted into each crop: those of up to 4 others of its image"
+    assert said in plan_lines(NUCLEI, PLAN | {"pasted_crops": 4})
+    assert not any("pasted" in line for line in plan_lines(NUCLEI, PLAN | {"pasted_crops": 0}))
+
+
 def test_plans_that_cannot_work_are_refused():
     ids = {**PLAN, "embedding_channels": 8, "coordinate_channels": 3}
     check_plan(NUCLEI, ids)
