@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from loss_crops import known_to, reference
 
 from spoco_bundle.annotation.scope import WHOLE, annotation_scope
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.losses import SpocoLoss, sweep
-from spoco_bundle.losses.instance import sample_members
 from spoco_bundle.losses.sorted_crop import sort_crop
 
 ANNOTATED_TERMS = ("pull", "push", "regularizer", "unlabeled_push", "instance")
@@ -83,79 +81,6 @@ def make_crop(dims, keep=KINDS, **options):
         if options.get(name) != special:
             labels[labels == special] = 0
     return embedded(labels), labels, scope
-
-
-def known_to(number, labels, scope, background=None):
-    """Voxels known to an object, as the definition reads."""
-    members = labels == number
-    known = labels != 0
-    if background is not None:
-        known = known | (labels == background)
-    for channel in scope:
-        held = channel[members]
-        if (held == WHOLE).any():
-            return torch.ones_like(known)
-        known = known | torch.isin(channel, held[held > 0])
-    return known
-
-
-def reference(embeddings, labels, scope, seed=None, **options):
-    """The terms of one crop as the formulas read: one mask per object over its known voxels, plain autograd."""
-    delta_var, delta_dist, scale = 0.5, 2.0, 0.25 / math.log(2)
-    background, ignored = options.get("background_label"), options.get("ignore_label")
-    special = {0, background, ignored}
-    ids = [number for number in labels.unique().tolist() if number not in special]
-    valid = torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
-    outside = valid & ~torch.isin(labels, torch.tensor(ids))
-    mask = {i: labels == i for i in ids}
-    known = {i: valid & known_to(i, labels, scope, background) for i in ids}
-    means = {i: embeddings[:, mask[i]].mean(1) for i in ids}
-    anchors = means
-    if options.get("anchor") == "voxel":
-        crop = sort_crop(labels, background_label=background, ignore_label=ignored)
-        drawn = crop.order[crop.outside + sample_members(crop.counts, torch.Generator().manual_seed(seed))]
-        anchors = {i: embeddings.flatten(1)[:, voxel] for i, voxel in zip(ids, drawn.tolist(), strict=True)}
-
-    def distance(to):
-        return (embeddings - to.reshape(-1, *[1] * labels.dim())).square().sum(0).add(1e-300).sqrt()
-
-    def hinge(x):
-        return x.clamp_min(0).square()
-
-    far = [hinge(delta_dist - distance(means[i]))[outside & known[i]] for i in ids]
-    pairs = [hinge(2 * delta_dist - (means[i] - means[j]).norm()) for i in ids for j in ids if i != j]
-    terms = {
-        "pull": sum(hinge(distance(means[i]) - delta_var)[mask[i]].mean() for i in ids) / len(ids),
-        "push": sum(pairs) / max(len(pairs), 1) + 0 * embeddings.sum(),
-        "regularizer": sum(means[i].norm() for i in ids) / len(ids),
-        "unlabeled_push": sum(each.sum() / max(len(each), 1) for each in far) / len(ids),
-    }
-    kind = options.get("instance_loss", "dice")
-    entropies, tops, bottoms = [], [], []
-    for i in ids:
-        d = distance(anchors[i])
-        p, t = torch.exp(-(d**2) / scale) * known[i], mask[i].to(embeddings.dtype)
-        if kind == "bce":
-            miss = d[known[i] & ~mask[i]]
-            entropy = (d[mask[i]] ** 2 / scale).sum() - torch.log1p(-torch.exp(-(miss**2) / scale)).sum()
-            entropies.append(entropy / known[i].sum())
-        elif kind == "affinity":
-            ends = [(field.narrow(a, 0, n - 1), field.narrow(a, 1, n - 1)) for field in (p, t)
-                    for a, n in enumerate(labels.shape)]  # fmt: skip
-            p, t = (
-                torch.cat([(here * there).flatten() for here, there in half])
-                for half in (ends[: len(ends) // 2], ends[len(ends) // 2 :])
-            )
-        tops.append(2 * (p * t).sum())
-        bottoms.append((p * p).sum() + (t * t).sum())
-    if kind == "bce":
-        terms["instance"] = sum(entropies) / len(ids)
-    elif options.get("instance_reduction") == "instance":
-        shares = [a / b if b else a for a, b in zip(tops, bottoms, strict=True)]
-        terms["instance"] = 1 - sum(shares) / len(ids)
-    else:
-        terms["instance"] = 1 - sum(tops) / sum(bottoms)
-    return terms
 
 
 def terms_and_gradients(embeddings, labels, scope, teacher=None, **options):

@@ -225,9 +225,9 @@ def test_loss_is_the_cross_entropy_of_objects_of_known_background_and_a_share_of
     assert torch.autograd.gradcheck(lambda leaf: objectness_loss(leaf, target), logits)
     assert objectness_loss(logits, torch.full_like(target, IGNORED)) == 0
     assert objectness_loss(logits, torch.full_like(target, BACKGROUND)).item() == pytest.approx(empty.mean().item())
-    assert objectness_loss(logits, torch.full_like(target, UNLABELED), 0.3).item() == pytest.approx(
-        0.3 * empty.mean().item()
-    )
+    for count in (1, len(logits)):
+        value = objectness_loss(logits[:count], torch.full_like(target, UNLABELED)[:count], 0.3)
+        assert value.item() == pytest.approx(0.3 * empty[:count].mean().item())
 
 
 @pytest.mark.parametrize("annotated", [0.05, 0.5])
