@@ -53,8 +53,7 @@ def assemble(target: Path) -> list[Path]:
     Returns:
         The files, relative to the folder, sorted.
     """
-    if target.exists():
-        shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     files = [ROOT / "LICENSE"]
     for part, patterns in PARTS.items():
         files += [path for pattern in patterns for path in (ROOT / part).glob(pattern) if path.is_file()]
@@ -89,18 +88,22 @@ def lay_out_unit_tests(target: Path) -> list[str]:
 
 def pack(folder: Path, files: list[Path], archive: Path) -> None:
     """Writes a zip archive that depends on names and contents only."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
+    partial = archive.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
         for path in files:
             entry = zipfile.ZipInfo(f"{NAME}/{path.as_posix()}", EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             target.writestr(entry, (folder / path).read_bytes())
+    partial.replace(archive)
 
 
 def check_files(folder: Path) -> str:
     """What is missing or too large in the folder, or an empty text."""
-    problems = [f"{name} is missing" for name in REQUIRED if not (folder / name).is_file()]
-    problems += [
+    missing = [f"{name} is missing" for name in REQUIRED if not (folder / name).is_file()]
+    if missing:
+        return "; ".join(missing)
+    problems = [
         f"{path.relative_to(folder)} has {path.stat().st_size} bytes: host it and list it in large_files.yml"
         for path in folder.rglob("*")
         if path.is_file() and path.stat().st_size > LARGEST_FILE
@@ -122,7 +125,8 @@ def run(folder: Path, *arguments: str) -> str:
     result = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if result.returncode == 0:
         return ""
-    return "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
+    said = (result.stdout + result.stderr).strip().splitlines()[-5:]
+    return "\n".join(said) or f"ended with {result.returncode}, and said nothing"
 
 
 PROPERTIES = """
@@ -143,9 +147,9 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
-    """Name of each check and what it found, an empty text where all is well."""
-    configs, workdir = folder / "configs", Path(tempfile.mkdtemp())
+def checks(folder: Path, workdir: Path, schema: str, pins: bool) -> dict[str, str]:
+    """Name of each check and what it found, an empty text where all is well; `workdir` is for what they write."""
+    configs = folder / "configs"
     inference = ["--config_file", f"{configs}/inference.json", "--meta_file", f"{configs}/metadata.json"]
     bundle = ["-m", "monai.bundle"]
     schema = schema or str(workdir / "schema.json")
@@ -183,7 +187,6 @@ def checks(folder: Path, schema: str, pins: bool) -> dict[str, str]:
         required = json.loads((configs / "metadata.json").read_text())["required_packages_version"]
         names = [f"{name}=={version}" for name, version in required.items()]
         found["requirements"] = run(folder, "-m", "pip", "install", "--dry-run", "--no-deps", *names)
-    shutil.rmtree(workdir)
     return found
 
 
@@ -206,18 +209,17 @@ def main(arguments: list[str]) -> int:
     if not options.quick:
         code = [Path("models", NAME, file) for file in files if file.suffix == ".py"] + list(map(Path, unit_tests))
         zoo_style.restyle(target, code)
-        found = checks(folder, options.schema, options.pins) | zoo_style.findings(target, code)
+        with tempfile.TemporaryDirectory() as workdir:
+            found = checks(folder, Path(workdir), options.schema, options.pins) | zoo_style.findings(target, code)
     for name in [] if options.quick or options.skip_unit_tests else unit_tests:
         found[name] = run(target, name)
-    failed = False
     for name, problem in found.items():
-        failed |= bool(problem)
         print(f"{'FAILED' if problem else 'ok':<7} {name}{': ' + problem if problem else ''}", flush=True)
     # what the checks left behind does not belong into the archive, which lists the assembled files only
     archive = target / f"{NAME}.zip"
     pack(folder, files, archive)
     print(f"{archive}: {len(files)} files, {archive.stat().st_size / 1e6:.1f} MB")
-    return int(failed)
+    return int(any(found.values()))
 
 
 if __name__ == "__main__":

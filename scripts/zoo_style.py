@@ -60,4 +60,7 @@ def findings(folder: Path, files: list[Path]) -> dict[str, str]:
 def _run(folder: Path, tool: list[str], files: list[Path]) -> str:
     command = [sys.executable, "-m", *tool, *map(str, files)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    return "" if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+    if done.returncode == 0:
+        return ""
+    said = (done.stdout + done.stderr).strip().splitlines()[-20:]
+    return "\n".join(said) or f"ended with {done.returncode}, and said nothing"
