@@ -26,12 +26,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import zarr
 from embedding_volumes import volume
-from measuring import processor, resident
+from measuring import one_line_errors, processor, resident
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
@@ -52,6 +53,9 @@ from spoco_bundle.metrics.partition import adapted_rand_error
 from spoco_bundle.networks import Decoder, load_weights
 from spoco_bundle.transforms import ClusterEmbeddingsd
 
+BLOCK = 64  # voxels along each axis of the blocks of the stand-in
+DIAMETERS = 1.5  # overlap, in diameters of the objects
+VOXELS, WORKERS = 1e9, 2  # of `tiled`
 PITCH = 32  # voxels between the balls of the stand-in
 RADIUS = 11.0
 MERGE_DISTANCE = {False: 1.0, True: 0.6}  # the generator scales the free channels of semi-convolutional volumes by 0.2
@@ -129,28 +133,22 @@ def balls(folder: Path, shape: tuple[int, int, int]) -> LazyVolume:
     return open_volume(path)
 
 
-def ball_job(source: LazyVolume, work: Path, block: int) -> Job:
+def job_of(grid: BlockGrid, work: Path, spacing: Sequence[float] = (1.0,) * 3, **given: Any) -> Job:
+    """A job that joins pieces as `spoco predict` does."""
+    settings = {"least_share": 0.5, "thin_voxels": 20, "agreement_distance": 1.0, "threads": 1, **given}
+    levels = label_pyramid_shapes(grid.shape, spacing, 256)
+    return Job(grid=grid, work=WorkFolder(work), spacing=tuple(spacing), levels=levels, **settings)
+
+
+def ball_job(source: LazyVolume, work: Path) -> Job:
     """The job that segments the balls."""
-    grid = BlockGrid(source.shape, (block,) * 3, (PITCH // 2,) * 3, (20, 20, 20), (4, 8, 8))
-    clustering = ClusterEmbeddingsd(
-        decoder=Decoder(3, objectness=True, coordinate_scale=RADIUS / 2),
-        objectness_threshold=0.5,
-    )
-    return Job(
-        grid=grid,
-        embedder=BallEmbedder(source),
-        clustering=clustering,
-        spacing=(1.0, 1.0, 1.0),
-        work=WorkFolder(work),
-        levels=label_pyramid_shapes(source.shape, (1, 1, 1), 256),
-        least_share=0.5,
-        thin_voxels=20,
-        agreement_distance=1.0,
-        threads=1,
-    )
+    grid = BlockGrid(source.shape, (BLOCK,) * 3, (PITCH // 2,) * 3, (20, 20, 20), (4, 8, 8))
+    decoder = Decoder(3, objectness=True, coordinate_scale=RADIUS / 2)
+    clustering = ClusterEmbeddingsd(decoder=decoder, objectness_threshold=0.5)
+    return job_of(grid, work, embedder=BallEmbedder(source), clustering=clustering)
 
 
-def run_job(job: Job, scheduler: str, workers: int, progress: bool = False) -> tuple[int, float]:
+def run_job(job: Job, scheduler: str, workers: int, progress: bool = False, chunk: int = 64) -> tuple[int, float]:
     """Runs a job from nothing; returns the number of objects and the seconds from the start of the first block."""
     shutil.rmtree(job.work.path, ignore_errors=True)
     job.work.open({})
@@ -159,12 +157,12 @@ def run_job(job: Job, scheduler: str, workers: int, progress: bool = False) -> t
         segment(
             job,
             engine,
-            chunks=(64, 64, 64),
+            chunks=(chunk,) * 3,
             min_size=20,
             spacing=(1.0, 1.0, 1.0),
             translation=(0.0, 0.0, 0.0),
             unit="micrometer",
-            name="balls",
+            name="labels",
             like=None,
             pyramid=True,
         )
@@ -178,12 +176,12 @@ def equality(options: argparse.Namespace) -> None:
     print("| objects | embeddings | foreground | blocks | overlap | whole / blocks objects | ARE |")
     print("|---|---|---|---|---|---|---|")
     for count, coordinates in itertools.product(options.objects, (True, False)):
-        embeddings, truth = volume((options.side,) * 3, count, seed=options.seed, coordinates=coordinates)
+        embeddings, truth = volume((options.side,) * 3, count, coordinates=coordinates)
         radius = 0.55 * (options.side**3 / count) ** (1 / 3)
         if coordinates:  # the generator adds them over the mean radius
             for axis, grid in enumerate(np.ogrid[tuple(slice(n) for n in truth.shape)]):
                 embeddings[axis] -= grid.astype(np.float32) / np.float32(radius)
-        overlap = min(options.side, math.ceil(options.diameters * 2 * radius))
+        overlap = min(options.side, math.ceil(DIAMETERS * 2 * radius))
         for foreground in (True, False):
             clustering = ClusterEmbeddingsd(
                 decoder=Decoder(3 * coordinates, coordinate_scale=radius),
@@ -216,35 +214,15 @@ def in_blocks(
             )
             array.attrs["_ARRAY_DIMENSIONS"] = list("czyx"[-values.ndim :])
             array[:] = values
-        shape = foreground.shape
-        none = (0, 0, 0)
-        job = Job(
-            grid=BlockGrid(shape, (block,) * 3, (overlap,) * 3, none, (1, 1, 1)),
+        job = job_of(
+            BlockGrid(foreground.shape, (block,) * 3, (overlap,) * 3, (0, 0, 0), (1, 1, 1)),
+            folder / "work",
             embedder=StoredEmbedder(open_volume(folder / "embeddings")),
-            clustering=clustering.for_pieces_of(shape),
-            spacing=(1.0, 1.0, 1.0),
-            work=WorkFolder(folder / "work"),
-            levels=[(shape, (1, 1, 1))],
-            least_share=0.5,
-            thin_voxels=20,
-            agreement_distance=1.0,
+            clustering=clustering.for_pieces_of(foreground.shape),
             foreground=open_volume(folder / "foreground") if clustering.foreground_key else None,
         )
-        job.work.open({})
-        with dask_client("threads", 1, 0) as client, job_engine(job, client, 0, False) as engine:
-            labels = segment(
-                job,
-                engine,
-                chunks=(block,) * 3,
-                min_size=20,
-                spacing=None,
-                translation=none,
-                unit="unknown",
-                name="labels",
-                like=None,
-                pyramid=False,
-            )
-            return labels[:].astype(np.int64)
+        run_job(job, "threads", 1, chunk=block)
+        return zarr.open_array(str(job.result_path / "0"), mode="r")[:].astype(np.int64)
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -252,7 +230,7 @@ def memory(options: argparse.Namespace) -> None:
     if options.shape:
         source = balls(options.folder, tuple(options.shape))
         before = resident("VmRSS")
-        found, seconds = run_job(ball_job(source, options.folder / "run", options.block), "threads", 1, progress=True)
+        found, seconds = run_job(ball_job(source, options.folder / "run"), "threads", 1, progress=True)
         peak = resident("VmHWM")
         print(
             json.dumps({"before": before, "peak": peak, "objects": found, "seconds": seconds, "voxels": source.voxels})
@@ -261,7 +239,7 @@ def memory(options: argparse.Namespace) -> None:
     rows = []
     for shape in ((256, 256, 256), (512, 1024, 1024)):
         balls(options.folder, shape)
-        command = [sys.executable, __file__, "memory", "--folder", str(options.folder), "--block", str(options.block)]
+        command = [sys.executable, __file__, "memory", "--folder", str(options.folder)]
         output = subprocess.run(
             [*command, "--shape", *map(str, shape)], stdout=subprocess.PIPE, check=True, text=True
         ).stdout
@@ -284,7 +262,7 @@ def scaling(options: argparse.Namespace) -> None:
     for repeat in range(options.repeats):
         seconds = {}
         for workers in (1, 2) if repeat % 2 == 0 else (2, 1):
-            job = ball_job(source, options.folder / "run", options.block)
+            job = ball_job(source, options.folder / "run")
             _, seconds[workers] = run_job(job, "processes", workers)
         ratios.append(seconds[1] / seconds[2])
         print(
@@ -301,9 +279,9 @@ def shipped_network() -> tuple[ConfigParser, torch.nn.Module]:
     return parser, load_weights(parser.get_parsed_content("network_def"), shipped_weights(3) / "model.pt").eval()
 
 
-def overlap_of(net: torch.nn.Module, spacing: Sequence[float], diameters: float) -> tuple[int, ...]:
+def overlap_of(net: torch.nn.Module, spacing: Sequence[float]) -> tuple[int, ...]:
     """Voxels around a block: so many diameters of a typical object, which is four coordinate scales across."""
-    return tuple(math.ceil(diameters * 4 * float(net.coordinate_scale) / step) for step in spacing)
+    return tuple(math.ceil(DIAMETERS * 4 * float(net.coordinate_scale) / step) for step in spacing)
 
 
 @torch.inference_mode()
@@ -311,7 +289,7 @@ def network(options: argparse.Namespace) -> None:
     """The shipped network: voxels per second in one pass over a window, and what blocks with overlap and halos cost."""
     parser, net = shipped_network()
     block = tuple(parser.get_parsed_content("largest_block"))
-    overlap = overlap_of(net, net.training_spacing.tolist(), options.diameters)
+    overlap = overlap_of(net, net.training_spacing.tolist())
     halo = net.receptive_radius
     grid = BlockGrid(tuple(3 * size for size in block), block, overlap, halo, net.total_stride)
     middle = grid.at((1, 1, 1))
@@ -355,37 +333,32 @@ def tiled(options: argparse.Namespace) -> None:
     raw = HaloWindowInferer()(normalized["image"][None], net)[0].float().numpy()
     np.save(output, raw)
     times = [1] * 3
-    while math.prod(tile) * math.prod(times) < options.voxels:
+    while math.prod(tile) * math.prod(times) < VOXELS:
         times[np.argmin(np.multiply(times, tile))] += 1
     shape = tuple(np.multiply(times, tile).tolist())
     source = balls(options.folder, shape)
-    overlap = overlap_of(net, options.spacing, options.diameters)
-    grid = BlockGrid(
-        shape, tuple(parser.get_parsed_content("largest_block")), overlap, net.receptive_radius, net.total_stride
-    )
-    job = Job(
-        grid=grid,
+    block, overlap = tuple(parser.get_parsed_content("largest_block")), overlap_of(net, options.spacing)
+    grid = BlockGrid(shape, block, overlap, net.receptive_radius, net.total_stride)
+    job = job_of(
+        grid,
+        options.folder / "run",
+        options.spacing,
         embedder=TiledEmbedder(source, output),
         clustering=clustering,
-        spacing=tuple(options.spacing),
-        work=WorkFolder(options.folder / "run"),
-        levels=label_pyramid_shapes(shape, options.spacing, 256),
-        least_share=0.5,
         thin_voxels=clustering.smallest_object(options.spacing),
-        agreement_distance=1.0,
-        threads=1,
     )
     field = clustering.decoder.field(torch.from_numpy(raw), options.spacing)
     one = int(clustering.cluster(field, None)[0].max())
-    objects, seconds = run_job(job, "processes", options.workers, progress=True)
+    objects, seconds = run_job(job, "processes", WORKERS, progress=True)
     print(
         f"{' x '.join(map(str, shape))}, {math.prod(shape):.3g} voxels, {math.prod(times)} tiles, {len(grid)} blocks, "
-        f"{options.workers} workers: {seconds / 60:.1f} minutes, {math.prod(shape) / seconds / 1e6:.2f} million voxels "
+        f"{WORKERS} workers: {seconds / 60:.1f} minutes, {math.prod(shape) / seconds / 1e6:.2f} million voxels "
         f"per second; {objects} objects, {one} in one tile alone; load average {os.getloadavg()[0]:.1f}"
     )
 
 
-def main(arguments: list[str]) -> None:
+@one_line_errors()
+def main() -> None:
     """Runs one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -393,32 +366,24 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--side", type=int, default=128)
     command.add_argument("--objects", type=int, nargs="+", default=[60, 600, 3000])
     command.add_argument("--blocks", type=int, nargs="+", default=[48, 64])
-    command.add_argument("--diameters", type=float, default=1.5, help="overlap over the mean diameter of the objects")
-    command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=equality)
     command = commands.add_parser("memory")
     command.add_argument("--folder", type=Path, required=True)
-    command.add_argument("--block", type=int, default=64)
     command.add_argument("--shape", type=int, nargs=3, help="only this volume, in this process")
     command.set_defaults(run=memory)
     command = commands.add_parser("scaling")
     command.add_argument("--folder", type=Path, required=True)
-    command.add_argument("--block", type=int, default=64)
     command.add_argument("--repeats", type=int, default=3)
     command.set_defaults(run=scaling)
     command = commands.add_parser("network")
-    command.add_argument("--diameters", type=float, default=1.5, help="overlap over a typical object's diameter")
     command.add_argument("--repeats", type=int, default=3)
     command.set_defaults(run=network)
     command = commands.add_parser("tiled")
     command.add_argument("image", type=Path, help="a volume of nuclei")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--spacing", type=float, nargs=3, required=True, help="of the volume, micrometres")
-    command.add_argument("--voxels", type=float, default=1e9)
-    command.add_argument("--workers", type=int, default=2)
-    command.add_argument("--diameters", type=float, default=1.5, help="overlap over a typical object's diameter")
     command.set_defaults(run=tiled)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if getattr(options, "folder", None):
         options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -428,4 +393,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

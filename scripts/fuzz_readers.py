@@ -42,8 +42,8 @@ from spoco_bundle.handlers.checkpoint import load_checkpoint
 from spoco_bundle.networks import EmbeddingUNet, load_weights
 
 NETWORK = EmbeddingUNet(channels=(2, 2), strides=(1,), kernel_sizes=(1, 1), convolutions=1, out_channels=4)
-SUFFIXES = {"nii": ".nii", "gz": ".nii.gz", "tif": ".tif", "list": ".json", "config": ".json", "weights": ".pt"}
-SUFFIXES |= {"zarr": ".zarr"}
+SUFFIXES = {"nii": ".nii", "gz": ".nii.gz", "tif": ".tif", "zarr": ".zarr", "weights": ".pt"}
+SUFFIXES |= {"list": ".json", "config": ".json"}
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -139,7 +139,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60, help="time for all kinds of files together")
     parser.add_argument("--runs", type=int, default=-1, help="inputs, -1 for as many as the time allows")
-    parser.add_argument("--kinds", nargs="+", default=sorted(SUFFIXES), choices=sorted(SUFFIXES))
     parser.add_argument("--seed", type=int, default=1, help="of the mutations; 0 for another one each time")
     parser.add_argument("--artifacts", default=".", help="folder for an input that was found")
     options = parser.parse_args()
@@ -149,12 +148,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
-        for number, kind in enumerate(options.kinds):
-            for index, content in enumerate(seeds()[kind]):
-                (corpus / f"{kind}{index}").write_bytes(bytes([number]) + content)
+        kinds = sorted(SUFFIXES)
+        for number, (_, contents) in enumerate(sorted(seeds().items())):
+            for index, content in enumerate(contents):
+                (corpus / f"{kinds[number]}{index}").write_bytes(bytes([number]) + content)
 
         def one_input(data: bytes) -> None:
-            kind = options.kinds[data[0] % len(options.kinds)] if data else options.kinds[0]
+            kind = kinds[data[0] % len(kinds)] if data else kinds[0]
             path = Path(folder) / f"input{SUFFIXES[kind]}"
             if kind == "zarr":
                 write_zarr(path, data[1:])
@@ -162,14 +162,9 @@ def main() -> None:
                 path.write_bytes(data[1:])
             read(kind, path)
 
-        limits = [
-            f"-max_total_time={options.seconds}",
-            f"-runs={options.runs}",
-            "-max_len=16384",
-            "-timeout=20",
-            "-rss_limit_mb=4096",
-        ]
-        limits += [f"-seed={options.seed}", f"-artifact_prefix={options.artifacts}/", "-print_final_stats=1"]
+        limits = [f"-max_total_time={options.seconds}", f"-runs={options.runs}", f"-seed={options.seed}"]
+        limits += ["-max_len=16384", "-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1"]
+        limits += [f"-artifact_prefix={options.artifacts}/"]
         atheris.Setup([sys.argv[0], *limits, str(corpus)], one_input)
         atheris.Fuzz()
 

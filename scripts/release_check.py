@@ -38,7 +38,6 @@ def audit(timeout: int) -> tuple[int, list[str]]:
         # local builds, such as torch's for the CPU, and this package itself are on no index
         if reason and "+" not in reason and package["name"] != "spoco-bundle":
             unknown.append(package["name"])
-    for package in packages:
         for advisory in package.get("vulns", []):
             fixed = ", ".join(advisory["fix_versions"]) or "no release yet"
             lines.append(f"{package['name']} {package['version']}: {advisory['id']}, fixed in {fixed}")
