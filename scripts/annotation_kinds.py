@@ -24,22 +24,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import tifffile
-from measuring import MEASUREMENTS, length_of, read_rows, run_rows, table_of, train_and_score, write_row
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from measuring import (
+    MEASUREMENTS,
+    length_of,
+    one_line_errors,
+    raw_link,
+    read_rows,
+    run_rows,
+    table_of,
+    train_and_score,
+    write_pair,
+    write_row,
+)
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger
 from spoco_bundle.annotation.points import points_path, write_points
 from spoco_bundle.annotation.side_files import COMPLETE_ENDING
-from spoco_bundle.dataset import build_datalist, stored_dimensions
+from spoco_bundle.core.atomic_files import write_json
+from spoco_bundle.dataset import build_datalist, image_name, stored_dimensions
 from spoco_bundle.dataset.label_checks import MeasuredObject, measured_objects
 from spoco_bundle.formats import read_image
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
-from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 PLOT = MEASUREMENTS.parent / "pictures" / "annotation_kinds.png"
 #: iterations
@@ -196,20 +205,20 @@ def write_annotations(data: Path, folder: Path, case: Case, seed: int) -> dict[s
             counted["voxels"] += len(piece[-1])
     kind = {"middle": "slices", "every": "slices"}.get(case.kind, case.kind)
     for volume in volumes:
-        label, name = labels[id(volume)], volume.image.name.removesuffix("_raw.tif")
+        label = labels[id(volume)][0] if volume.flat else labels[id(volume)]
         if not label.any():
             continue
-        image, path = folder / "train" / volume.image.name, folder / "train" / f"{name}_label.tif"
-        image.symlink_to(volume.image.resolve())
-        label = label[0] if volume.flat else label
+        name = image_name(volume.image).removesuffix("_raw")
+        path = folder / "train" / f"{name}_label.tif"
         if kind == "points":
+            raw_link(path.parent, volume.image)
             write_points(points_path(path), np.argwhere(label))
             continue
-        tifffile.imwrite(path, label, compression="zlib")
+        write_pair(path.parent, volume.image, label)
         if case.complete:
             outlined = np.zeros(label.shape, np.uint8)
             outlined[[is_outlined(plane, case) for plane in range(len(label))]] = 1
-            tifffile.imwrite(folder / "train" / f"{name}{COMPLETE_ENDING}.tif", outlined, compression="zlib")
+            tifffile.imwrite(path.with_name(f"{name}{COMPLETE_ENDING}.tif"), outlined, compression="zlib")
         write_ledger(ledger_path(path), {number: Entry(kind) for number in np.unique(label[label > 0]).tolist()})
     return counted
 
@@ -223,8 +232,7 @@ def train_row(data: Path, case: Case, seed: int, options: argparse.Namespace) ->
         return
     counted_file = work / "counted.json"
     if not counted_file.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        counted_file.write_text(json.dumps(write_annotations(data, work / "data", case, seed)))
+        write_json(counted_file, write_annotations(data, work / "data", case, seed))
     points = [] if case.diameter is None else ["--diameter", str(case.diameter)]
     ends = ["--max_epochs", str(options.epochs), "--val_interval", str(max(1, options.epochs // 2))]
     given = [*ends, *points, *(f"--{setting}" for setting in options.set)]
@@ -272,7 +280,8 @@ def plot(found: Cases, path: Path) -> None:
     """AP50 against outlines, strokes or clicks, a panel for each data set."""
     names = list(dict.fromkeys(case.data for case in found))
     colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(case.name for case in found))}
-    figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False, sharey=True)
+    figure = Figure(figsize=(4.2 * len(names), 3.6))
+    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)
     for panel, data in zip(panels[0], names, strict=True):
         for case, some in found.items():
             if case.data == data:
@@ -286,7 +295,6 @@ def plot(found: Cases, path: Path) -> None:
     panels[0][0].set_ylabel("AP50 on val")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def table_and_plot(options: argparse.Namespace) -> str:
@@ -298,15 +306,16 @@ def table_and_plot(options: argparse.Namespace) -> str:
     return table(found, length)
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--epochs", type=int, default=6, help=f"of {EPOCH} iterations, of each training")
-    parser.add_argument("--cases", nargs="+", help="names of cases")
+    parser.add_argument("--cases", nargs="+", choices=sorted({case.name for case in CASES}))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="choices of objects")
     parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of all trainings")
-    parser.add_argument("--only", nargs="+", help="names of data sets")
+    parser.add_argument("--only", nargs="+", choices=sorted({case.data for case in CASES}), help="data sets")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=Path, default=MEASUREMENTS / "annotation_kinds", help="folder of the rows")
     parser.add_argument("--work", type=Path, default=Path("annotation_kinds"), help="folder for models and logs")

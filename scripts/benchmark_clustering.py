@@ -23,16 +23,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import PeakMemory, processor
+from measuring import PeakMemory, ids_of, one_line_errors, processor
 from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 
@@ -53,7 +51,7 @@ def read_argument(text: str) -> tuple[str, ConfigParser]:
     place, *parts = text.split(":")
     data, _, model = place.partition("=")
     overlays = [part for part in parts if "=" not in part]
-    ids = {key: json.loads(value) for key, value in (part.split("=", 1) for part in parts if "=" in part)}
+    ids = ids_of(part for part in parts if "=" in part)
     ids |= {"dataset_dir": data, "partly_labelled": False, "device": "cpu"}
     # as in training: the clustering is looked at here, not the size that a prediction takes objects to have
     ids["validate#resolution"] = json_content(find_config("train"))["validate"]["resolution"]
@@ -231,7 +229,8 @@ def check_determinism(field: Any, method: str, settings: dict[str, Any], labels:
         raise SpocoError("labels depend on the number of threads or the size of slabs")
 
 
-def main(arguments: list[str]) -> None:
+@one_line_errors()
+def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="command", required=True)
@@ -245,7 +244,7 @@ def main(arguments: list[str]) -> None:
     part.add_argument("--millions", type=float, nargs="+", default=[8])
     part.add_argument("--threads", type=int, default=2)
     part.add_argument("--repeats", type=int, default=2)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.command == "speed":
         print_speed(options.data, options.millions, options.threads, options.repeats)
         return
@@ -258,4 +257,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

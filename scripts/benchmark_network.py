@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from benchmark_blockwise import shipped_network
-from measuring import machine, show_table
+from measuring import check_page, machine, one_line_errors, show_table
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -75,6 +75,7 @@ def table(network: nn.Module, image: Tensor, repeats: int) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, help="page with the marks <!-- network --> and <!-- end -->")
     options = parser.parse_args()
+    check_page(options.page, "network")
     torch.set_num_threads(options.threads)
     _, network = shipped_network()
     image = torch.rand(1, 1, *options.shape, generator=torch.Generator().manual_seed(0))

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 import tifffile
-from measuring import processor, show_table
+from measuring import check_page, one_line_errors, processor, show_table
 
 from spoco_bundle import cli
 from spoco_bundle.core.errors import SpocoError
@@ -154,6 +154,7 @@ def time_stages(arguments: list[str], target: Path) -> None:
         target.write_text(json.dumps(taken))
 
 
+@one_line_errors()
 def main() -> None:
     """Prints the tables, or puts them into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a program is stopped")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- predict --> and <!-- end -->")
     options = parser.parse_args()
+    check_page(options.page, "predict")
     here = Path(__file__).resolve()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Events
-from measuring import machine
+from measuring import machine, one_line_errors
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
@@ -140,6 +140,7 @@ def table(seconds: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors()
 def main() -> None:
     """Print the table and the circumstances."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

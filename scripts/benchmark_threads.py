@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import processor, show_table
+from measuring import check_page, one_line_errors, processor, show_table
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "KMP_BLOCKTIME")
 SETTINGS = {
@@ -73,6 +73,7 @@ def in_fresh_process(setting: dict[str, str], repeats: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
+@one_line_errors()
 def main() -> None:
     """Prints the table, or puts it into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +85,7 @@ def main() -> None:
     if args.here:
         print(json.dumps(measure(args.repeats)))
         return
+    check_page(args.page, "threads")
     times = {(name, beside): [] for name in SETTINGS for beside in (False, True)}
     for _ in range(args.rounds):
         for beside in (False, True):

@@ -23,6 +23,7 @@ from measuring import (
     MEASUREMENTS,
     length_of,
     machine,
+    one_line_errors,
     read_rows,
     run_rows,
     run_spoco,
@@ -32,7 +33,7 @@ from measuring import (
 )
 
 from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
-from spoco_bundle.core.atomic_files import atomic_write
+from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import write_instances
 from spoco_bundle.handlers.held_out_scores import HELD_OUT_SCORES
@@ -59,10 +60,7 @@ def half_of_labels(data: Path, folder: Path) -> Path:
             ids = thin(load({"label": pair["label"]}))["label"][0].numpy()
             write_instances(target, ids, pair["label"])
         pair["label"] = str(target.resolve())
-    list_file = folder / "half.json"
-    with atomic_write(list_file) as path:
-        path.write_text(json.dumps({"training": pairs, "validation": build_datalist(data, "val")}, indent=1) + "\n")
-    return list_file
+    return write_json(folder / "half.json", {"training": pairs, "validation": build_datalist(data, "val")})
 
 
 def check(data: Path, options: argparse.Namespace) -> None:
@@ -114,6 +112,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["data"], f"{row['minutes']:g}", trained, expected, *counts]
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from measuring import one_line_errors
+
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
@@ -39,6 +41,7 @@ def score_folder(folder: Path, spatial_dims: int = 3, spacing: list[float] | Non
     return scores
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,11 +51,7 @@ def main() -> None:
     parser.add_argument("--smoothing", type=float, default=1.5, help="sigma in voxels before thresholding")
     parser.add_argument("--seed-radius", type=float, default=4.0, help="least distance of two seeds, in physical units")
     parser.add_argument("--min-voxels", type=int, default=30)
-    arguments = vars(parser.parse_args())
-    try:
-        scores = score_folder(**arguments)
-    except SpocoError as error:
-        parser.error(str(error))
+    scores = score_folder(**vars(parser.parse_args()))
     print(f"{'image':<24} {'AP50':>6} {'SBD':>6} {'|DiC|':>6} {'merges':>7} {'splits':>7} {'misses':>7} {'false':>6}")
     for name, row in scores.items():
         counts = f"{row['merges']:7.0f} {row['splits']:7.0f} {row['misses']:7.0f} {row['false_objects']:6.0f}"

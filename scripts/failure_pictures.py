@@ -17,17 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from measuring import one_line_errors
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from spoco_bundle.cli import Spoco
 from spoco_bundle.core.atomic_files import atomic_write
-from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.datalist import image_name
-from spoco_bundle.formats import read_image
+from spoco_bundle.formats import read_image, result_suffix
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import match
 from spoco_bundle.report.pictures import gray
@@ -35,6 +34,7 @@ from spoco_bundle.report.pictures import gray
 # told apart by readers who see red and green alike
 RIGHT, MISSED, WRONG = (0.0, 0.62, 0.45), (1.0, 0.75, 0.0), (1.0, 0.25, 0.75)
 COLOURS = 96  # of a picture, which keeps its file small
+DRAWN = 2  # images, those with most errors
 THRESHOLD = 0.5  # of intersection over union
 
 
@@ -126,7 +126,6 @@ def list_errors(name: str, image: np.ndarray, truth: np.ndarray, found: np.ndarr
 def draw(cases: list[Case], path: Path) -> None:
     """Writes a PNG with a row for each case: the image, and outlines over it."""
     figure = Figure(figsize=(8, 4.1 * len(cases) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(cases), 2, squeeze=False)
     for (plain, outlined), case in zip(axes, (case.plane() for case in cases), strict=True):
         plain.imshow(case.picture, interpolation="nearest")
@@ -152,6 +151,7 @@ def draw(cases: list[Case], path: Path) -> None:
         small.save(whole, format="PNG", optimize=True)
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,33 +159,27 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="the PNG file to write")
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped model")
     parser.add_argument("--spacing", type=float, nargs="+", help="voxel size, where the files do not say it")
-    parser.add_argument("--images", type=int, default=2, help="number of images drawn, those with most errors")
     arguments = parser.parse_args()
     options = {"spacing": arguments.spacing} if arguments.spacing else {}
     cases, rows = [], []
-    try:
-        pairs = build_datalist(arguments.data, "val")
-        spatial_dims = stored_dimensions(pairs)
-        with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            Spoco().predict(
-                str(arguments.data / "val"), output=folder, model=arguments.model, blockwise="False", **options
+    pairs = build_datalist(arguments.data, "val")
+    spatial_dims = stored_dimensions(pairs)
+    with TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        Spoco().predict(str(arguments.data / "val"), output=folder, model=arguments.model, blockwise="False", **options)
+        for pair in pairs:
+            name = image_name(pair["image"])
+            results = Path(folder) / f"{name}_instances{result_suffix(pair['image'])}"
+            image, truth, found = (
+                read_image(path, kind, spatial_dims).array
+                for path, kind in ((pair["image"], "image"), (pair["label"], "label"), (results, "label"))
             )
-            for pair in pairs:
-                name = image_name(pair["image"])
-                results = next(Path(folder).glob(f"{name}_instances.*"))
-                image, truth, found = (
-                    read_image(path, kind, spatial_dims).array
-                    for path, kind in ((pair["image"], "image"), (pair["label"], "label"), (results, "label"))
-                )
-                cases.append(compare(name, image, truth[0], found[0]))
-                rows += list_errors(name, image, truth[0], found[0])
-    except SpocoError as error:
-        parser.error(str(error))
+            cases.append(compare(name, image, truth[0], found[0]))
+            rows += list_errors(name, image, truth[0], found[0])
     print("| image | error | voxels | extent | brightness | best IoU |\n|---|---|---|---|---|---|", *rows, sep="\n")
     cases.sort(key=lambda case: -case.errors)
-    for case in cases[: arguments.images]:
+    for case in cases[:DRAWN]:
         print(f"{case.name}: {case.errors} objects missed or found wrongly")
-    draw(cases[: arguments.images], arguments.picture)
+    draw(cases[:DRAWN], arguments.picture)
     print(arguments.picture)
 
 

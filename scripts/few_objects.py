@@ -20,8 +20,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tifffile
-from measuring import MEASUREMENTS, length_of, read_rows, run_rows, table_of, train_and_score, write_row
+from measuring import (
+    MEASUREMENTS,
+    length_of,
+    one_line_errors,
+    read_rows,
+    run_rows,
+    table_of,
+    train_and_score,
+    write_pair,
+    write_row,
+)
 from peers import PEERS, chosen_peers, resolution, train_peer
 from skimage.measure import regionprops
 
@@ -57,7 +66,7 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
 
     Args:
         data: folder with train/.
-        folder: to write train/ into: images linked, labels as TIFF.
+        folder: to write train/ into, images linked.
         objects: in all.
         images: with about as many each.
         seed: of both choices.
@@ -68,16 +77,13 @@ def write_few(data: Path, folder: Path, objects: int, images: int, seed: int) ->
     generator, items = np.random.default_rng(seed), build_datalist(data, "train")
     dims = stored_dimensions(items)
     shares = [len(part) for part in np.array_split(np.arange(objects), images)]
-    (folder / "train").mkdir(parents=True)
     for place in generator.permutation(len(items)):
-        image, label = Path(items[place]["image"]), Path(items[place]["label"])
-        labels = read_image(label, "label", dims).array[0].astype(np.int32)
+        labels = read_image(items[place]["label"], "label", dims).array[0].astype(np.int32)
         usable = worth_drawing(labels)
         if len(usable) < shares[0]:
             continue
         chosen = generator.choice(usable, shares.pop(0), replace=False)
-        tifffile.imwrite(folder / "train" / label.name, np.where(np.isin(labels, chosen), labels, 0))
-        (folder / "train" / image.name).symlink_to(image.resolve())
+        write_pair(folder / "train", Path(items[place]["image"]), np.where(np.isin(labels, chosen), labels, 0))
         if not shares:
             return
     raise SpocoError(f"{data}: too few images have {shares[0]} whole objects; give fewer --objects")
@@ -132,6 +138,7 @@ def table(rows: Path) -> str:
     return table_of(cells, contents)
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,10 +155,7 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true", help="only bring the page up to date")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- few_objects --> and <!-- end -->")
     options = parser.parse_args()
-    try:
-        programs = chosen_peers(options.peers)
-    except SpocoError as error:
-        parser.error(str(error))
+    programs = chosen_peers(options.peers)
     trainings = [partial(train_rows, options.data / name, programs, options) for name in options.only or CASES]
     run_rows(options, trainings, partial(table, options.rows), "few_objects")
 

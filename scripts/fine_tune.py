@@ -16,15 +16,14 @@ would annotate the specks that the border of a volume cuts off; the score counts
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
-from measuring import machine, run_spoco, show_table
+from measuring import check_page, machine, one_line_errors, run_spoco, show_table, write_pair
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, image_name
-from spoco_bundle.formats import read_image, write_instances
+from spoco_bundle.formats import read_image, result_suffix
 from spoco_bundle.metrics import instance_scores
 
 LEAST_SHARE = 0.25
@@ -75,7 +74,7 @@ def predict(image: Path, folder: Path, *arguments: str) -> np.ndarray:
     """The prediction of `spoco predict` for one image, (z, y, x)."""
     folder.mkdir(parents=True, exist_ok=True)
     run_spoco("predict", str(image), "--output", str(folder), *arguments, log=folder / "predict.log", threads=1)
-    return read_image(next(folder.glob(f"{image_name(image)}_instances.*")), "label").array[0]
+    return read_image(folder / f"{image_name(image)}_instances{result_suffix(image)}", "label").array[0]
 
 
 def compare(arguments: argparse.Namespace) -> dict[int, dict[str, dict[str, float]]]:
@@ -90,25 +89,21 @@ def compare(arguments: argparse.Namespace) -> dict[int, dict[str, dict[str, floa
     pairs = build_datalist(arguments.folder, "train")
     if len(pairs) != 1:
         raise SpocoError(f"{arguments.folder}: holds {len(pairs)} volumes in train/; one is expected")
-    image, label = Path(pairs[0]["image"]), Path(pairs[0]["label"])
-    truth = read_image(label, "label").array[0]
+    image, truth = Path(pairs[0]["image"]), read_image(pairs[0]["label"], "label").array[0]
     spacing = [] if arguments.spacing is None else ["--spacing", str(list(arguments.spacing))]
     shipped = predict(image, arguments.output / SHIPPED, *spacing)
     rows = {}
     for seed in arguments.seeds:
         folder = arguments.output / f"seed{seed}"
-        data = folder / "data" / "train"
-        data.mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, data)
         chosen = choose_objects(truth, arguments.objects, seed)
-        write_instances(data / label.name, np.where(np.isin(truth, chosen), truth, 0), label)
+        write_pair(folder / "data" / "train", image, np.where(np.isin(truth, chosen), truth, 0))
         found = {SHIPPED: shipped}
         for way, options in TRAININGS.items():
             model = folder / way
             model.mkdir(parents=True, exist_ok=True)
             given = ["--output", str(model), "--seed", str(seed), *spacing, *options]
             given += [f"--{setting}" for setting in arguments.settings]
-            run_spoco("train", str(data.parent), *given, log=model / "train.log", threads=1)
+            run_spoco("train", str(folder / "data"), *given, log=model / "train.log", threads=1)
             found[way] = predict(image, model / "results", "--model", str(model), *spacing)
         rows[seed] = {way: scores_of_others(truth, labels, chosen) for way, labels in found.items()}
         print(seed, {way: scores["ap_50"] for way, scores in rows[seed].items()}, flush=True)
@@ -125,6 +120,7 @@ def table(rows: dict[int, dict[str, dict[str, float]]]) -> str:
     return "\n".join([*lines, "", f"AP50 / SBD. {machine()}, one thread."])
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,11 +132,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("fine_tuning"))
     parser.add_argument("--page", type=Path, help="page with the marks <!-- NAME OF THE FOLDER --> and <!-- end -->")
     arguments = parser.parse_args()
-    try:
-        rows = compare(arguments)
-    except SpocoError as error:
-        parser.error(str(error))
-    show_table(table(rows), arguments.page, arguments.folder.name)
+    mark = arguments.folder.resolve().name
+    check_page(arguments.page, mark)
+    show_table(table(compare(arguments)), arguments.page, mark)
 
 
 if __name__ == "__main__":

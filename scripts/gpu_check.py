@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import processor, show_table
+from measuring import check_page, one_line_errors, processor, show_table
 from torch import Tensor
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
+from spoco_bundle.clustering import cluster_field
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample, synthetic_volume
 from spoco_bundle.inferers import HaloWindowInferer
@@ -166,8 +167,6 @@ class Checks:
 
     def clustering(self) -> Row:
         """The default clustering of the network's output, made once on the processor."""
-        from spoco_bundle.clustering import cluster_field
-
         network = self.network(self.devices[0])
         with torch.no_grad():
             output = HaloWindowInferer()(self.image, network)[0]
@@ -236,12 +235,14 @@ class Checks:
         return [part() for part in parts]
 
 
+@one_line_errors()
 def main() -> int:
     """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try this script itself")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- gpu --> and <!-- end -->")
     options = parser.parse_args()
+    check_page(options.page, "gpu")
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("PyTorch sees no GPU: install a build of PyTorch with CUDA and the driver, then run this again")

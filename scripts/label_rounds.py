@@ -16,7 +16,6 @@ All three go on from the same first round. Scores are those of the prediction al
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import signal
 import subprocess
@@ -27,14 +26,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from measuring import one_line_errors
 
+from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import file_suffix, read_image, write_instances
 from spoco_bundle.label.app_folder import prepare_app
 from spoco_bundle.label.client import LabelClient
 from spoco_bundle.label.environment import build_environment
 from spoco_bundle.label.server import Door, server_command
-from spoco_bundle.metrics import instance_scores
+from spoco_bundle.metrics import contingency_table, instance_scores
 from spoco_bundle.report.pictures import instance_overlay
 
 STUDY = "volume"
@@ -43,6 +44,7 @@ SETTINGS = {"crop_size": [16, 48, 48], "iterations_per_epoch": 50, "max_epochs":
 STRATEGIES = ("worst", "disagreement", "random")
 
 
+@one_line_errors()
 def main() -> None:
     """Plays all seeds and strategies and writes ``rounds.csv`` as it goes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +71,7 @@ def main() -> None:
             shutil.copytree(first, folder)
             later = play(folder, arguments, python, strategy, seed, list(range(2, arguments.rounds + 1)))
             rows += [{"seed": seed, "strategy": strategy, **row} for row in opening + later]
-            write_table(arguments.output / "rounds.csv", rows)
+            write_table(arguments.output / "rounds.csv", list(rows[0]), [list(row.values()) for row in rows])
     draw(arguments, rows)
 
 
@@ -125,7 +127,8 @@ def choose(
     """Ids of the true objects to draw next, none of which was drawn before."""
     left = [int(i) for i in lots.permutation(np.unique(truth[truth > 0])) if i not in drawn]
     if strategy == "worst":
-        return sorted(left, key=lambda i: best_iou(truth == i, prediction))[:count]
+        best = best_iou(truth, prediction)
+        return sorted(left, key=best.__getitem__)[:count]
     chosen: list[int] = []
     if strategy == "disagreement":
         proposal = client.next_sample("disagreement", count=count)
@@ -137,11 +140,12 @@ def choose(
     return (chosen + [i for i in left if i not in chosen])[:count]
 
 
-def best_iou(mask: np.ndarray, prediction: np.ndarray) -> float:
-    """Best intersection over union of an object with a predicted one."""
-    ids, overlaps = np.unique(prediction[mask], return_counts=True)
-    found = [n / (mask.sum() + (prediction == i).sum() - n) for i, n in zip(ids, overlaps) if i]
-    return max(found, default=0.0)
+def best_iou(truth: np.ndarray, prediction: np.ndarray) -> dict[int, float]:
+    """Best intersection over union of each true object, by its id, with a predicted one."""
+    table = contingency_table(truth, prediction)
+    best = np.zeros(table.true_objects)
+    np.maximum.at(best, table.object_pairs()[0], table.iou())
+    return dict(zip(table.truth_ids[1:].tolist(), best, strict=True))
 
 
 def annotated_ids(folder: Path, truth: np.ndarray) -> set[int]:
@@ -179,14 +183,6 @@ def server(python: Path, folder: Path, port: int) -> Iterator[LabelClient]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
-
-
-def write_table(file: Path, rows: list[dict]) -> None:
-    """Writes the scores so far."""
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def draw(arguments: argparse.Namespace, rows: list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""What the measuring scripts share: commands with their threads, rows and their command line, machines, and tables."""
+"""What the scripts share: how they end, commands with their threads, rows and their command line, machines, tables."""
 
 from __future__ import annotations
 
@@ -11,19 +11,37 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from spoco_bundle.app.config import json_content
 from spoco_bundle.core.atomic_files import atomic_write
-from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.formats import file_suffix, result_suffix, write_instances
+from spoco_bundle.formats.names import image_name
 
 #: in the data sets that are measured on every object of val/ is annotated
 COMPLETE = ("--partly_labelled", "False")
 
 MEASUREMENTS = Path(__file__).resolve().parent.parent / "docs" / "measurements"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Around `main`: what the user can mend ends a script with exit code 2 and one line, as argparse does."""
+    try:
+        yield
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {mendable}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def run_rows(
@@ -37,11 +55,7 @@ def run_rows(
         table: makes the table.
         mark: of the page.
     """
-    if options.page is not None:
-        try:
-            around_table(options.page, mark)
-        except SpocoError as error:
-            sys.exit(str(error))
+    check_page(options.page, mark)
     failed = False
     steps = () if options.table_only else trainings
     for step in [*steps, lambda: show_table(table(), options.page, mark)]:
@@ -138,6 +152,39 @@ def score(data: Path, work: Path, name: str, given: Sequence[str], threads: int)
     return json.loads((work / name / "scores.json").read_text())
 
 
+def write_pair(folder: Path, image: Path, ids: np.ndarray) -> None:
+    """Puts an image and labels of it into a folder: NAME_raw.EXT, a link, and NAME_label.EXT."""
+    name, link = image_name(image).removesuffix("_raw"), raw_link(folder, image)
+    write_instances(folder / f"{name}_label{result_suffix(image)}", ids, like=link)
+
+
+def raw_link(folder: Path, image: Path) -> Path:
+    """Links an image into a folder as NAME_raw.EXT."""
+    link = folder / f"{image_name(image).removesuffix('_raw')}_raw{file_suffix(image)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(image.resolve())
+    return link
+
+
+def ids_of(settings: Iterable[str]) -> dict[str, Any]:
+    """Ids by their values, of ID=VALUE with a value as configs have it; what is no JSON is a text.
+
+    Raises:
+        SpocoError: if one has no value.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise SpocoError(f"{setting}: gives no value: write ID=VALUE, such as spacing=[1,2,2]")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 def length_of(minutes: float, threads: int, epochs: int | None = None) -> str:
     """How long a training is, as in the names of rows: by the clock, or by epochs where they are given."""
     length = f"{minutes:g}min" if epochs is None else f"{epochs}epochs"
@@ -161,9 +208,11 @@ def read_rows(rows: Path, *names: str) -> list[dict[str, Any]]:
         names: what each of them holds.
 
     Raises:
-        SpocoError: if one lacks something, as those of other tables do.
+        SpocoError: if there is none, one is no JSON, or lacks something, as those of other tables do.
     """
-    found = {file: json.loads(file.read_text()) for file in sorted(rows.glob("*.json"))}
+    found = {file: json_content(file) for file in sorted(rows.glob("*.json"))}
+    if not found:
+        raise SpocoError(f"{rows}: holds no row: name the folder of the rows in --rows, or train first")
     for file, row in found.items():
         for name in names:
             if name not in row:
@@ -227,10 +276,25 @@ def measured_on(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def table_of(cells: Sequence[Sequence[str]], rows: Sequence[dict[str, Any]], length: str = "") -> str:
-    """Cells, those of the head first, as Markdown, and below them how long and on what the rows were measured."""
+    """Cells, those of the head first, as Markdown, and below them how long and on what the rows were measured.
+
+    Raises:
+        SpocoError: if there are no rows: an empty table is not to take the place of a page's.
+    """
+    if not rows:
+        raise SpocoError("no row is of what was asked for: train it first, or ask for another length or setting")
     lines = [f"| {' | '.join(line)} |" for line in cells]
     lines.insert(1, "|---" * len(cells[0]) + "|")
-    return "\n".join([*lines, "", length + measured_on(rows)] if rows else lines)
+    return "\n".join([*lines, "", length + measured_on(rows)])
+
+
+def check_page(page: Path | None, mark: str) -> None:
+    """Ends a script before its work where the page for the table lacks the marks, or is not there."""
+    if page is not None:
+        try:
+            around_table(page, mark)
+        except SpocoError as error:
+            sys.exit(str(error))
 
 
 def show_table(table: str, page: Path | None, mark: str) -> None:
@@ -248,7 +312,7 @@ def replace_table(page: Path, mark: str, table: str) -> None:
 
 
 def around_table(page: Path, mark: str) -> tuple[str, str]:
-    """What stands before a table of a page, its mark included, and what after it.
+    """What stands before a table of a page, its mark included, and what stands after it.
 
     Raises:
         SpocoError: if there is no such page, or it has no such marks, or has them twice.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from measuring import one_line_errors
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
@@ -31,6 +32,7 @@ SIZE = (1380, 940)  # of the window, in pixels
 COLOURS = 128  # of a picture, which keeps its file small
 
 
+@one_line_errors()
 def main() -> None:
     """Plays one round and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import onnx
 import torch
 from bioimageio.spec import ValidationContext, save_bioimageio_package
 from bioimageio.spec.model import v0_5 as spec
+from measuring import one_line_errors
 from monai.bundle import ConfigParser
 from monai.networks.utils import convert_to_onnx
 from PIL import Image
@@ -124,7 +124,6 @@ def write_package(target: Path, model: str = "", name: str = "", unit: str = "mi
     with tempfile.TemporaryDirectory() as folder:
         with ValidationContext(perform_io_checks=False, root=Path(folder)):
             description = describe(Path(folder), network, parser, name, unit)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as path:
             save_bioimageio_package(description, output_path=path)
 
@@ -256,22 +255,18 @@ def describe(folder: Path, network: EmbeddingUNet, parser: ConfigParser, name: s
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Writes a package; 2 for what the user can mend."""
+@one_line_errors()
+def main() -> None:
+    """Writes a package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path, help="zip archive to write")
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the bundle's weights")
     parser.add_argument("--name", default="", help="of the model")
     parser.add_argument("--unit", default="micrometer", help="of the lengths in the training's files")
-    options = parser.parse_args(arguments)
-    try:
-        write_package(options.target, options.model, options.name, options.unit)
-    except SpocoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser.parse_args()
+    write_package(options.target, options.model, options.name, options.unit)
     print(f"{options.target}: {options.target.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

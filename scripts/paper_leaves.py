@@ -14,9 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import MEASUREMENTS, length_of, read_rows, score, show_table, table_of, train_and_score, write_row
-
-from spoco_bundle.core.errors import SpocoError
+from measuring import (
+    MEASUREMENTS,
+    check_page,
+    length_of,
+    one_line_errors,
+    read_rows,
+    score,
+    show_table,
+    table_of,
+    train_and_score,
+    write_row,
+)
 
 GIVEN = (
     *("--config", "paper,paper_cvppp", "--target_spacing", "[2,2]", "--crop_size", "[224,224]"),
@@ -70,6 +79,7 @@ def train_row(options: argparse.Namespace) -> None:
     write_row(row, shares | trained | {"clusterings": clusterings})
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,11 +92,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("paper_leaves"), help="folder for models and logs")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- paper --> and <!-- end -->")
     options = parser.parse_args()
-    try:
-        train_row(options)
-        show_table(table(options.rows), options.page, "paper")
-    except SpocoError as error:
-        parser.error(str(error))
+    check_page(options.page, "paper")
+    train_row(options)
+    show_table(table(options.rows), options.page, "paper")
 
 
 if __name__ == "__main__":

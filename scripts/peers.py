@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tifffile
-from measuring import processor
-from monai.data import MetaTensor
+from measuring import processor, write_pair
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
 from spoco_bundle.metrics import instance_scores, pool_scores
-from spoco_bundle.transforms import KeepInstanceFractiond
+from spoco_bundle.transforms import KeepInstanceFractiond, LoadVolumed
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,13 @@ def write_thinned(data: Path, fraction: float, seed: int, output: Path) -> None:
         data: folder with train/.
         fraction: of the annotated objects that is kept.
         seed: of the choice.
-        output: folder to write train/ into: images linked, labels as TIFF.
+        output: folder to write train/ into, images linked.
     """
-    spatial_dims = stored_dimensions(build_datalist(data, "train"))
-    keep = KeepInstanceFractiond(keys="label", fraction=fraction, seed=seed)
-    folder = output / "train"
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in build_datalist(data, "train"):
-        image, label = Path(pair["image"]), Path(pair["label"])
-        array = read_image(label, "label", spatial_dims).array.astype(np.int64)
-        kept = keep({"label": MetaTensor(array, meta={"filename_or_obj": str(label)})})["label"]
-        tifffile.imwrite(folder / label.name, kept[0].numpy().astype(np.uint16))
-        link = folder / image.name
-        if not link.exists():
-            link.symlink_to(image.resolve())
+    pairs = build_datalist(data, "train")
+    load = LoadVolumed("label", spatial_dims=stored_dimensions(pairs))
+    keep = KeepInstanceFractiond("label", fraction, seed)
+    for pair in pairs:
+        write_pair(output / "train", Path(pair["image"]), keep(load({"label": pair["label"]}))["label"][0].numpy())
 
 
 def score_predictions(data: Path, predictions: Path) -> dict[str, float]:

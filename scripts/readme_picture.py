@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from measuring import one_line_errors
 from PIL import Image
 
 from spoco_bundle import segment
@@ -58,7 +58,6 @@ def draw(panels: Sequence[np.ndarray], path: Path, width: int) -> None:
     inches = width / DPI
     figure = Figure(figsize=(inches, inches / len(panels) * rows / columns + 0.4), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.02, wspace=0, hspace=0)
-    FigureCanvasAgg(figure)
     for axis, panel, caption in zip(figure.subplots(1, len(panels)), panels, CAPTIONS, strict=True):
         axis.imshow(panel, interpolation="nearest")
         axis.set_title(caption, fontsize=14)
@@ -103,6 +102,7 @@ def overview(data: Path, image: str, crop: Sequence[int], fraction: float, seed:
     return [gray(shown), instance_overlay(shown, annotated(truth, fraction, seed)), instance_overlay(shown, found)]
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,10 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="", help="folder that `spoco train` wrote; by default the shipped weights")
     parser.add_argument("--width", type=int, default=1200, help="of the picture in pixels")
     chosen = parser.parse_args(arguments)
-    try:
-        panels = overview(chosen.data, chosen.image, chosen.crop, chosen.fraction, chosen.seed, chosen.model)
-    except SpocoError as error:
-        parser.error(str(error))
+    panels = overview(chosen.data, chosen.image, chosen.crop, chosen.fraction, chosen.seed, chosen.model)
     draw(panels, chosen.output, chosen.width)
 
 

@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,14 +31,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tifffile
 import torch
-from measuring import processor, replace_table
+from measuring import check_page, one_line_errors, processor, replace_table
 from numpy.lib.stride_tricks import sliding_window_view
 
 from spoco_bundle.app.config import find_config, shipped_weights
 from spoco_bundle.cli import Spoco
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset import build_datalist, stored_dimensions
-from spoco_bundle.formats import read_image
+from spoco_bundle.dataset import build_datalist, image_name, stored_dimensions
+from spoco_bundle.formats import read_image, write_instances
 from spoco_bundle.formats.geometry import Image
 
 UNCHANGED = "unchanged"
@@ -176,14 +175,14 @@ def write_changed(data: Path, change: Change, target: Path, spatial_dims: int, s
     """
     (target / "val").mkdir(parents=True)
     for number, pair in enumerate(build_datalist(data, "val")):
-        name = re.sub(r"_raw\..*", "", Path(pair["image"]).name)
+        raw = target / "val" / f"{image_name(pair['image']).removesuffix('_raw')}_raw.ome.tif"
         image = read_image(pair["image"], "image", spatial_dims, spacing=spacing)
-        label = read_image(pair["label"], "label", spatial_dims, spacing=spacing).array
+        label = read_image(pair["label"], "label", spatial_dims, spacing=spacing).array[0]
         if change.flipped_axis is not None:
-            label = np.flip(label, change.flipped_axis + 1)
+            label = np.flip(label, change.flipped_axis)
         array = change.apply(image.array.astype(np.float64), np.random.default_rng(number))
-        _write(target / "val" / f"{name}_raw.ome.tif", array, image)
-        _write(target / "val" / f"{name}_label.ome.tif", label.astype(np.uint16), image)
+        _write(raw, array, image)
+        write_instances(raw.with_name(raw.name.replace("_raw.ome.tif", "_label.ome.tif")), label, like=raw)
 
 
 def _write(path: Path, array: np.ndarray, like: Image) -> None:
@@ -227,6 +226,7 @@ def circumstances(weights: Path) -> str:
     return f"SHA-256 of the weights {digest}...; {processor()}, torch {torch.__version__}."
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,6 +239,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only and arguments.card:
         parser.error("--only with --card would leave a page with part of the table; give one of them")
+    mark = f"robustness: {arguments.data.resolve().name}"
+    check_page(arguments.card, mark)
     spatial_dims = stored_dimensions(build_datalist(arguments.data, "val"))
     weights = Path(arguments.model) if arguments.model else shipped_weights(spatial_dims)
     settings = arguments.model, arguments.spacing, arguments.diameter
@@ -247,25 +249,25 @@ def main() -> None:
         for name, change in changes(spatial_dims).items()
         if arguments.only is None or name.startswith(tuple(arguments.only))
     }
-    try:
-        base = scores(arguments.data, *settings)
-        lines = [
-            "| change | AP50 | SBD | difference of AP50 | of SBD | may lose | kept |",
-            "|---|---|---|---|---|---|---|",
-            row(UNCHANGED, base, base, None),
-        ]
-        print("\n".join(lines), flush=True)
-        for name, change in chosen.items():
-            with TemporaryDirectory() as folder:
-                write_changed(arguments.data, change, Path(folder), spatial_dims, arguments.spacing)
-                lines.append(row(name, scores(Path(folder), *settings), base, change.allowed))
-            print(lines[-1], flush=True)
-        lines += ["", circumstances(weights / "model.pt")]
-        print(lines[-1])
-        if arguments.card:
-            replace_table(arguments.card, f"robustness: {arguments.data.resolve().name}", "\n".join(lines))
-    except SpocoError as error:
-        parser.error(str(error))
+    if not chosen:
+        known = ", ".join(changes(spatial_dims))
+        raise SpocoError(f"--only {' '.join(arguments.only)}: no change begins so; there are {known}")
+    base = scores(arguments.data, *settings)
+    lines = [
+        "| change | AP50 | SBD | difference of AP50 | of SBD | may lose | kept |",
+        "|---|---|---|---|---|---|---|",
+        row(UNCHANGED, base, base, None),
+    ]
+    print("\n".join(lines), flush=True)
+    for name, change in chosen.items():
+        with TemporaryDirectory() as folder:
+            write_changed(arguments.data, change, Path(folder), spatial_dims, arguments.spacing)
+            lines.append(row(name, scores(Path(folder), *settings), base, change.allowed))
+        print(lines[-1], flush=True)
+    lines += ["", circumstances(weights / "model.pt")]
+    print(lines[-1])
+    if arguments.card:
+        replace_table(arguments.card, mark, "\n".join(lines))
 
 
 if __name__ == "__main__":

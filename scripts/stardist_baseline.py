@@ -112,7 +112,7 @@ def main() -> None:
         images,
         labels,
         validation_data=(val_images, val_labels),
-        augmenter=lambda x, y: augment(x, y),
+        augmenter=augment,
         epochs=10_000,
         steps_per_epoch=50,
         seed=arguments.seed,

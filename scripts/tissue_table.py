@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import processor
+from measuring import ids_of, one_line_errors, processor
 
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.dataset.profile import Profile
@@ -25,9 +24,8 @@ from spoco_bundle.dataset.profile import Profile
 def measured(folder: str, **overrides: Any) -> Profile:
     """Profile of a folder such as in the arguments."""
     path, *settings = folder.split(":")
-    ids = dict(setting.split("=", 1) for setting in settings)
-    ids = {key: json.loads(value) if value[:1] in "[0123456789tfn" else value for key, value in ids.items()}
-    parser = read_configs([find_config("train")], {"dataset_dir": path, "device": "cpu", **ids, **overrides})
+    given = {"dataset_dir": path, "device": "cpu", **ids_of(settings), **overrides}
+    parser = read_configs([find_config("train")], given)
     return parser.get_parsed_content("profile")
 
 
@@ -36,6 +34,7 @@ def span(values: list[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}" if values else ""
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

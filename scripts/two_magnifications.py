@@ -10,48 +10,65 @@ images from several lenses that do not state the size of their pixels.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import one_line_errors
+from prepare_data import Example, write_data_set
 
-from spoco_bundle.core.atomic_files import atomic_folder
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.resampling import resize_linear, resize_nearest
-from spoco_bundle.dataset import build_datalist
+from spoco_bundle.dataset import build_datalist, image_name
 from spoco_bundle.formats import read_image
-from spoco_bundle.formats.tiff_writing import write_image
 
 
-def write_pair(pair: dict[str, str], folder: Path, scale: float) -> None:
-    """Writes an image and its labels at so many times their size, without a size of pixels.
+def resized(split: str, pair: dict[str, str], scale: float) -> Example:
+    """An image and its labels at so many times their size, without a size of pixels.
 
     Args:
+        split: to which it belongs.
         pair: paths of image and label.
-        folder: to write into.
         scale: of the size, 1 for as it is.
+
+    Raises:
+        SpocoError: if the image has not one or three channels of 8 bits.
     """
-    image = torch.from_numpy(read_image(pair["image"], spatial_dims=2).array)
-    label = torch.from_numpy(read_image(pair["label"], "label", 2).array)
+    image, label = read_image(pair["image"], spatial_dims=2).array, read_image(pair["label"], "label", 2).array
+    if image.dtype != np.uint8 or len(image) not in (1, 3):
+        raise SpocoError(
+            f"{pair['image']}: has {len(image)} channels of {image.dtype}: give images in gray or RGB, of uint8"
+        )
     shape = [round(scale * size) for size in label.shape[1:]]
-    pixels = resize_linear(image.float(), shape).round().numpy().astype(np.uint8).transpose(1, 2, 0)
-    colour = pixels.shape[-1] == 3
-    name = f"{Path(pair['label']).name.rsplit('_label', 1)[0]}_x{scale:g}"
-    write_image(folder / f"{name}_raw.tif", pixels if colour else pixels[..., 0], colour=colour)
-    write_image(folder / f"{name}_label.tif", resize_nearest(label, shape)[0].numpy().astype(np.uint16))
+    pixels = resize_linear(torch.from_numpy(image).float(), shape).round().numpy().astype(np.uint8)
+    colour = len(pixels) == 3
+    return Example(
+        split,
+        f"{image_name(pair['image']).removesuffix('_raw')}_x{scale:g}",
+        np.moveaxis(pixels, 0, -1) if colour else pixels[0],
+        resize_nearest(torch.from_numpy(label), shape)[0].numpy(),
+        (pair["image"], pair["label"]),
+        colour=colour,
+    )
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/ and val/, of images with 8 bits")
     parser.add_argument("output", type=Path, help="folder to make")
     arguments = parser.parse_args()
-    with atomic_folder(arguments.output) as folder:
-        for split in ("train", "val"):
-            (folder / split).mkdir(parents=True)
-            for number, pair in enumerate(build_datalist(arguments.data, split)):
-                for scale in (1, 0.5) if split == "val" else ((1, 0.5)[number % 2],):
-                    write_pair(pair, folder / split, scale)
+    pairs = {split: build_datalist(arguments.data, split) for split in ("train", "val")}
+
+    def examples() -> Iterator[Example]:
+        for number, pair in enumerate(pairs["train"]):
+            yield resized("train", pair, (1, 0.5)[number % 2])
+        for pair in pairs["val"]:
+            yield from (resized("val", pair, scale) for scale in (1, 0.5))
+
+    write_data_set(arguments.output, examples(), len(pairs["train"]) + 2 * len(pairs["val"]))
 
 
 if __name__ == "__main__":

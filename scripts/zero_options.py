@@ -26,17 +26,24 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib
 from classical_baseline import score_folder
-from measuring import MEASUREMENTS, length_of, measured_on, read_rows, run_rows, table_of, train_and_score, write_row
+from matplotlib.figure import Figure
+from measuring import (
+    MEASUREMENTS,
+    length_of,
+    measured_on,
+    one_line_errors,
+    read_rows,
+    run_rows,
+    table_of,
+    train_and_score,
+    write_row,
+)
 from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen before
 
 #: folder and share of the annotated objects that is kept
 CASES = (
@@ -199,7 +206,8 @@ def curve_table(found: Curves) -> str:
 
 def draw_curve(found: Curves, file: Path) -> None:
     """Draws AP50 and SBD against the share of the annotated objects, a column for each data set, to a PNG."""
-    figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 6), squeeze=False, sharey=True)
+    figure = Figure(figsize=(3.6 * len(found), 6))
+    axes = figure.subplots(2, len(found), squeeze=False, sharey=True)
     for column, (data, methods) in zip(axes.T, found.items()):
         for axis, (score, label) in zip(column, (("ap_50", "AP50"), ("sbd", "SBD"))):
             for name, scores in methods.items():
@@ -213,7 +221,6 @@ def draw_curve(found: Curves, file: Path) -> None:
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)
-    plt.close(figure)
 
 
 def comparison(rows: Path, settings: list[str], length: str) -> str:
@@ -281,6 +288,7 @@ def asked_for(options: argparse.Namespace) -> str:
     return comparison(options.rows, options.set, length) if options.set else table(options.rows)
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -302,11 +310,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.peers and options.epochs is not None:
         parser.error("--peers: other programs are trained for --minutes; leave --epochs out")
-    try:
-        chosen = cases(options.only, options.fractions)
-        beside = [partial(peer_row, name=name, python=python) for name, python in chosen_peers(options.peers).items()]
-    except SpocoError as error:
-        parser.error(str(error))
+    chosen = cases(options.only, options.fractions)
+    beside = [partial(peer_row, name=name, python=python) for name, python in chosen_peers(options.peers).items()]
     train = [*(partial(train_row, setting=setting) for setting in options.set or [""]), *beside]
     trainings = [
         partial(one, options.data / name, fraction, options=options) for name, fraction in chosen for one in train

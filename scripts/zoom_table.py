@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import processor, replace_table
+from measuring import check_page, one_line_errors, processor, replace_table
 
 from spoco_bundle import segment
 from spoco_bundle.app.config import json_content, shipped_weights
 from spoco_bundle.app.model_config import MODEL_CONFIG
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.resampling import resize_linear, resize_nearest
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.formats import read_image
@@ -50,12 +51,15 @@ def ap_50(pairs: list[dict[str, str]], dims: int, zoom: float, model: str | None
     return pool_scores(scores)["ap_50"]
 
 
-def rows_of(argument: str, zooms: list[float], model: str | None, limit: int | None) -> list[str]:
+def rows_of(argument: str, zooms: list[float], model: str | None) -> list[str]:
     """Lines of the table for a folder."""
     folder, _, spacing = argument.partition(":")
-    pairs = build_datalist(folder, "val")[:limit]
+    pairs = build_datalist(folder, "val")
     dims = stored_dimensions(pairs)
-    voxel = [float(step) for step in spacing.split(",")] if spacing else None
+    try:
+        voxel = [float(step) for step in spacing.split(",")] if spacing else None
+    except ValueError as error:
+        raise SpocoError(f"{argument}: {spacing} is no voxel size: give numbers, such as 1.75,0.8,0.8") from error
     config = json_content((Path(model) if model else shipped_weights(dims)) / MODEL_CONFIG)
     # the typical object of the training, in pixels of the image plane
     across = config["object_diameter"] / (voxel[-1] if voxel else 1)
@@ -70,19 +74,20 @@ def rows_of(argument: str, zooms: list[float], model: str | None, limit: int | N
     return lines
 
 
+@one_line_errors()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="FOLDER[:Z,Y,X]", help="folders with val/")
     parser.add_argument("--zooms", type=float, nargs="+", default=[0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.5])
     parser.add_argument("--model", help="folder that `spoco train` wrote; by default the shipped models")
-    parser.add_argument("--limit", type=int, help="images of each folder at most")
     parser.add_argument("--page", type=Path, help="page with the marks <!-- zoom --> and <!-- end -->")
     options = parser.parse_args()
+    check_page(options.page, "zoom")
     head = [f"| `val` of | said | {' | '.join(f'x{zoom:g}' for zoom in options.zooms)} |"]
     head.append("|---|---|" + "---|" * len(options.zooms))
     print("\n".join(head))
-    rows = [row for each in options.folders for row in rows_of(each, options.zooms, options.model, options.limit)]
+    rows = [row for each in options.folders for row in rows_of(each, options.zooms, options.model)]
     rows += ["", f"AP50. {processor()}, torch {torch.__version__}."]
     if options.page:
         replace_table(options.page, "zoom", "\n".join(head + rows))

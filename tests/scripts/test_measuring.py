@@ -7,12 +7,15 @@ import annotation_kinds
 import check_learning_curve
 import few_objects
 import measuring
+import numpy as np
 import paper_leaves
 import pytest
+import tifffile
 import torch
 import zero_options
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import build_datalist
 
 
 @pytest.mark.parametrize("script", [annotation_kinds, check_learning_curve, few_objects, zero_options])
@@ -33,6 +36,63 @@ def test_a_page_that_is_not_there_is_refused_before_anything_is_trained(script, 
     monkeypatch.setattr(sys, "argv", [script.__file__, *words])
     with pytest.raises(SystemExit, match="none.md: no such page"):
         script.main()
+
+
+@pytest.mark.parametrize("script", [annotation_kinds, check_learning_curve, few_objects, zero_options])
+def test_without_rows_the_table_of_a_page_stays(script, tmp_path, monkeypatch, capsys):
+    page, mark = tmp_path / "page.md", script.__name__.removeprefix("check_")
+    page.write_text(f"<!-- {mark} -->\n\n| what was measured |\n\n<!-- end -->\n")
+    before = page.read_text()
+    words = ["DATA", "--rows", str(tmp_path), "--page", str(page), "--table-only"]
+    monkeypatch.setattr(sys, "argv", [script.__file__, *words])
+    with pytest.raises(SystemExit, match="1"):
+        script.main()
+    assert f"{tmp_path}: holds no row" in capsys.readouterr().err and page.read_text() == before
+    with pytest.raises(SpocoError, match="no row is of what was asked for"):
+        measuring.table_of([["data"]], [])
+
+
+def test_a_row_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(SpocoError, match="a.json: not a JSON"):
+        measuring.read_rows(tmp_path, "data")
+
+
+def test_unknown_cases_are_refused(monkeypatch, capsys):
+    for option in ("--cases", "--only"):
+        monkeypatch.setattr(sys, "argv", ["annotation_kinds.py", "DATA", "--table-only", option, "slice"])
+        with pytest.raises(SystemExit, match="2"):
+            annotation_kinds.main()
+        assert "invalid choice: 'slice'" in capsys.readouterr().err
+
+
+def test_a_pair_of_one_name_in_two_folders_becomes_two_files_with_all_its_ids(tmp_path):
+    ids = np.zeros((8, 8), np.int32)
+    ids[2:5, 2:5] = 70000
+    for folder in ("images", "labels"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "train" / folder / "a.tif", np.uint8(ids > 0))
+    (pair,) = build_datalist(tmp_path, "train")
+    for _ in range(2):  # what was cut off is done again
+        measuring.write_pair(tmp_path / "made" / "train", measuring.Path(pair["image"]), ids)
+    (made,) = build_datalist(tmp_path / "made", "train")
+    assert made["image"].endswith("a_raw.tif") and np.array_equal(tifffile.imread(made["label"]), ids)
+
+
+def test_values_of_ids_are_json_or_texts():
+    given = ["spacing=[1,2]", "axes=YXS", "tissue=null", "norm=nearest", 'clustering#background="otsu"', "weight=-1"]
+    assert list(measuring.ids_of(given).values()) == [[1, 2], "YXS", None, "nearest", "otsu", -1]
+    with pytest.raises(SpocoError, match="spacing: gives no value"):
+        measuring.ids_of(["spacing"])
+
+
+def test_what_the_user_can_mend_ends_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["a/script.py"])
+    with pytest.raises(SystemExit, match="2"), measuring.one_line_errors():
+        raise RuntimeError("in between") from SpocoError("file: value: remedy")
+    assert capsys.readouterr().err == "script.py: error: file: value: remedy\n"
+    with pytest.raises(KeyError), measuring.one_line_errors():
+        raise KeyError("a fault of the script's own")
 
 
 def test_a_training_is_not_done_twice_and_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):

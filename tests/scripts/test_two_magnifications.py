@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pytest
 import tifffile
 import two_magnifications
 
@@ -28,3 +29,28 @@ def test_half_of_train_is_half_as_large_and_val_stands_at_both_sizes(tmp_path, m
     assert sorted(shapes["train"]) == [small, large, large] and sorted(shapes["val"]) == [small, large]
     halved = tifffile.imread(tmp_path / "mixed" / "val" / "d_x0.5_label.tif")
     assert np.array_equal(halved, np.kron(np.arange(1, 7).reshape(2, 3), np.ones((4, 4))))
+    before = sorted((tmp_path / "cells").rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["two_magnifications.py", *[str(tmp_path / "cells")] * 2])
+    with pytest.raises(SystemExit, match="2"):
+        two_magnifications.main()
+    assert sorted((tmp_path / "cells").rglob("*")) == before  # a folder that is there is not replaced
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.arange(384, dtype=np.uint16).reshape(16, 24), "1 channels of uint16"),
+        (np.arange(240, dtype=np.uint8).reshape(2, 10, 12), "2 channels of uint8"),
+    ],
+)
+def test_what_would_be_cut_off_is_refused(image, said, tmp_path, monkeypatch, capsys):
+    for split in ("train", "val"):
+        (tmp_path / "cells" / split).mkdir(parents=True)
+        axes = {"axes": "CYX"[-image.ndim :]}
+        tifffile.imwrite(tmp_path / "cells" / split / "a_raw.tif", image, imagej=True, metadata=axes)
+        tifffile.imwrite(tmp_path / "cells" / split / "a_label.tif", np.ones(image.shape[-2:], np.uint8))
+    monkeypatch.setattr(sys, "argv", ["two_magnifications.py", str(tmp_path / "cells"), str(tmp_path / "mixed")])
+    with pytest.raises(SystemExit, match="2"):
+        two_magnifications.main()
+    assert f"a_raw.tif: has {said}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
