@@ -17,28 +17,19 @@ is never written into. docs/datasets.md says where the data are, under which lic
 from __future__ import annotations
 
 import argparse
-import contextlib
-import glob
-import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from prepare_hdf5 import hdf5
+from prepared import Example, files_in, held_out, read_ids, read_picture, write_data_set
 from scipy import ndimage
 
-from spoco_bundle.core.atomic_files import atomic_folder
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
-from spoco_bundle.core.progress import Progress
-from spoco_bundle.dataset import check_labels
-from spoco_bundle.formats import read_image, write_instances
-from spoco_bundle.formats.geometry import checked_spacing
-from spoco_bundle.formats.label_ids import as_label_ids
-from spoco_bundle.formats.tiff_writing import write_image
+from spoco_bundle.formats import read_image
 
 # ids of the Cityscapes classes that have instances
 CITYSCAPES = {
@@ -54,131 +45,6 @@ CITYSCAPES = {
 IGNORED = 65535  # Cityscapes: groups whose members were not told apart; `ignore_label` in configs/paper_cityscapes.json
 COELHO_CELLS = {"U2OS": "gnf", "NIH3T3": "ic100"}  # its folders, by the kind of cell
 BBBC050_SPACING = {"train": (1.75, 0.8, 0.8), "test": (2.0, 0.8, 0.8)}  # micrometres, by the data set's description
-BBBC050_SPLITS = ("train", "test")
-
-
-@dataclass
-class Example:
-    """One image with its annotation, as it is to be written.
-
-    Attributes:
-        split: "train", "val" or "test".
-        name: of the files, without ending.
-        image: (z, y, x) or (y, x), with a last axis of three samples where ``colour``.
-        labels: (z, y, x) or (y, x) integer ids; 0 = nothing annotated.
-        sources: files of the image and the labels, for messages.
-        foreground: as the labels, above 0 where objects may be; None where there is none.
-        spacing: micrometres along the spatial axes; None where unknown.
-        colour: whether the image is RGB.
-    """
-
-    split: str
-    name: str
-    image: np.ndarray
-    labels: np.ndarray
-    sources: tuple[str, str]
-    foreground: np.ndarray | None = None
-    spacing: Sequence[float] | None = None
-    colour: bool = False
-
-
-def write_data_set(output: Path, examples: Iterable[Example], total: int, ignore_label: int | None = None) -> Counter:
-    """Writes all examples; images without an annotated object are left out, since nothing can be learned from them.
-
-    Args:
-        output: folder to make.
-        examples: the images.
-        total: number of examples that come, for the progress.
-        ignore_label: id that is no object.
-
-    Returns:
-        Images and objects written per split, and what was left out.
-
-    Raises:
-        SpocoError: if the folder exists, an example does not fit together, or a split would be empty; then no folder is
-            left behind.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SpocoError(f"{output}: exists already: remove it or name another folder")
-    counts: Counter = Counter()
-    with atomic_folder(output) as folder, Progress("images", total) as progress:
-        for example in examples:
-            counts.update(_write_example(folder, example, ignore_label))
-            progress.update()
-        for split in ("train", "val"):
-            if not counts[f"{split} images"]:
-                raise SpocoError(
-                    f"{output}: no image with an annotated object is left for {split}: name more images, or give "
-                    "another share or part of them to val"
-                )
-    return counts
-
-
-def _write_example(folder: Path, example: Example, ignore_label: int | None) -> dict[str, int]:
-    """Checks and writes one image; what is to be counted of it."""
-    image, labels = example.image, as_label_ids(example.labels, example.sources[1])
-    channels = np.moveaxis(image, -1, 0) if example.colour else image[None]
-    options = {"ignore_label": ignore_label, "require_objects": False, "allow_binary": True, "allow_thin": True}
-    check_labels(channels, labels[None], *example.sources, **options)
-    if example.foreground is not None and example.foreground.shape != labels.shape:
-        raise SpocoError(
-            f"{example.sources[0]}: its foreground has shape {example.foreground.shape}, the labels {labels.shape}: "
-            "unpack the data set again"
-        )
-    objects = np.setdiff1d(labels, [0] if ignore_label is None else [0, ignore_label]).size
-    if not objects:
-        return {"images left out, without an annotated object": 1}
-    raw = folder / example.split / f"{example.name}_raw.tif"
-    if raw.exists():
-        raise SpocoError(f"{example.sources[0]}: another image is named {example.name} too: rename one of them")
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    write_image(raw, image, example.spacing, colour=example.colour)
-    write_instances(raw.with_name(f"{example.name}_label.tif"), labels, like=raw)
-    if example.foreground is not None:
-        write_instances(raw.with_name(f"{example.name}_fg.tif"), (example.foreground > 0).astype(np.uint8), like=raw)
-    return {f"{example.split} images": 1, f"{example.split} objects": objects}
-
-
-def held_out(names: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """Draws a share of the names by lot: the same for the same seed, whatever the machine; at least one."""
-    drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    return set(drawn[: max(1, round(fraction * len(drawn)))])
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Reads intensities: (y, x) or (y, x, 3); a palette is resolved, an alpha channel left out."""
-    picture = _open_picture(path)
-    if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr"):
-        picture = picture.convert("RGB")
-    return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """Reads ids (y, x): the stored numbers, whatever colours a palette gives them."""
-    ids = np.asarray(_open_picture(path))
-    if ids.ndim == 3:
-        if (ids[..., :3] != ids[..., :1]).any():
-            raise SpocoError(f"{path}: is a colour picture where ids are expected: save one number per pixel")
-        ids = ids[..., 0]
-    return ids
-
-
-def _open_picture(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError as error:
-        raise SpocoError(f"{path}: is missing: unpack the data set again, or take its image out") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow reports damaged PNG files by any of these
-        raise SpocoError(f"{path}: cannot be read as a picture ({error}): unpack the data set again") from error
-    return picture
-
-
-def _found(folder: Path, pattern: str, remedy: str) -> list[Path]:
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise SpocoError(f"{folder}: holds no {pattern}: {remedy}")
-    return files
 
 
 def cvppp(
@@ -195,7 +61,7 @@ def cvppp(
         without_foreground: whether to leave the masks of the plant out.
     """
     remedy = "name the folder that holds A1 to A4, and with --folders those to take"
-    images = {folder: _found(source / folder, "*_rgb.png", remedy) for folder in folders}
+    images = {folder: files_in(source / folder, "*_rgb.png", remedy) for folder in folders}
 
     def examples() -> Iterator[Example]:
         for folder, files in images.items():
@@ -233,7 +99,7 @@ def cityscapes(source: Path, output: Path, class_name: str, fraction: float, see
     pairs = []
     for split in ("train", "val"):
         remedy = "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder and name it"
-        for file in _found(source / "leftImg8bit" / split, "*/*_leftImg8bit.png", remedy):
+        for file in files_in(source / "leftImg8bit" / split, "*/*_leftImg8bit.png", remedy):
             name = file.name.removesuffix("_leftImg8bit.png")
             ids = source / "gtFine" / split / file.parent.name / f"{name}_gtFine_instanceIds.png"
             pairs.append((split, name, file, ids))
@@ -277,7 +143,7 @@ def dsb2018(source: Path, output: Path, val_fraction: float, seed: int, colour: 
     """
     if (source / "stage1_train").is_dir():
         source = source / "stage1_train"
-    files = _found(source, "*/images/*.png", "unpack stage1_train.zip and name its folder")
+    files = files_in(source, "*/images/*.png", "unpack stage1_train.zip and name its folder")
     repairs: Counter = Counter()
     if not colour:
         grey = [file for file in files if _is_grey(read_picture(file))]
@@ -301,7 +167,7 @@ def dsb2018(source: Path, output: Path, val_fraction: float, seed: int, colour: 
 def merge_masks(image: Path, shape: tuple[int, ...], repairs: Counter) -> np.ndarray:
     """Labels (y, x) of the masks that belong to an image; counts what was wrong with them in `repairs`."""
     masks = []
-    files = _found(image.parent.parent / "masks", "*.png", "unpack stage1_train.zip again")
+    files = files_in(image.parent.parent / "masks", "*.png", "unpack stage1_train.zip again")
     for file in files:
         mask = read_picture(file)
         if mask.shape[:2] != shape:
@@ -331,7 +197,7 @@ def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
         val_embryos: embryos of train that go to val; names begin with them.
     """
     remedy = "unpack Images.zip and GroundTruth.zip into one folder and name it"
-    files = [("train", file) for file in _found(source / "Images" / "train" / "Images", "*.tif", remedy)]
+    files = [("train", file) for file in files_in(source / "Images" / "train" / "Images", "*.tif", remedy)]
     files += [("test", file) for file in sorted((source / "Images" / "test" / "Images").glob("*.tif"))]
 
     def examples() -> Iterator[Example]:
@@ -347,61 +213,59 @@ def bbbc050(source: Path, output: Path, val_embryos: Sequence[str]) -> Counter:
     return write_data_set(output, examples(), len(files))
 
 
-def omnipose(source: Path, output: Path, least: int = 5) -> Counter:
+def omnipose(source: Path, output: Path) -> Counter:
     """Bacteria of Omnipose's documentation: `NAME.EXT` and `masks/NAME_cp_masks.tif`, which Omnipose found itself.
 
-    Left halves go to train, right halves to val. Pictures with few bacteria, in one of the halves, are left out.
+    Left halves go to train, right halves to val. Pictures with fewer than five bacteria in a half are left out.
 
     Args:
         source: the folder test_files.
         output: folder to make.
-        least: bacteria in each half.
     """
-    files = _found(source / "masks", "*_cp_masks.tif", "clone the repository and name its docs/test_files")
+    files = files_in(source / "masks", "*_cp_masks.tif", "clone the repository and name its docs/test_files")
 
     def examples() -> Iterator[Example]:
         for label in files:
             name = label.name.removesuffix("_cp_masks.tif")
-            image = _found(source, f"{name}.*", "its masks have a picture there: take the whole folder")[0]
+            image = files_in(source, f"{name}.*", "its masks have a picture there: take the whole folder")[0]
             picture, ids = _one_channel(read_picture(image)), read_ids(label)
             middle = ids.shape[1] // 2
             halves = {"train": slice(middle), "val": slice(middle, None)}
-            if all(np.unique(ids[:, half]).size > least for half in halves.values()):
+            if all(np.unique(ids[:, half]).size > 5 for half in halves.values()):
                 for split, half in halves.items():
                     yield Example(split, name, picture[:, half], ids[:, half], (str(image), str(label)))
 
     return write_data_set(output, examples(), 2 * len(files))
 
 
-def isbi2012(source: Path, output: Path, val_fraction: float, least: int = 30) -> Counter:
+def isbi2012(source: Path, output: Path, val_fraction: float) -> Counter:
     """Sections of the ISBI challenge of 2012: `image/N.png`, and `label/N.png`, white but for the cells' membranes.
 
-    A cell is what is connected within its section. The last sections go to val.
+    A cell is what is connected within its section, 30 pixels at least. The last sections go to val.
 
     Args:
         source: holds the two folders.
         output: folder to make.
         val_fraction: share of the sections that goes to val.
-        least: pixels of the smallest cell.
     """
-    files = sorted(_found(source / "image", "*.png", "name the folder that holds image and label"), key=_number)
+    files = sorted(files_in(source / "image", "*.png", "name the folder that holds image and label"), key=_number)
     first = max(1, round((1 - val_fraction) * len(files)))
 
     def examples() -> Iterator[Example]:
         for number, image in enumerate(files):
             label = source / "label" / image.name
             cells, _ = ndimage.label(read_picture(label) > 127)
-            cells = _without_specks(cells, least)
+            cells = _without_specks(cells, 30)
             split = "train" if number < first else "val"
             yield Example(split, f"section{image.stem}", read_picture(image), cells, (str(image), str(label)))
 
     return write_data_set(output, examples(), len(files))
 
 
-def coelho2009(
-    source: Path, output: Path, cells: Sequence[str], val_fraction: float, seed: int, least: int = 200
-) -> Counter:
+def coelho2009(source: Path, output: Path, cells: Sequence[str], val_fraction: float, seed: int) -> Counter:
     """Nuclei of Coelho et al. 2009: `data/images/dna-images/KIND/dna-N.png`, `data/preprocessed-data/KIND/dna-N.png`.
+
+    Nuclei of fewer than 200 pixels are left out.
 
     Args:
         source: the repository of the data.
@@ -409,148 +273,20 @@ def coelho2009(
         cells: kinds of `COELHO_CELLS`.
         val_fraction: share of the images that goes to val.
         seed: of the draw.
-        least: pixels of the smallest nucleus.
     """
     folder = source / "data" / "preprocessed-data"
-    files = [file for kind in cells for file in _found(folder / COELHO_CELLS[kind], "*.png", "clone it whole")]
+    files = [file for kind in cells for file in files_in(folder / COELHO_CELLS[kind], "*.png", "clone it whole")]
     kept = held_out((f"{file.parent.name}-{file.stem}" for file in files), val_fraction, seed)
 
     def examples() -> Iterator[Example]:
         for label in files:
             name = f"{label.parent.name}-{label.stem}"
             image = source / "data" / "images" / "dna-images" / label.parent.name / label.name
-            ids = _without_specks(read_ids(label), least)
+            ids = _without_specks(read_ids(label), 200)
             split = "val" if name in kept else "train"
             yield Example(split, name, _one_channel(read_picture(image)), ids, (str(image), str(label)))
 
     return write_data_set(output, examples(), len(files))
-
-
-def hdf5(
-    output: Path,
-    train: Sequence[Sequence[str]],
-    val: Sequence[Sequence[str]],
-    split: Sequence[Sequence[str]],
-    val_fraction: float,
-    spacing: Sequence[float] | None,
-) -> Counter:
-    """Volumes in HDF5 files: pairs of `path.h5:dataset`, of the image and of the labels, as PlantSeg and MitoEM have.
-
-    A path may be a pattern; the files of both patterns are then paired in the order of their names. The spacing is what
-    the image's attribute `element_size_um` (z, y, x) says, or that of the labels.
-
-    Args:
-        output: folder to make.
-        train: pairs for train.
-        val: pairs for val.
-        split: pairs of which the first planes go to train and the last ones to val.
-        val_fraction: share of the planes of `split` that goes to val.
-        spacing: micrometres (z, y, x) in place of what the files say.
-    """
-    jobs = [("train", *pair) for given in train for pair in _hdf5_pairs(*given)]
-    jobs += [("val", *pair) for given in val for pair in _hdf5_pairs(*given)]
-    jobs += [(part, *pair) for given in split for pair in _hdf5_pairs(*given) for part in ("split train", "split val")]
-    if not jobs:
-        raise SpocoError("no volume is named: give --train with --val, or --split, each an image and its labels")
-
-    def examples() -> Iterator[Example]:
-        for part, image, label in jobs:
-            with _Dataset(image) as voxels, _Dataset(label) as ids:
-                if voxels.shape != ids.shape:
-                    raise SpocoError(
-                        f"{label}: shape {ids.shape} differs from shape {voxels.shape} of {image}: name the labels of "
-                        "this image"
-                    )
-                cut = round((1 - val_fraction) * voxels.shape[0])
-                first, last = {"split train": (0, cut), "split val": (cut, None)}.get(part, (0, None))
-                if part.startswith("split") and not 0 < cut < voxels.shape[0]:
-                    raise SpocoError(
-                        f"{image}: {voxels.shape[0]} planes cannot be split with --val-fraction {val_fraction:g}: give "
-                        "another fraction"
-                    )
-                yield Example(
-                    part.removeprefix("split "),
-                    Path(image.rpartition(":")[0]).stem,
-                    _storable(voxels.planes(first, last)),
-                    ids.planes(first, last),
-                    (image, label),
-                    spacing=checked_spacing(spacing, 3) if spacing else voxels.spacing or ids.spacing,
-                )
-
-    with contextlib.closing(examples()) as found:  # closes the files of one that is refused
-        return write_data_set(output, found, len(jobs))
-
-
-class _Dataset:
-    """A three-dimensional dataset of an HDF5 file, open while the context lasts.
-
-    Args:
-        address: `path.h5:dataset`.
-    """
-
-    def __init__(self, address: str) -> None:
-        try:
-            import h5py  # an optional dependency
-        except ImportError as error:
-            raise SpocoError("h5py is missing: pip install 'spoco-bundle[hdf5]'") from error
-        self.address = address
-        path, _, name = address.rpartition(":")
-        try:
-            self.file = h5py.File(path, "r")
-        except OSError as error:
-            raise SpocoError(f"{path}: cannot be read as HDF5 ({error}): check the path and the file") from error
-        there: dict[str, tuple[int, ...]] = {}
-        self.file.visititems(lambda key, value: there.update({key: value.shape} if hasattr(value, "shape") else {}))
-        if name.strip("/") not in there:
-            self.file.close()
-            listed = ", ".join(f"{key} {shape}" for key, shape in sorted(there.items())) or "none"
-            raise SpocoError(f"{path}: has no dataset {name!r}: name one of those that are there: {listed}")
-        self.stored: Any = self.file[name]
-        self.leading = tuple(0 for _ in self.stored.shape[:-3])  # a channel axis of one
-        self.shape = tuple(int(size) for size in self.stored.shape[-3:])
-        if len(self.shape) != 3 or any(size != 1 for size in self.stored.shape[:-3]):
-            self.file.close()
-            raise SpocoError(f"{address}: shape {self.stored.shape} is not (z, y, x): name a dataset of one volume")
-
-    def __enter__(self) -> _Dataset:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-    @property
-    def spacing(self) -> tuple[float, ...] | None:
-        """Micrometres (z, y, x) where the file says so."""
-        size = self.stored.attrs.get("element_size_um")
-        return None if size is None else checked_spacing(size, 3, f"{self.address}: element_size_um")
-
-    def planes(self, first: int, last: int | None) -> np.ndarray:
-        """Planes from `first` up to `last`, (z, y, x)."""
-        return self.stored[(*self.leading, slice(first, last))]
-
-
-def _hdf5_pairs(image: str, label: str) -> list[tuple[str, str]]:
-    """Addresses of images and labels that two addresses, perhaps patterns, name."""
-    found = []
-    for address in (image, label):
-        path, colon, name = address.rpartition(":")
-        if not colon or not path:
-            raise SpocoError(f"{address}: names no dataset: give path.h5:dataset, such as volume.h5:raw")
-        files = sorted(glob.glob(path))
-        if not files:
-            raise SpocoError(f"{path}: no such file: check the path")
-        found.append([f"{file}:{name}" for file in files])
-    if len(found[0]) != len(found[1]):
-        raise SpocoError(
-            f"{image} names {len(found[0])} files and {label} names {len(found[1])}: give patterns with one file of "
-            "labels for each image"
-        )
-    return list(zip(*found, strict=True))
-
-
-def _storable(image: np.ndarray) -> np.ndarray:
-    """The image in a type that is read everywhere."""
-    return image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
 
 
 def _coloured(picture: np.ndarray) -> np.ndarray:

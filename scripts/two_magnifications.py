@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import one_line_errors
-from prepare_data import Example, write_data_set
+from one_line import one_line_errors
+from prepared import Example, write_data_set
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.resampling import resize_linear, resize_nearest
