@@ -31,7 +31,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 from measuring import (
     MEASUREMENTS,
     length_of,
-    one_line_errors,
     raw_link,
     read_rows,
     run_rows,
@@ -40,6 +39,7 @@ from measuring import (
     write_pair,
     write_row,
 )
+from one_line import one_line_errors
 from scipy import ndimage
 
 from spoco_bundle.annotation.ledger import Entry, ledger_path, write_ledger

@@ -32,9 +32,10 @@ import numpy as np
 import torch
 import zarr
 from embedding_volumes import volume
-from measuring import one_line_errors, processor, resident
+from measuring import processor, resident
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from one_line import one_line_errors
 
 from spoco_bundle.app.config import find_config, read_configs, shipped_weights
 from spoco_bundle.blockwise.embedders import StoredEmbedder

@@ -30,8 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import PeakMemory, ids_of, one_line_errors, processor
+from measuring import PeakMemory, ids_of, processor
 from monai.bundle import ConfigParser
+from one_line import one_line_errors
 from sklearn.metrics import roc_auc_score
 
 from spoco_bundle.app.config import find_config, json_content, read_configs, shipped_weights

@@ -5,7 +5,7 @@
     python scripts/benchmark_loss.py --device cuda --shape 128 128 128 --dtype bfloat16
 
 Every row is measured in a process of its own. Times are the median of `--repeats` runs after a warm-up (the textbook
-version: of `--textbook-repeats` runs, without a warm-up if that is 1). Memory is the peak above what the process held
+version: of one, without a warm-up). Memory is the peak above what the process held
 before, with embeddings, labels and teacher embeddings in place: resident memory on the CPU (Linux only), allocated
 memory on a GPU. Both versions get the same anchors; "difference" is the largest relative difference of a term. With
 `bfloat16` the embeddings are rounded to bfloat16 and our loss runs under autocast; the textbook version gets the
@@ -31,6 +31,7 @@ from spoco_bundle.losses import SpocoLoss
 from spoco_bundle.losses.consistency import draw_anchors
 from spoco_bundle.losses.sorted_crop import sort_crop, take_rows
 
+CHANNELS, ANCHORS = 16, 20
 TERMS = ("pull", "push", "unlabeled_push", "instance", "consistency")
 
 
@@ -57,11 +58,11 @@ def measure_one(args: argparse.Namespace) -> dict:
     """Measure one version at one number of instances in this process."""
     torch.set_num_threads(args.threads)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    embeddings, labels, teacher = crop(args.instances[0], tuple(args.shape), args.channels, args.seed)
+    embeddings, labels, teacher = crop(args.instances[0], tuple(args.shape), CHANNELS, args.seed)
     # contiguous, as a network returns them
     embeddings = embeddings.contiguous().to(device, dtype).requires_grad_()
     labels, teacher = labels.to(device), teacher.contiguous().to(device, dtype)
-    criterion = SpocoLoss(max_anchors=args.anchors, regularizer_weight=0.0, sampled_voxels=2**62)
+    criterion = SpocoLoss(max_anchors=ANCHORS, regularizer_weight=0.0, sampled_voxels=2**62)
 
     def ours() -> dict[str, float]:
         embeddings.grad = None
@@ -80,7 +81,7 @@ def measure_one(args: argparse.Namespace) -> dict:
             rows[: ordered.unlabeled],
             len(rows),
             criterion.delta_var,
-            args.anchors,
+            ANCHORS,
             generator=torch.Generator().manual_seed(args.seed),
         )
     anchors = ordered.order[anchors].tolist()
@@ -93,14 +94,14 @@ def measure_one(args: argparse.Namespace) -> dict:
         terms["loss"].backward()
         return {name: terms[name].item() for name in TERMS}
 
-    return measure(textbook, args.textbook_repeats, device)
+    return measure(textbook, 1, device)
 
 
 def in_fresh_process(args: argparse.Namespace, version: str, instances: int) -> dict:
     """Run `measure_one` in a new process."""
     passed = ["--version", version, "--instances", str(instances), "--shape", *map(str, args.shape)]
-    for name in ("channels", "anchors", "threads", "repeats", "textbook_repeats", "seed", "device", "dtype"):
-        passed += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    for name in ("threads", "repeats", "seed", "device", "dtype"):
+        passed += [f"--{name}", str(getattr(args, name))]
     done = subprocess.run([sys.executable, __file__, *passed], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -110,11 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, nargs="+", default=[10, 40, 160])
     parser.add_argument("--shape", type=int, nargs=3, default=[48, 96, 96])
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--anchors", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--textbook-repeats", type=int, default=1)
     parser.add_argument("--textbook-up-to", type=int, default=40, help="most instances for the textbook version")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -127,7 +125,7 @@ def main() -> None:
     shape = "x".join(map(str, args.shape))
     device = processor() if args.device == "cpu" else machine()
     print(f"{device}, {args.threads} threads, seed {args.seed}")
-    print(f"{shape}, {args.channels} channels, {args.anchors} anchors, {args.device}, {args.dtype}")
+    print(f"{shape}, {CHANNELS} channels, {ANCHORS} anchors, {args.device}, {args.dtype}")
     print("instances   ours [s]   ours [GB]   textbook [s]   textbook [GB]   ratio   difference", flush=True)
     for instances in args.instances:
         ours = in_fresh_process(args, "ours", instances)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from benchmark_blockwise import shipped_network
-from measuring import check_page, machine, one_line_errors, show_table
+from measuring import check_page, machine, show_table
+from one_line import one_line_errors
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 

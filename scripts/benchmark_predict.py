@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import psutil
 import tifffile
-from measuring import check_page, one_line_errors, processor, show_table
+from measuring import check_page, processor, show_table
+from one_line import one_line_errors
 
 from spoco_bundle import cli
 from spoco_bundle.core.errors import SpocoError

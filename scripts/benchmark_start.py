@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from measuring import check_page, one_line_errors, processor, show_table
+from measuring import check_page, processor, show_table
+from one_line import one_line_errors
 
 SHAPE = (16, 64, 64)
 #: commands that end with exit code 2

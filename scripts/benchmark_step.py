@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Events
-from measuring import machine, one_line_errors
+from measuring import machine
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
+from one_line import one_line_errors
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs
 from spoco_bundle.dataset.synthetic import make_synthetic_sample

@@ -18,7 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import check_page, one_line_errors, processor, show_table
+from measuring import check_page, processor, show_table
+from one_line import one_line_errors
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "KMP_BLOCKTIME")
 SETTINGS = {

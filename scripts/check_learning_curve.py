@@ -23,7 +23,6 @@ from measuring import (
     MEASUREMENTS,
     length_of,
     machine,
-    one_line_errors,
     read_rows,
     run_rows,
     run_spoco,
@@ -31,6 +30,7 @@ from measuring import (
     train_once,
     write_row,
 )
+from one_line import one_line_errors
 
 from spoco_bundle.app.learning_curve import OVERLAY, PARTS, RESULT
 from spoco_bundle.core.atomic_files import write_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from measuring import one_line_errors
+from one_line import one_line_errors
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats.files import read_image

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.figure import Figure
-from measuring import one_line_errors
+from one_line import one_line_errors
 from PIL import Image
 from skimage.segmentation import find_boundaries
 

@@ -20,17 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import (
-    MEASUREMENTS,
-    length_of,
-    one_line_errors,
-    read_rows,
-    run_rows,
-    table_of,
-    train_and_score,
-    write_pair,
-    write_row,
-)
+from measuring import MEASUREMENTS, length_of, read_rows, run_rows, table_of, train_and_score, write_pair, write_row
+from one_line import one_line_errors
 from peers import PEERS, chosen_peers, resolution, train_peer
 from skimage.measure import regionprops
 

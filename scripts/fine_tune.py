@@ -19,7 +19,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from measuring import check_page, machine, one_line_errors, run_spoco, show_table, write_pair
+from measuring import check_page, machine, run_spoco, show_table, write_pair
+from one_line import one_line_errors
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, image_name

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import check_page, one_line_errors, processor, show_table
+from measuring import check_page, processor, show_table
+from one_line import one_line_errors
 from torch import Tensor
 
 from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights

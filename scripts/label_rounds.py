@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from measuring import one_line_errors
+from one_line import one_line_errors
 
 from spoco_bundle.core.atomic_files import write_table
 from spoco_bundle.core.errors import SpocoError

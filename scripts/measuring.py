@@ -1,4 +1,4 @@
-"""What the scripts share: how they end, commands with their threads, rows and their command line, machines, tables."""
+"""What the measuring scripts share: commands with their threads, pairs, rows, machines and tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 
 from spoco_bundle.app.config import json_content
 from spoco_bundle.core.atomic_files import atomic_write
-from spoco_bundle.core.errors import SpocoError, user_error
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import file_suffix, result_suffix, write_instances
 from spoco_bundle.formats.names import image_name
 
@@ -29,19 +28,6 @@ from spoco_bundle.formats.names import image_name
 COMPLETE = ("--partly_labelled", "False")
 
 MEASUREMENTS = Path(__file__).resolve().parent.parent / "docs" / "measurements"
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Around `main`: what the user can mend ends a script with exit code 2 and one line, as argparse does."""
-    try:
-        yield
-    except Exception as error:
-        mendable = user_error(error)
-        if mendable is None:
-            raise
-        print(f"{Path(sys.argv[0]).name}: error: {mendable}", file=sys.stderr, flush=True)
-        sys.exit(2)
 
 
 def run_rows(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from measuring import one_line_errors
+from one_line import one_line_errors
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 

@@ -22,9 +22,9 @@ import onnx
 import torch
 from bioimageio.spec import ValidationContext, save_bioimageio_package
 from bioimageio.spec.model import v0_5 as spec
-from measuring import one_line_errors
 from monai.bundle import ConfigParser
 from monai.networks.utils import convert_to_onnx
+from one_line import one_line_errors
 from PIL import Image
 
 from spoco_bundle import __version__

@@ -18,7 +18,6 @@ from measuring import (
     MEASUREMENTS,
     check_page,
     length_of,
-    one_line_errors,
     read_rows,
     score,
     show_table,
@@ -26,6 +25,7 @@ from measuring import (
     train_and_score,
     write_row,
 )
+from one_line import one_line_errors
 
 GIVEN = (
     *("--config", "paper,paper_cvppp", "--target_spacing", "[2,2]", "--crop_size", "[224,224]"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from measuring import one_line_errors
+from one_line import one_line_errors
 from PIL import Image
 
 from spoco_bundle import segment

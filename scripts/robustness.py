@@ -31,8 +31,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tifffile
 import torch
-from measuring import check_page, one_line_errors, processor, replace_table
+from measuring import check_page, processor, replace_table
 from numpy.lib.stride_tricks import sliding_window_view
+from one_line import one_line_errors
 
 from spoco_bundle.app.config import find_config, shipped_weights
 from spoco_bundle.cli import Spoco

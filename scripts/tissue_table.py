@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ids_of, one_line_errors, processor
+from measuring import ids_of, processor
+from one_line import one_line_errors
 
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.dataset.profile import Profile

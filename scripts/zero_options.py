@@ -28,17 +28,8 @@ from typing import Any
 
 from classical_baseline import score_folder
 from matplotlib.figure import Figure
-from measuring import (
-    MEASUREMENTS,
-    length_of,
-    measured_on,
-    one_line_errors,
-    read_rows,
-    run_rows,
-    table_of,
-    train_and_score,
-    write_row,
-)
+from measuring import MEASUREMENTS, length_of, measured_on, read_rows, run_rows, table_of, train_and_score, write_row
+from one_line import one_line_errors
 from peers import ANNOTATED_IN_PART, PEERS, chosen_peers, resolution, train_peer, write_thinned
 
 from spoco_bundle.app.training_plan import PLAN, PROFILE

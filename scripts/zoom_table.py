@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import check_page, one_line_errors, processor, replace_table
+from measuring import check_page, processor, replace_table
+from one_line import one_line_errors
 
 from spoco_bundle import segment
 from spoco_bundle.app.config import json_content, shipped_weights

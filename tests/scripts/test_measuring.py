@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 import zero_options
+from one_line import one_line_errors
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
@@ -88,10 +89,10 @@ def test_values_of_ids_are_json_or_texts():
 
 def test_what_the_user_can_mend_ends_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["a/script.py"])
-    with pytest.raises(SystemExit, match="2"), measuring.one_line_errors():
+    with pytest.raises(SystemExit, match="2"), one_line_errors():
         raise RuntimeError("in between") from SpocoError("file: value: remedy")
     assert capsys.readouterr().err == "script.py: error: file: value: remedy\n"
-    with pytest.raises(KeyError), measuring.one_line_errors():
+    with pytest.raises(KeyError), one_line_errors():
         raise KeyError("a fault of the script's own")
 
 
