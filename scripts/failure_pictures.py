@@ -19,11 +19,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from matplotlib.figure import Figure
 from one_line import one_line_errors
-from PIL import Image
+from readme_picture import write_png
 from skimage.segmentation import find_boundaries
 
 from spoco_bundle.cli import Spoco
-from spoco_bundle.core.atomic_files import atomic_write
 from spoco_bundle.dataset import build_datalist, stored_dimensions
 from spoco_bundle.dataset.datalist import image_name
 from spoco_bundle.formats import read_image, result_suffix
@@ -143,12 +142,7 @@ def draw(cases: list[Case], path: Path) -> None:
     ):
         figure.text(place, 0.004, f"\u25a0 {text}", color=[0.8 * part for part in colour], fontsize=11)
     figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as whole:
-        figure.savefig(whole, dpi=100, format="png")
-        with Image.open(whole) as drawn:
-            small = drawn.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
-        small.save(whole, format="PNG", optimize=True)
+    write_png(figure, path, COLOURS)
 
 
 @one_line_errors()

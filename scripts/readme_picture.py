@@ -62,11 +62,15 @@ def draw(panels: Sequence[np.ndarray], path: Path, width: int) -> None:
         axis.imshow(panel, interpolation="nearest")
         axis.set_title(caption, fontsize=14)
         axis.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(figure, path, COLOURS)
+
+
+def write_png(figure: Figure, path: Path, colours: int) -> None:
+    """Writes a figure as a PNG of so many colours, which keeps it small."""
     with atomic_write(path) as whole:
         figure.savefig(whole, dpi=DPI, format="png")
         with Image.open(whole) as drawn:
-            small = drawn.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+            small = drawn.convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
         small.save(whole, format="PNG", optimize=True)
 
 
