@@ -87,7 +87,7 @@ def _parser_of_tuning(
     parser = ConfigParser(copy.deepcopy(running.get()))
     overlays = [json_content(find_config(name)) for name in ("evaluate", "tune")]
     search = [entry for entry in overlays[-1]["search"] if entry["id"] in names]
-    taken = "holdout_fraction", "validation_voxels", "partly_labelled", "key_metric"
+    taken = "holdout_fraction", "held_out", "validation_voxels", "partly_labelled", "key_metric"
     own = {
         # as they validated the training
         **{"split": running.get_parsed_content("validation_split"), "keep_fraction": 1.0},

@@ -160,9 +160,8 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     # a graphics card has a memory of its own, and says itself that it is full
     on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
-    share = parser.get_parsed_content("holdout_fraction")
-    said = "{:.0%} of the annotated objects are held out to validate on, at least one of each image"
-    held_out = [said.format(share)] if share else []
+    drawn = parser.get_parsed_content("held_out")
+    held_out = [] if drawn is None else [drawn.line()]
     if not parser.get_parsed_content("tune_minutes"):
         return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids
     # what is chosen at the end is no plan that a training which goes on has to keep

@@ -7,7 +7,7 @@ from spoco_bundle.transforms.clustering import ClusterEmbeddingsd
 from spoco_bundle.transforms.crops import CropAnnotatedd, IndexInstancesd, RelabelAndDropFragmentsd
 from spoco_bundle.transforms.equal_sizes import EqualSizesd
 from spoco_bundle.transforms.foreground import FindForegroundd
-from spoco_bundle.transforms.hold_out import DrawHeldOutd, HoldOutObjectsd
+from spoco_bundle.transforms.hold_out import HeldOut, HoldOutObjectsd
 from spoco_bundle.transforms.intensity import NormalizePercentiled
 from spoco_bundle.transforms.io import CheckResultd, LoadVolumed, SaveInstancesd
 from spoco_bundle.transforms.paste import PasteObjectsd
@@ -24,10 +24,10 @@ __all__ = [
     "CheckSpacingd",
     "ClusterEmbeddingsd",
     "CropAnnotatedd",
-    "DrawHeldOutd",
     "EqualSizesd",
     "FindForegroundd",
     "HandOutd",
+    "HeldOut",
     "HoldOutObjectsd",
     "IndexInstancesd",
     "KeepInstanceFractiond",

@@ -16,7 +16,7 @@ from spoco_bundle.core.boxes import largest_box
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.core.lengths import in_words
 from spoco_bundle.transforms.crops import cut, instance_table
-from spoco_bundle.transforms.hold_out import SIDES
+from spoco_bundle.transforms.hold_out import HeldOut
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class ValidationPartd(MapTransform):
     times as large as the image. An image of no more than ``voxels`` stays whole. One line says what is left out.
 
     Args:
-        keys: images and labels (C, *spatial) of one grid, MetaTensors. Objects are those of "label" that
-            ``DrawHeldOutd`` drew to validate, else all.
+        keys: images and labels (C, *spatial) of one grid, MetaTensors. Objects are those of "label" that validate.
         voxels: of the part at most, 1 or more.
+        held_out: which objects these are, None for all.
         ignore_label: id that is no object, or None.
         background_label: id that is no object, or None.
 
@@ -42,6 +42,7 @@ class ValidationPartd(MapTransform):
         self,
         keys: KeysCollection,
         voxels: int,
+        held_out: HeldOut | None = None,
         ignore_label: int | None = None,
         background_label: int | None = None,
     ):
@@ -49,6 +50,7 @@ class ValidationPartd(MapTransform):
         if voxels < 1:
             raise SpocoError(f"validation_voxels is {voxels}: give 1 or more, or None to look at whole images")
         self.voxels = voxels
+        self.held_out = held_out
         self.special = (ignore_label, background_label)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -73,8 +75,9 @@ class ValidationPartd(MapTransform):
     def _boxes(self, label: MetaTensor) -> np.ndarray:
         """First voxel and last + 1 (objects, 2, D) of the objects that validate."""
         table = instance_table(label, *self.special).numpy()
-        if SIDES in label.meta:
-            table = table[np.isin(table[:, 0], label.meta[SIDES]["val"])]
+        validate = None if self.held_out is None else self.held_out.objects(label, "val")
+        if validate is not None:
+            table = table[np.isin(table[:, 0], validate)]
         return table[:, 2:].reshape(len(table), 2, -1)
 
 

@@ -50,6 +50,21 @@ def test_what_is_held_out_is_said(folder):
     assert said in plan_folder(folder, holdout_fraction=0.25)[0] and said not in plan_folder(folder)[0]
 
 
+def test_of_images_with_one_object_each_some_train_and_others_validate(tmp_path):
+    (tmp_path / "train").mkdir()
+    for number in range(8):
+        label = np.zeros((64, 64), np.uint8)
+        label[10 + number : 30, 20:40] = 1
+        tifffile.imwrite(tmp_path / "train" / f"{number}_raw.tif", 100 * label)
+        tifffile.imwrite(tmp_path / "train" / f"{number}_label.tif", label)
+    lines = plan_folder(tmp_path)[0]
+    assert "25% of the annotated objects are held out to validate on, of all images together: 2 of 8" in lines
+    assert lines[0].startswith("6 annotated 2D images"), "those of which nothing trains are left out"
+    for file in sorted((tmp_path / "train").glob("[1-7]_*")):
+        file.unlink()
+    assert "nothing is held out to validate on, since there is a single annotated object" in plan_folder(tmp_path)[0]
+
+
 def test_what_is_given_wins_and_the_rest_follows(folder):
     _, ids = plan_folder(folder, target_spacing=[0.5, 0.5], batch_size=1)
     assert ids["target_spacing"] == [0.5, 0.5] and ids["batch_size"] == 1

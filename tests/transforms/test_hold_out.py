@@ -4,25 +4,35 @@ import torch
 from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.dataset import ReadOnce
 from spoco_bundle.handlers import InstanceMetric
-from spoco_bundle.transforms import DrawHeldOutd, HoldOutObjectsd, KeepInstanceFractiond
+from spoco_bundle.transforms import HeldOut, HoldOutObjectsd, KeepInstanceFractiond
 
 
-def grid_of_objects(count):
+def grid_of_objects(count, name="cells_label.tif"):
     labels = torch.zeros(1, 6, 6 * count, dtype=torch.int32)
     for number in range(count):
         labels[0, 1:4, 6 * number + 1 : 6 * number + 4] = 10 + number
-    return MetaTensor(labels)
+    return MetaTensor(labels, meta={"filename_or_obj": name})
+
+
+def held_out_of(*images, fraction=0.25, **arguments):
+    return HeldOut(ReadOnce([{"label": labels} for labels in images], dict), fraction, **arguments)
 
 
 def split(labels, fraction=0.25, seed=0, kept=1.0, hidden_label=None, hidden_from_val=None, **special):
     """The labels that train, of which a fraction is kept, and those that validate."""
-    drawn = DrawHeldOutd("label", fraction, seed, **special)({"label": labels})
-    trains = HoldOutObjectsd("label", "train", hidden_label, **special)(drawn)
+    held_out = held_out_of(labels, fraction=fraction, seed=seed, **special)
+    trains = HoldOutObjectsd("label", "train", held_out, hidden_label, **special)({"label": labels})
     return {
         "train": KeepInstanceFractiond("label", kept, **special)(trains)["label"],
-        "val": HoldOutObjectsd("label", "val", hidden_from_val, **special)(drawn)["label"],
+        "val": HoldOutObjectsd("label", "val", held_out, hidden_from_val, **special)({"label": labels})["label"],
     }
+
+
+def sides(held_out, *images):
+    """Of each image the objects that train, and those that validate."""
+    return [tuple(set(held_out.objects(labels, part)) for part in ("train", "val")) for labels in images]
 
 
 def ids(labels):
@@ -45,14 +55,53 @@ def test_the_share_is_that_asked_for():
 
 
 def test_a_single_object_trains_and_validates_which_is_said_once(caplog):
-    hold_out = {part: HoldOutObjectsd("label", part) for part in ("train", "val")}
-    for count in (1, 1, 2):
-        labels = grid_of_objects(count)
-        labels.meta["filename_or_obj"] = "cells_label.tif"
-        drawn = DrawHeldOutd("label", 0.25)({"label": labels})
-        parts = {part: ids(hold_out[part](drawn)["label"]) for part in hold_out}
+    for count in (1, 2):
+        parts = {part: ids(labels) for part, labels in split(grid_of_objects(count)).items()}
         assert parts["train"] == parts["val"] == {10} if count == 1 else not parts["train"] & parts["val"]
     assert caplog.text.count("both trains and validates") == caplog.text.count("cells_label.tif") == 1
+    assert held_out_of(grid_of_objects(1)).line().startswith("nothing is held out")
+
+
+@pytest.mark.parametrize(("images", "each"), [(2, 1), (3, 1), (8, 1), (40, 1), (2, 2), (12, 2), (12, 3)])
+def test_of_images_with_few_objects_each_a_quarter_of_all_together_validates_and_never_trains(images, each, caplog):
+    labels = [grid_of_objects(each, f"{number}_label.tif") for number in range(images)]
+    for number, label in enumerate(labels):  # objects lie elsewhere in each
+        label[0, 0, : 1 + number % 6] = 10
+    held_out = held_out_of(*labels)
+    drawn = sides(held_out, *labels)
+    assert all(train | val == ids(label) and not train & val for (train, val), label in zip(drawn, labels))
+    validates = sum(len(val) for _, val in drawn)
+    assert validates == max(1, round(0.25 * images * each))
+    assert held_out.line().endswith(f"of all images together: {validates} of {images * each}")
+    trained = [sample["label"].meta["filename_or_obj"] for sample in held_out.training()]
+    assert trained == [label.meta["filename_or_obj"] for label, (train, _) in zip(labels, drawn) if train]
+    assert not caplog.text
+
+
+def test_few_objects_of_one_image_change_nothing_in_images_with_enough():
+    many = [grid_of_objects(count, f"{count}_label.tif") for count in (4, 7, 30)]
+    single = grid_of_objects(1, "single_label.tif")
+    alone, together = sides(held_out_of(*many), *many), sides(held_out_of(*many, single), *many, single)
+    assert together == [*alone, ({10}, set())]
+
+
+@pytest.mark.parametrize(
+    ("count", "seed", "validate"),
+    [
+        *[(4, 0, {10, 13}), (4, 1, {13}), (4, 2, {12}), (5, 0, {10, 13}), (5, 1, {13}), (5, 2, {12})],
+        *[(10, 0, {10, 13}), (10, 1, {13, 19}), (10, 2, {16})],
+    ],
+)
+def test_of_images_with_enough_objects_the_same_validate_as_ever(count, seed, validate):
+    labels = [grid_of_objects(count), grid_of_objects(2, "few_label.tif")]
+    assert sides(held_out_of(*labels, seed=seed), *labels)[0][1] == validate
+
+
+def test_a_label_of_which_nothing_was_drawn_stays_as_it_is():
+    other = grid_of_objects(5, "other_label.tif")
+    for part in ("train", "val"):
+        hold_out = HoldOutObjectsd("label", part, held_out_of(grid_of_objects(5)))
+        assert ids(hold_out({"label": other})["label"]) == ids(other)
 
 
 def test_an_image_without_an_object_has_none_on_either_side():
@@ -69,17 +118,11 @@ def test_what_validates_never_trains_however_few_are_kept(count):
         assert ids(parts["val"]) == held_out and ids(parts["train"]) and not ids(parts["train"]) & held_out
 
 
-def test_the_lots_are_drawn_without_a_trace_in_the_given_labels():
-    labels = grid_of_objects(3)
-    parts = split(labels)
-    assert "sides" not in labels.meta and "sides" not in parts["train"].meta
-
-
 def test_other_ids_and_further_objects_change_no_side():
     few, many = grid_of_objects(12), grid_of_objects(30)
     few_val, many_val = (ids(split(labels)["val"]) for labels in (few, many))
     assert few_val == many_val & ids(few)
-    renumbered = MetaTensor(torch.where(few > 0, 100 - few, 0).to(torch.int32))
+    renumbered = MetaTensor(torch.where(few > 0, 100 - few, 0).to(torch.int32), meta=few.meta)
     assert ids(split(renumbered)["val"]) == {100 - i for i in few_val}
 
 
@@ -121,6 +164,6 @@ def test_objects_that_train_count_nowhere_in_a_complete_truth():
 
 def test_bad_arguments_are_named():
     with pytest.raises(SpocoError, match="holdout_fraction"):
-        DrawHeldOutd("label", 0.0)
+        held_out_of(fraction=0.0)
     with pytest.raises(SpocoError, match="'test'"):
-        HoldOutObjectsd("label", "test")
+        HoldOutObjectsd("label", "test", held_out_of(grid_of_objects(5)))

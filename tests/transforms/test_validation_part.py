@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.transforms import DrawHeldOutd, ValidationPartd
+from spoco_bundle.dataset import ReadOnce
+from spoco_bundle.transforms import HeldOut, ValidationPartd
 from spoco_bundle.transforms.validation_part import fullest_part
 
 
@@ -52,12 +53,10 @@ def test_the_part_holds_the_most_objects_and_lies_where_it_lay(caplog):
 
 
 def test_those_count_that_validate():
-    places = [(0, 3 * number) for number in range(8)] + [(30, 30)]
-    drawn = DrawHeldOutd("label", 0.25)(sample((40, 40), places))
-    held_out = drawn["label"].meta["sides"]["val"]
-    drawn["label"].meta["sides"] = {"train": list(range(1, 9)), "val": [9]}
-    assert held_out != [9]
-    found = ValidationPartd(("image", "label"), 100)(drawn)["label"]
+    whole = sample((40, 40), [(0, 3 * number) for number in range(8)] + [(30, 30)])
+    drawn = (HeldOut(ReadOnce([whole], dict), 0.25, seed) for seed in range(500))
+    held_out = next(one for one in drawn if one.objects(whole["label"], "val") == [9])
+    found = ValidationPartd(("image", "label"), 100, held_out)(whole)["label"]
     assert set(np.unique(found)) == {0, 9}
 
 
