@@ -35,7 +35,8 @@ def test_values_and_gradients_equal_brute_force(monkeypatch, dims, name, few):
         monkeypatch.setitem(CHUNK_VALUES, "cpu", 1)
     options, shape = dict(OPTIONS[name]), SHAPES[dims]
     if options.pop("far", False):
-        options["affinity_offsets"] = [[0] * (len(shape) - 2) + [2, -3], [1] * len(shape)]
+        flat = [0] * (len(shape) - 2)
+        options["affinity_offsets"] = [flat + [2, -3], [1] * len(shape), flat + [0, 50]]  # the last beyond the crop
     embeddings, labels, _ = make_crop(shape, ignored=-1 if options.get("ignore_label") == -1 else 0)
     leaf = embeddings[0].clone().requires_grad_()
     expected = reference(leaf, labels[0], **options)
