@@ -88,6 +88,20 @@ def test_debris_is_filled_from_its_rim_inwards_and_no_further_than_asked():
     assert far[20] > 0 and far[23] > 0 and not far[21:23].any()
 
 
+@pytest.mark.parametrize(
+    ("colours", "merge_distance", "regions"),
+    [
+        ([0, 1.1, 0.5], 1.0, [1, 1, 1]),  # the nearest two first, whose mean is then near enough to the other one
+        ([0, 0.3, 0.9], 0.65, [1, 1, 1]),  # the last is nearest to one of the nearest two, and goes along
+        ([0, 0.5, 1.2], 0.65, [1, 1, 2]),
+    ],
+)
+def test_regions_that_touch_are_joined_nearest_first(colours, merge_distance, regions):
+    embeddings = np.repeat(np.array(colours, np.float32), 20)[None, None] * np.ones((1, 6, 1), np.float32)
+    labels = cluster_embeddings(embeddings, background="none", merge_distance=merge_distance, split_parts=False)
+    assert np.array_equal(labels, np.repeat(regions, 20)[None] * np.ones((6, 1), int))
+
+
 def test_far_objects_of_one_colour_are_two(scene):
     s = scene(3)
     s.embeddings[:, s.label == 9] = s.embeddings[:, s.label == 1].mean(1, keepdims=True)
@@ -147,7 +161,7 @@ def test_empty_foreground_and_single_voxel():
 
 def test_bad_input_is_named():
     embeddings = np.zeros((4, 5, 6, 7), np.float32)
-    broken = embeddings.copy()
+    broken, empty = embeddings.copy(), embeddings[0]
     broken[0, 0, 0, 0] = np.nan
     for message, arguments, keywords in [
         ("NaN", [broken], {}),
@@ -163,6 +177,7 @@ def test_bad_input_is_named():
         ("is unknown", [embeddings], {"background": "darkest"}),
         ("teacher_embeddings have shape", [embeddings], {"teacher_embeddings": embeddings[:3]}),
         ("min_size", [embeddings], {"min_size": 0}),
+        *(("objectness_threshold", [embeddings], {"objectness": empty, "objectness_threshold": t}) for t in (0, 1)),
     ]:
         with pytest.raises(SpocoError, match=message):
             cluster_embeddings(*arguments, **keywords)

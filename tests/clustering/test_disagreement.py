@@ -25,8 +25,9 @@ def test_background_embeddings_do_not_count_and_objectness_does():
     assert disagreement(student, teacher, nothing, nothing).max() == 0
     seen = nothing.clone()
     seen[2, 3] = 1
-    disputed = disagreement(student, student, seen, nothing)
-    assert disputed[2, 3] == 1 and disputed.sum() == 1
+    for objectness in ((seen, nothing), (nothing, seen)):
+        disputed = disagreement(student, student, *objectness)
+        assert disputed[2, 3] == 1 and disputed.sum() == 1
     assert disagreement(student, teacher, seen, seen)[2, 3] > 0.9
     assert disagreement(student, teacher).shape == (8, 8)
 

@@ -71,8 +71,8 @@ def test_embeddings_that_are_not_finite_are_refused(scene, method, everywhere, m
     ("method", "params"),
     [
         *(("density_peaks", one) for one in ({"merge_distance": 0}, {"max_blocks": 0}, {"seed_objectness": 1.5})),
-        *(("mean_shift", one) for one in ({"max_seeds": 0}, {"max_samples": 0}, {"min_share": 2})),
-        *(("consistency", one) for one in ({"anchors": 0}, {"max_seeds": 0}, {"min_agreement": -1})),
+        *(("mean_shift", one) for one in ({"max_seeds": 0}, {"max_samples": 0}, {"min_share": 2}, {"bandwidth": 0})),
+        *(("consistency", one) for one in ({"anchors": 0}, {"max_seeds": 0}, {"min_agreement": -1}, {"delta_var": 0})),
         *(("hdbscan", one) for one in ({"min_cluster_size": 1}, {"min_samples": 0}, {"selection_epsilon": -1})),
         ("hdbscan", {"keep_noise": True, "max_samples": 100}),
     ],
@@ -108,6 +108,17 @@ def test_consistency_goes_by_most_anchors_of_an_object():
         for agreement in (0.0, 0.1)
     }
     assert found == {0.0: 2, 0.1: 1}
+
+
+@pytest.mark.parametrize(("delta_var", "count"), [(0.6, 1), (0.8, 2)])
+def test_a_mask_of_the_teacher_reaches_as_far_as_delta_var(delta_var, count):
+    """The teacher sees half of an object 0.7 away from its other half."""
+    embeddings = np.zeros((2, 20, 20), np.float32)
+    embeddings[0, :, 10:] = 10
+    teacher = embeddings.copy()
+    teacher[1, 10:, 10:] = 0.7
+    given = {"teacher_embeddings": teacher, "background": "none", "min_size": 1, "min_agreement": 0.6}
+    assert cluster_embeddings(embeddings, "consistency", delta_var=delta_var, **given).max() == count
 
 
 def test_the_sample_of_a_volume_has_one_voxel_of_each_equal_run():

@@ -16,6 +16,13 @@ def test_parts_are_split_and_ids_consecutive():
     assert find_objects(labels, min_size=2, split_parts=False).max() == 1
 
 
+def test_parts_that_meet_at_a_corner_are_one():
+    labels = np.zeros((3, 4, 4), np.int32)
+    labels[0, 0, 0] = labels[1, 1, 1] = labels[1, 3, 3] = 7
+    found = find_objects(labels, min_size=1)
+    assert (found[0, 0, 0], found[1, 1, 1], found[1, 3, 3]) == (1, 1, 2)
+
+
 def test_ids_follow_the_order_of_first_voxels():
     labels = np.zeros((2, 4, 12), np.int32)
     labels[:, :, 8:], labels[:, :, :3], labels[1, :, 4:7] = 1, 9, 4
