@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -35,6 +38,26 @@ PLAN = {
     **{"convolutions": [1, 2, 2, 2], "objectness_threshold": 0.4, "min_fraction": 0.1},
     **{"channels": [8, 16, 32, 64], "crop_size": [32, 64, 64], "batch_size": 2},
 }
+
+
+def touch(folder, *names):
+    """Makes empty files, and the folders that they lie in."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def file_names(items):
+    """Names of the files of every item of a list."""
+    return [tuple(Path(value).name for value in item.values()) for item in items]
+
+
+def small_network(dims=3):
+    """A network of two levels."""
+    from spoco_bundle.networks import EmbeddingUNet
+
+    return EmbeddingUNet(dims, channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
 
 
 def matched(truth, labels):
@@ -73,6 +96,24 @@ def run_python(arguments, cwd, timeout=240, **environment):
         text=True,
         timeout=timeout,
     )
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A file system of a few kilobytes; skips where none can be mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def enlarge(folder):
+    """Makes room on a small disk."""
+    subprocess.run(["mount", "-o", "remount,size=64m", "tmpfs", folder], check=True)
 
 
 def training(bundle_root, sample, folder, *overlays, **overrides):

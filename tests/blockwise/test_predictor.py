@@ -17,6 +17,7 @@ from spoco_bundle.inferers import HaloWindowInferer
 from spoco_bundle.networks import Decoder, EmbeddingUNet
 from spoco_bundle.networks.lengths import learn_lengths
 from spoco_bundle.transforms import ClusterEmbeddingsd, NormalizePercentiled, WorkingSpacingd
+from support import small_network
 
 
 @pytest.fixture
@@ -28,9 +29,7 @@ def image(tmp_path) -> Path:
 def made(image: Path, output: Path, **working) -> BlockwisePredictor:
     """A predictor with a network that has learnt nothing but that objects are 12 pixels across."""
     torch.manual_seed(0)
-    network = EmbeddingUNet(
-        spatial_dims=2, channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4
-    )
+    network = small_network(2)
     learn_lengths(network, (1.0, 1.0), "pixel")
     network.coordinate_scale.fill_(3.0)
     torch.save(network.state_dict(), output.parent / "model.pt")

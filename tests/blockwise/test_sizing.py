@@ -8,13 +8,13 @@ from spoco_bundle.blockwise import sizing
 from spoco_bundle.blockwise.sizing import BlockSizing
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.inferers import HaloWindowInferer
-from spoco_bundle.networks import EmbeddingUNet
+from support import small_network
 
 
 @pytest.fixture
 def sized(monkeypatch):
     """Sizes blocks of an image that the network sees at another scale, with so many bytes of memory."""
-    network = EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
+    network = small_network()
     clustering = SimpleNamespace(decoder=SimpleNamespace(coordinate_channels=3, scale=2.0))
 
     def size(shape, working, memory=1e12, block=None, workers=1):

@@ -10,17 +10,8 @@ import tifffile
 from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist, stored_dimensions
-
-
-def touch(folder, *names) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def names(items) -> list[tuple[str, ...]]:
-    return [tuple(value.rsplit("/", 1)[1] for value in item.values()) for item in items]
+from support import file_names as names
+from support import touch
 
 
 def test_pairs_beside_each_other(tmp_path):

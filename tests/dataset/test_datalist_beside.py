@@ -12,16 +12,8 @@ from spoco_bundle.app.config import find_config, read_configs
 from spoco_bundle.app.early_checks import check_early
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset import build_datalist
-
-
-def touch(folder, *files) -> None:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def names(items) -> list[tuple[str, ...]]:
-    return [tuple(Path(value).name for value in item.values()) for item in items]
+from support import file_names as names
+from support import touch
 
 
 @pytest.mark.parametrize(

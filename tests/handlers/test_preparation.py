@@ -12,10 +12,7 @@ from spoco_bundle.handlers import BestWeights
 from spoco_bundle.handlers.preparation import CoordinateScale, LoadWeights, ScoreBefore
 from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher
 from spoco_bundle.networks.lengths import learn_lengths, learnt_lengths
-
-
-def network() -> EmbeddingUNet:
-    return EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
+from support import small_network as network
 
 
 def sample(spacing=(2.0, 1.0, 1.0), unit="micrometer") -> dict:
@@ -168,6 +165,7 @@ def test_weights_in_use_are_not_touched_where_none_is_better_and_one_line_says_b
     scored_training(tmp_path, before, after, keep=True)
     assert (len(saves) == 1) == (after <= before), "they lie there already"
     assert words in caplog.text and len([r for r in caplog.records if "old weights" in r.getMessage()]) == 1
+    assert ("cannot tell" in caplog.text) == (before == 1)
 
 
 def test_a_training_that_goes_on_keeps_to_the_score_before_it_and_does_not_score_again(tmp_path, caplog):

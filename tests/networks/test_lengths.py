@@ -5,14 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from spoco_bundle.networks import EmbeddingUNet, MomentumTeacher, load_weights
+from spoco_bundle.networks import MomentumTeacher, load_weights
 from spoco_bundle.networks.lengths import learn_lengths, learnt_diameter, learnt_lengths
+from support import small_network as network
 
 MODELS = Path(__file__).parents[2] / "models"
-
-
-def network(dims: int = 3) -> EmbeddingUNet:
-    return EmbeddingUNet(dims, channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import voxel_spacing
-from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.networks.lengths import learn_lengths
 from spoco_bundle.transforms.check_spacing import CheckSpacingd
+from support import small_network
 
 
 def image(spacing=(2.0, 0.5, 0.5), unit="micrometer", stated="", name="cells.tif") -> MetaTensor:
@@ -20,8 +20,8 @@ def image(spacing=(2.0, 0.5, 0.5), unit="micrometer", stated="", name="cells.tif
     return MetaTensor(torch.rand(1, 2, 3, 4), affine=affine, meta=meta)
 
 
-def network(learnt: str = "") -> EmbeddingUNet:
-    network = EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
+def network(learnt: str = ""):
+    network = small_network()
     if learnt:
         learn_lengths(network, (1.0, 1.0, 1.0) if learnt == "pixel" else (1.75, 0.8, 0.8), learnt)
     return network

@@ -8,9 +8,9 @@ from monai.data import MetaTensor
 
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.formats import voxel_spacing
-from spoco_bundle.networks import EmbeddingUNet
 from spoco_bundle.networks.lengths import learn_lengths, learnt_diameter
 from spoco_bundle.transforms import ClusterEmbeddingsd, RestoreGridd, WorkingSpacingd, working_spacing
+from support import small_network
 
 TRAINED = (2.0, 0.5, 0.5)
 
@@ -21,8 +21,8 @@ def image(spacing=(1.0, 1.0, 1.0), unit="pixel", stated="", shape=(8, 32, 48)) -
     return MetaTensor(torch.rand(1, *shape), affine=affine, meta=meta)
 
 
-def network(learnt: str = "micrometer", trained=TRAINED, diameter: float = 6.0) -> EmbeddingUNet:
-    network = EmbeddingUNet(channels=(2, 4), strides=(2,), kernel_sizes=(3, 3), convolutions=1, out_channels=4)
+def network(learnt: str = "micrometer", trained=TRAINED, diameter: float = 6.0):
+    network = small_network()
     if learnt:
         learn_lengths(network, trained, learnt)
     network.coordinate_scale.fill_(diameter / 4)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 
 from door import run_warm
 from spoco_bundle.dataset.synthetic import SPACING, synthetic_volume
+from support import enlarge, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -160,31 +159,16 @@ def test_real_images_at_another_resolution(shared_dir, tmp_path, name, corner, o
     assert same_in_blocks(image, tmp_path, *options, dims=voxels.ndim).max() > 5
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system that is soon full; yields its folder and a function that makes it larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system needs root")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_disk_that_fills_up_costs_nothing_that_is_finished(stack, small_disk, tmp_path):
-    disk, enlarge = small_disk
-    whole = tmp_path / "whole"
+def test_a_disk_that_fills_up_costs_nothing_that_is_finished(stack, tmp_path):
+    whole, options = tmp_path / "whole", ["--blockwise", "True", *BLOCKS[3]]
     predict(stack, whole, "--blockwise", "False")
-    options = ["--blockwise", "True", *BLOCKS[3]]
-    command = ["-m", "spoco_bundle.cli", "predict", stack, "--output", disk / "out", *options]
-    full = run_warm(command, cwd=tmp_path)
-    assert full.returncode == 2, full.stdout[-2000:] + full.stderr[-2000:]
-    assert "disk" in full.stderr and "full" in full.stderr and "Traceback" not in full.stderr
-    assert not list(disk.glob("out/*_instances*.tif"))
-    enlarge()
-    assert "already finished)" in predict(stack, disk / "out", *options)
-    found = tifffile.imread(disk / "out" / "stack_instances.ome.tif")
+    with small_disk(tmp_path / "disk", "160k") as disk:
+        command = ["-m", "spoco_bundle.cli", "predict", stack, "--output", disk / "out", *options]
+        full = run_warm(command, cwd=tmp_path)
+        assert full.returncode == 2, full.stdout[-2000:] + full.stderr[-2000:]
+        assert "disk" in full.stderr and "full" in full.stderr and "Traceback" not in full.stderr
+        assert not list(disk.glob("out/*_instances*.tif"))
+        enlarge(disk)
+        assert "already finished)" in predict(stack, disk / "out", *options)
+        found = tifffile.imread(disk / "out" / "stack_instances.ome.tif")
     np.testing.assert_array_equal(found, tifffile.imread(whole / "stack_instances.ome.tif"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from door import Door
 from spoco_bundle.formats import read_image
 from spoco_bundle.handlers.checkpoint import load_checkpoint
+from support import enlarge, small_disk
 
 #: another one every day, the same all day
 SEED = date.today().toordinal()
@@ -37,23 +37,6 @@ def door(tmp_path):
     door = Door(tmp_path / "door")
     assert door.run("predict", tmp_path / "no.tif") == 2  # the fork server is warm from here on
     return door
-
-
-@contextmanager
-def small_disk(folder, size):
-    """A file system of a few kilobytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs is not permitted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def enlarge(folder):
-    subprocess.run(["mount", "-o", "remount,size=64m", "tmpfs", folder], check=True)
 
 
 @pytest.fixture
