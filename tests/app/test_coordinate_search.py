@@ -48,8 +48,12 @@ def test_numbers_are_tried_outwards_until_the_score_falls():
         asked.append(setting["a"])
         return np.full(3, height[setting["a"]])
 
-    assert coordinate_search(evaluate, {"a": [6, 1, 5, 2, 4, 3]}, {"a": 2}, max_rounds=1)[0] == {"a": 4}
+    kept, trials = coordinate_search(evaluate, {"a": [6, 1, 5, 2, 4, 3]}, {"a": 2}, max_rounds=1)
+    assert kept == {"a": 4}
     assert asked == [2, 3, 4, 5, 1], "a dip below the least gain is passed, 6 is behind a real one"
+    assert {trial.value: trial.score for trial in trials} == pytest.approx(
+        {value: height[value] for value in (1, 3, 4, 5)}
+    )
 
 
 def test_what_is_no_number_is_tried_one_by_one():

@@ -156,6 +156,11 @@ def test_a_crop_holds_several_objects_in_bounded_memory(profile):
     assert voxels <= {2: 2**17, 3: 2**18}[len(crop)] * 1.5
 
 
+def test_a_batch_has_as_many_crops_as_make_up_its_voxels():
+    crops = [128, 128], [192, 192], [48, 48, 48], [20, 80, 80], [12, 112, 112], [512, 512, 512]
+    assert [plan.batch_size(crop) for crop in crops] == [8, 4, 2, 2, 2, 1]
+
+
 def test_a_crop_is_no_larger_than_an_image():
     small = replace(NUCLEI, shape=[12, 40, 40])
     _, strides, crop = planned(small)

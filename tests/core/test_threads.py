@@ -5,7 +5,11 @@ import pytest
 
 from spoco_bundle.core.threads import SPIN_COUNT, loader_workers, prepare_threads, usable_cores
 
-BOUND = len(os.sched_getaffinity(0))
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    """As if this process were bound to eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
 
 
 def mounted(tmp_path, groups, **files):
@@ -18,13 +22,15 @@ def mounted(tmp_path, groups, **files):
     return tmp_path / "groups", tmp_path / "mount"
 
 
-@pytest.mark.parametrize("quota, cores", [("100000 100000", 1), ("20000 100000", 1), ("max 100000", BOUND)])
+@pytest.mark.parametrize(
+    "quota, cores", [("100000 100000", 1), ("20000 100000", 1), ("370000 100000", 4), ("max 100000", 8)]
+)
 @pytest.mark.parametrize("place", ["cpu_dot_max", "job__cpu_dot_max", "job__step__cpu_dot_max"])
 def test_the_least_share_of_the_groups_above_counts(quota, cores, place, tmp_path):
     assert usable_cores(*mounted(tmp_path, "0::/job/step\n", **{place: f"{quota}\n"})) == cores
 
 
-@pytest.mark.parametrize("quota, cores", [("100000", 1), ("-1", BOUND)])
+@pytest.mark.parametrize("quota, cores", [("300000", 3), ("-1", 8)])
 def test_the_older_interface_is_read_too(quota, cores, tmp_path):
     files = {"cpu__job__cpu_dot_cfs_quota_us": quota, "cpu__job__cpu_dot_cfs_period_us": "100000"}
     groups = "3:memory:/job\n2:cpu,cpuacct:/job\n"
@@ -32,12 +38,12 @@ def test_the_older_interface_is_read_too(quota, cores, tmp_path):
 
 
 def test_without_control_groups_the_bound_cores_count(tmp_path):
-    assert usable_cores(tmp_path / "none", tmp_path) == BOUND
-    assert usable_cores(*mounted(tmp_path, "0::/job\n", cpu_dot_max="broken")) == BOUND
+    assert usable_cores(tmp_path / "none", tmp_path) == 8
+    assert usable_cores(*mounted(tmp_path, "0::/job\n", cpu_dot_max="broken")) == 8
 
 
 def test_a_share_never_adds_cores(tmp_path):
-    assert usable_cores(*mounted(tmp_path, "0::/\n", cpu_dot_max=f"{(BOUND + 5) * 100000} 100000")) == BOUND
+    assert usable_cores(*mounted(tmp_path, "0::/\n", cpu_dot_max="1300000 100000")) == 8
 
 
 def test_what_the_user_set_stays():

@@ -132,6 +132,14 @@ def test_objects_that_the_border_cuts_and_special_ids_do_not_count_as_sizes():
     assert profile(sample(labels)).objects == 5
 
 
+def test_where_the_border_cuts_most_objects_all_of_them_count():
+    labels = np.zeros((40, 40), int)
+    labels[:6, :6], labels[10:13, 10:13] = 1, 2
+    assert profile(sample(labels)).extents[2] == [3, 3]
+    labels[-6:, -6:] = 3
+    assert profile(sample(labels)).extents[1] == [6, 6]
+
+
 def test_what_cannot_be_learnt_from_is_refused():
     with pytest.raises(SpocoError, match="no annotated object of 8 voxels or more in 1 images"):
         profile(sample(boxes((20, 20), [2, 2])))
@@ -185,10 +193,11 @@ def test_an_object_outlined_in_its_middle_is_no_higher_than_the_volume():
     assert profile(sample(labels), annotation="slices").extents[1] == [6, 16, 16]
 
 
-def test_the_size_of_what_is_outlined_in_several_slices_goes_half_a_gap_beyond_them():
+@pytest.mark.parametrize(("step", "height"), [(5, 15), (2, 12)])
+def test_the_size_of_what_is_outlined_in_several_slices_goes_half_a_gap_beyond_them(step, height):
     labels = np.zeros((20, 40, 40), int)
-    labels[4:15:5, 4:12, 4:12] = 1
-    assert profile(sample(labels), annotation="slices").extents[1] == [15, 8, 8]
+    labels[4:15:step, 4:12, 4:12] = 1
+    assert profile(sample(labels), annotation="slices").extents[1] == [height, 8, 8]
 
 
 def test_kinds_of_single_objects_win_over_the_usual_one():

@@ -120,6 +120,9 @@ def test_errors_in_annotated_objects_are_counted(cells):
     scores = score(annotated, np.where(every == 3, 0, every))
     assert (scores["misses"], scores["fn_50"], scores["annotated_dice"]) == (1, 1, pytest.approx(4 / 5))
 
+    scores = score(annotated, np.zeros_like(every))
+    assert (scores["misses"], scores["plausible_objects"], scores["plausible_volume"]) == (5, 1, 1)
+
 
 def test_prediction_on_known_background_is_false(cells):
     every, annotated = cells

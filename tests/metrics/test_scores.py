@@ -147,14 +147,6 @@ def test_equal_partitions_are_perfect_whatever_their_ids():
     assert scores == instance_scores(torch.as_tensor(truth), torch.as_tensor(renamed, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("partly_labelled", [False, True])
-def test_swapping_axes_changes_nothing(partly_labelled):
-    generator = np.random.default_rng(0)
-    truth, prediction = generator.integers(0, 4, (2, 4, 5, 6))
-    scores = instance_scores(truth, prediction, partly_labelled=partly_labelled)
-    assert instance_scores(truth.T, prediction.T, partly_labelled=partly_labelled) == pytest.approx(scores)
-
-
 def strip(*objects):
     """A line of voxels from (start, stop, id) pieces."""
     line = np.zeros(60, dtype=np.int32)

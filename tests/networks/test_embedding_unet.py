@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.networks import EmbeddingUNet
 
 SMALL_3D = dict(
@@ -80,9 +81,14 @@ def test_every_parameter_gets_gradient():
 
 
 @pytest.mark.parametrize(
-    "change",
-    [dict(strides=(2,)), dict(kernel_sizes=(3, 3)), dict(kernel_sizes=(2, 3, 3)), dict(strides=((1, 2, 2), 2))],
+    "change, words",
+    [
+        (dict(strides=(2,)), "got 1, 3 and 3"),
+        (dict(kernel_sizes=(3, 3)), "got 2, 2 and 3"),
+        (dict(kernel_sizes=(2, 3, 3)), "kernel_sizes must be odd"),
+        (dict(strides=((1, 2, 2), 2)), "strides is .*, or 2 for a 2D"),
+    ],
 )
-def test_settings_that_do_not_fit_are_refused(change):
-    with pytest.raises(ValueError):
+def test_settings_that_do_not_fit_are_refused(change, words):
+    with pytest.raises(SpocoError, match=words):
         EmbeddingUNet(**{**SMALL_2D, **change})

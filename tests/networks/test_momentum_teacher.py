@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.networks import MomentumTeacher
 
 
@@ -71,5 +72,5 @@ def test_state_dict_of_the_inner_network_fits_the_student():
 
 
 def test_momentum_outside_its_range_is_refused():
-    with pytest.raises(ValueError):
+    with pytest.raises(SpocoError, match="momentum"):
         MomentumTeacher(student(), momentum=1.0)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tifffile
@@ -111,20 +108,13 @@ def test_a_channel_without_contrast_is_named_and_leaves_the_others(caplog):
 
 
 @pytest.mark.parametrize("dataset", ["bbbc050", "fib25_neuron", "vnc_mito", "cvppp_a1", "he_nuclei_rgb", "dsb2018"])
-def test_no_real_image_lacks_contrast(dataset, caplog):
-    files = sorted((shared_data() / dataset / "val").glob("*_raw.tif"))
-    if not files:
-        pytest.skip(f"SPOCO_SHARED holds no data/{dataset}")
-    for file in files[:4]:
+def test_no_real_image_lacks_contrast(dataset, caplog, shared_dir):
+    for file in sorted((shared_dir / "data" / dataset / "val").glob("*_raw.tif"))[:4]:
         array = tifffile.imread(file)
         colours = array.shape[-1] in (3, 4)
         fitted = NormalizePercentiled("image").fit(np.moveaxis(array, -1, 0)[:3] if colours else array[None])
         assert (np.ptp(fitted.numpy(), 1) > 0).all()
     assert not caplog.text
-
-
-def shared_data() -> Path:
-    return Path(os.environ.get("SPOCO_SHARED", "")) / "data"
 
 
 def test_wrong_percentiles():

@@ -89,8 +89,7 @@ def test_an_object_too_small_for_the_image_takes_its_confidence_with_it():
     image = MetaTensor(torch.zeros(1, 12, 12), affine=torch.eye(3) / 3, meta=meta)
     sample = {"image": image, "pred": labels, "pred_confidence": torch.tensor([0.9, 0.2, 0.7])}
     result = RestoreGridd()(sample)
-    if 2 in restore_labels(labels[0], (4, 4)):
-        pytest.fail("the one voxel should fall between the centres")
+    assert 2 not in restore_labels(labels[0], (4, 4)), "the one voxel falls between the centres"
     assert result["pred"].unique().tolist() == [0, 1, 2]
     assert result["pred_confidence"].tolist() == pytest.approx([0.9, 0.7])
 

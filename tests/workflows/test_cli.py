@@ -100,11 +100,6 @@ def test_rgb_images_train_and_are_segmented_untold(sample_2d, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["train", "nowhere"], ["nowhere"]),
-        (["predict", "nowhere.tif"], ["nowhere.tif"]),
-        (["predict", "{sample}/val", "--model", "nowhere"], ["nowhere", "model.pt"]),
-        (["train", "{sample}", "--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
-        (["train", "{sample}", "--config", "3d"], ["3d", "nonspatial"]),
         (["train", "{sample}", "--precision", "half"], ["precision", "bfloat16"]),
         (["train", "{sample}", "--tissue", "holes"], ["--tissue", "auto, dense, gaps"]),
         (["train", "{sample}", "--spacing", "[1,2]"], ["spacing"]),
