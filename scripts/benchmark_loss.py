@@ -4,12 +4,11 @@
     python scripts/benchmark_loss.py --device cuda --shape 128 128 128   # the same table on a GPU
     python scripts/benchmark_loss.py --device cuda --shape 128 128 128 --dtype bfloat16
 
-Every row is measured in a process of its own. Times are the median of `--repeats` runs after a warm-up (the textbook
-version: of one, without a warm-up). Memory is the peak above what the process held
-before, with embeddings, labels and teacher embeddings in place: resident memory on the CPU (Linux only), allocated
-memory on a GPU. Both versions get the same anchors; "difference" is the largest relative difference of a term. With
-`bfloat16` the embeddings are rounded to bfloat16 and our loss runs under autocast; the textbook version gets the
-rounded values in float32.
+Every row is measured in a process of its own. Times are the median of `--repeats` runs after a warm-up; the textbook
+version runs once. Memory is the peak above what the process held before, with embeddings, labels and teacher embeddings
+in place: resident memory on the CPU (Linux only), allocated memory on a GPU. Both versions get the same anchors;
+"difference" is the largest relative difference of a term. With `bfloat16` the embeddings are rounded to bfloat16 and
+our loss runs under autocast; the textbook version gets the rounded values in float32.
 """
 
 from __future__ import annotations

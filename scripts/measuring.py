@@ -148,8 +148,9 @@ def raw_link(folder: Path, image: Path) -> Path:
     """Links an image into a folder as NAME_raw.EXT."""
     link = folder / f"{image_name(image).removesuffix('_raw')}_raw{file_suffix(image)}"
     folder.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(image.resolve())
+    if not (link.exists() and link.samefile(image)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(image.resolve())
     return link
 
 
