@@ -83,20 +83,18 @@ def raw_outputs(parser: ConfigParser, student: bool = False) -> list[dict[str, A
     return samples
 
 
-def scores_of(parser: ConfigParser, samples: list[dict[str, Any]], **parameters: Any) -> dict[str, float]:
-    """Pooled scores of the clustering of a config, with other parameters where they are given.
+def scores_of(parser: ConfigParser, samples: list[dict[str, Any]], method: str = "") -> dict[str, float]:
+    """Pooled scores of the clustering of a config, by another method where one is given.
 
     Args:
         parser: from `read_argument`.
         samples: from `raw_outputs`.
-        parameters: of ``ClusterEmbeddingsd``.
+        method: of `METHODS`, which takes those parameters of the config that it knows.
     """
     clustering = parser.get_parsed_content("clustering", instantiate=True)
-    if parameters:
-        given = {**clustering.params, **parameters}
-        method = given.pop("method", clustering.method)
+    if method:
         known = default_parameters(method)
-        clustering.method, clustering.params = method, {k: v for k, v in given.items() if k in known}
+        clustering.method, clustering.params = method, {k: v for k, v in clustering.params.items() if k in known}
     scores = []
     for sample in samples:
         labels = np.asarray(clustering(sample)["pred"][0])

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_blockwise import shipped_network
 from measuring import check_page, processor, show_table
 from one_line import one_line_errors
 from torch import Tensor
 
-from spoco_bundle.app.config import config_folder, find_config, read_configs, shipped_weights
+from spoco_bundle.app.config import config_folder, find_config, read_configs
 from spoco_bundle.clustering import cluster_field
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample, synthetic_volume
@@ -107,8 +108,7 @@ class Checks:
 
     def network(self, device: torch.device) -> EmbeddingUNet:
         """The shipped network for volumes."""
-        network = read_configs([find_config("inference")], {}).get_parsed_content("network_def")
-        return load_weights(network, shipped_weights(3) / "model.pt").to(device).eval()
+        return shipped_network()[1].to(device)
 
     def both(self, row: Row, work: Callable[[torch.device], Callable[[], Tensor | list[Tensor]]]) -> Row:
         """Runs a part on both devices and compares what it gives, tensor by tensor."""
