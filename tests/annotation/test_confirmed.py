@@ -117,12 +117,13 @@ def test_what_was_confirmed_before_stays_so_without_a_name(prediction):
 
 def test_confirmed_objects_replace_what_they_cover(prediction):
     before = np.zeros_like(prediction)
-    before[1:3, 1:4, 1:5] = 40  # all of object 1
+    before[1:3, 1:3, 1:5] = 40  # two of three rows of object 1
     before[1:3, 9:12, 1:6] = 41  # two of five rows of object 3
     shown, kinds = put_confirmed_over(prediction, before, BACKGROUND)
     assert kinds == {1: "object", 2: "object", 3: "confirmed", 4: "confirmed"}
     np.testing.assert_array_equal(shown == 3, before == 40)
     np.testing.assert_array_equal(shown == 2, (prediction == 3) & (before == 0))
+    assert not shown[1:3, 3, 1:4].any(), "what is left of an object that is mostly covered goes with it"
     assert set(np.unique(shown)) == {0, 1, 2, 3, 4}
 
 
