@@ -16,9 +16,16 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
-from spoco_bundle.app.arguments import check_config_file, check_number, check_switch, refuse_places, spelled_out
+from spoco_bundle.app.arguments import (
+    check_config_file,
+    check_folder,
+    check_number,
+    check_switch,
+    refuse_places,
+    spelled_out,
+)
 from spoco_bundle.app.config import find_config, find_overlays, path_or_word, run_configs
-from spoco_bundle.app.config_checks import PATHS
+from spoco_bundle.app.config_checks import ENDINGS, PATHS
 from spoco_bundle.app.early_checks import check_early, readable_dimensions, weights_of
 from spoco_bundle.app.model_config import model_overlay
 from spoco_bundle.core.errors import SpocoError, one_line, user_error
@@ -27,7 +34,7 @@ from spoco_bundle.dataset import build_datalist
 
 # fire keeps its notes on a function under a public name, which its help would list as a command
 decorators.FIRE_METADATA = "_fire_metadata"
-PATHS_AS_TYPED = SetParseFns(**dict.fromkeys(PATHS, path_or_word))
+AS_TYPED = SetParseFns(**dict.fromkeys((*PATHS, *ENDINGS), path_or_word))
 
 
 class Spoco:
@@ -46,6 +53,7 @@ class Spoco:
             seed: another number makes another sample.
         """
         check_number("seed", seed, 0)
+        check_folder(output)
         from spoco_bundle.dataset.synthetic import make_synthetic_sample
         from spoco_bundle.metrics import pool_scores
 
@@ -63,7 +71,7 @@ class Spoco:
         classical = pool_scores([_classical_scores(pair) for pair in build_datalist(data, "val")])
         print(f"for comparison, Otsu threshold and watershed: AP at IoU 0.5 {classical['ap_50']:.2f}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, config=str)
     def train(
         self,
@@ -88,6 +96,7 @@ class Spoco:
                 (for objects that wind through tissue without gaps, as neurons do).
         """
         refuse_places(overrides, ckpt_dir="--output", output_dir="--output")
+        check_folder(output)
         files = [find_config("train"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
         check_early(files, {"dataset_dir": dataset_dir, **overrides}, splits)
@@ -96,7 +105,7 @@ class Spoco:
         train(dataset_dir, output, config, resume, **overrides)
         print(f"model in {Path(output) / 'model.pt'}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, config=str)
     def plan(self, dataset_dir: str, *, output: str = "plan.json", config: str = "", **overrides: Any) -> None:
         """Look at a training folder and say what `spoco train` would do with it, and why.
@@ -117,7 +126,7 @@ class Spoco:
         print("\n".join(lines))
         print(f"settings in {write_json(Path(output), ids)}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(output=str, model=str, config=str, blockwise=str, max_memory=str)
     def predict(
         self,
@@ -151,6 +160,7 @@ class Spoco:
         is_named = output.rstrip("/").endswith(".zarr")
         if resume and is_named:
             raise SpocoError("--resume: a result with a name goes on when the same command comes again: leave it out")
+        check_folder(output)
         if not input:
             raise SpocoError("no image: name an image, a folder or a pattern such as 'scans/*.tif'")
         images = input[0] if len(input) == 1 else list(input)
@@ -185,7 +195,7 @@ class Spoco:
             raise SpocoError("; ".join(problems))
         print(f"results in {Path(output)}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, model=str, config=str)
     def evaluate(
         self, dataset_dir: str, *, output: str = "results", model: str = "", config: str = "", **overrides: Any
@@ -201,11 +211,12 @@ class Spoco:
                 holds every object.
         """
         refuse_places(overrides, output_dir="--output", ckpt_dir="--model")
+        check_folder(output)
         given = {"dataset_dir": dataset_dir, "output_dir": output, **overrides}
         _run_on_annotated(["evaluate"], "validate#dataset#data#split", model, config, given)
         print(f"scores in {Path(output) / 'scores.json'}, pictures in {Path(output)}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(dataset_dir=str, model=str, output=str, config=str)
     def tune(self, dataset_dir: str, *, model: str = "", output: str = "", config: str = "", **overrides: Any) -> None:
         """Choose the clustering parameters that fit your annotated objects best; a few of them suffice.
@@ -226,7 +237,7 @@ class Spoco:
         _run_on_annotated(["evaluate", "tune"], "split", model, config, given)
         print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, config=str)
     def learning_curve(
         self,
@@ -247,6 +258,7 @@ class Spoco:
             overrides: any id of configs/train.json, such as --pretrained FILE.
         """
         refuse_places(overrides, ckpt_dir="--output", output_dir="--output")
+        check_folder(output)
         files = [find_config("train"), find_config("learning_curve"), *find_overlays(config)]
         splits = ("train#dataset#data#split", "validate#dataset#data#split")
         check_early(files, {"dataset_dir": dataset_dir, "minutes": minutes, **overrides}, splits)
@@ -284,7 +296,7 @@ class Spoco:
         page = write_report(folder, output or None, truth or None, embeddings, max_images, max_megabytes)
         print(f"report in {page}")
 
-    @PATHS_AS_TYPED
+    @AS_TYPED
     @SetParseFns(
         studies=str, output=str, model=str, config=str, environment=str, host=str, names=str, origins=str, token=str
     )

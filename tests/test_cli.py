@@ -68,6 +68,20 @@ REFUSED = {
         2,
         "--output plan: name a file that ends with .json",
     ),
+    "a command by another name": (["predcit", "here.tif"], 2, "predcit: no such command; did you mean predict?"),
+    "an option without its value": (["predict", "here.tif", "--output"], 2, "--output: names nothing"),
+    "an option twice": (["train", "data", "--config", "2d", "--config", "demo"], 2, "--config: is given twice"),
+    "the same option twice": (
+        ["train", "data", "--batch-size=2", "--batch_size", "3"],
+        2,
+        "batch_size: is given twice",
+    ),
+    "a misspelt option": (["predict", "here.tif", "--modle", "m"], 2, "did you mean --model?"),
+    "a file for a folder": (["predict", "here.tif", "--output", "here_seg.tif"], 2, "here_seg.tif: names a folder"),
+    "a model for its folder": (["train", "data", "--output", "m/model.pt"], 2, "model.pt: names a folder"),
+    "a place below a file": (["evaluate", "data", "--output", "here/out"], 2, "here is no folder that can be"),
+    "a time of an image without one": (["predict", "flat.tif", "--time", "0"], 2, "time is 0, but the image has no"),
+    "a channel that a stack lacks": (["predict", "stack.tif", "--channel", "3"], 2, "has channels 0 to 0"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 
@@ -90,7 +104,10 @@ print(json.dumps([ended, [name for name, module in sys.modules.items() if module
 
 
 def test_help_wrong_options_and_missing_files_are_answered_before_anything_heavy_is_loaded(tmp_path):
-    (tmp_path / "here.tif").touch()
+    for name in ("here.tif", "here"):
+        (tmp_path / name).touch()
+    tifffile.imwrite(tmp_path / "flat.tif", np.eye(20, dtype=np.uint8))
+    tifffile.imwrite(tmp_path / "stack.tif", np.ones((5, 20, 20), np.uint8), metadata={"axes": "ZYX"})
     (tmp_path / "empty" / "val").mkdir(parents=True)
     for folder in (tmp_path / "data" / "train", tmp_path / "empty" / "train"):
         folder.mkdir(parents=True)
@@ -169,7 +186,9 @@ def test_the_package_itself_loads_nothing(tmp_path):
             ["predict", "'true'", "--invert", "False", "--seed=None"],
         ),
         (["train", "data", "--output", "-h"], ["train", "--", "--help"]),
-        (["nosuch", "a.tif"], ["nosuch", "a.tif"]),
+        (["predict", "a.tif", "-o", "out"], ["predict", "'a.tif'", "--output", "out"]),
+        (["predict", "a.tif", "-m=3"], ["predict", "'a.tif'", "--m=3"]),  # model and max_memory begin with it
+        (["train", "data", "--label_ending", "-seg"], ["train", "data", "--label_ending=-seg"]),
         (["learning-curve", "--help"], ["learning_curve", "--", "--help"]),
         (["learning-curve", "data", "--seed", "-1"], ["learning_curve", "data", "--seed", "-1"]),
         ([], ["--", "--help"]),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
+import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from spoco_bundle.core.errors import SpocoError
+from spoco_bundle.formats.names import IMAGE_SUFFIXES
 
 # values as configs write them, which fire would take for texts
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
@@ -16,15 +21,16 @@ _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 def spelled_out(arguments: list[str], commands: type) -> list[str]:
     """The command line as fire is to read it: names are taken letter by letter, and no more than the command takes.
 
-    fire would read an image named ``001`` as the number 1, ``--invert false`` as a text, and hand a name too many to
-    what the command returns.
+    fire would read an image named ``001`` as the number 1, ``--invert false`` as a text and ``--label_ending -label``
+    as two options, take the last of an option given twice, and hand a name too many to what the command returns.
 
     Args:
         arguments: what stands behind ``spoco``.
         commands: class whose methods are the commands.
 
     Raises:
-        SpocoError: if a command that works on one folder is given several.
+        SpocoError: if there is no such command, a command that works on one folder is given several, or an option comes
+            twice or without the name it asks for.
     """
     command, *rest = arguments or ["--help"]
     command = command if command.startswith("-") else command.replace("-", "_")
@@ -32,21 +38,45 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
         # fire would load it to say what docstrings say
         sys.modules.setdefault("IPython", None)
         return [*([command] if hasattr(commands, command) else []), "--", "--help"]
-    if not hasattr(commands, command):
+    if command.startswith("-"):
         return arguments
+    if not hasattr(commands, command):
+        known = [name for name in vars(commands) if not name.startswith("_")]
+        near = difflib.get_close_matches(command, known, n=1) or [", ".join(known)]
+        raise SpocoError(f"{command}: no such command; did you mean {near[0]}? `spoco --help` says what there is")
+    options = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(getattr(commands, command)).parameters.items()
+        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
     spelled, names, value_of = [], [], ""
+    given: dict[str, bool] = {}  # options, and whether they have a value
     for argument in rest:
+        if value_of.endswith("_ending") and re.match("-[^-]", argument):
+            spelled[-1] += f"={argument}"
+            value_of = ""
+            continue
         if re.match("--|-[a-zA-Z]", argument):
             name, equals, value = argument.partition("=")
+            name = name.lstrip("-").replace("-", "_")
+            meant = [option for option in options if name == option[0]]  # as the help says
+            name = f"--{meant[0] if len(meant) == 1 else name}"
+            if name in given:
+                raise SpocoError(f"{name}: is given twice; give it once, several configs with commas between")
+            given[name] = bool(equals)
             value_of = "" if equals else name
             argument = f"{name}{equals}{_JSON_WORDS.get(value, value)}"
         elif value_of:
+            given[value_of] = True
             value_of = ""
             argument = _JSON_WORDS.get(argument, argument)
         else:
             names.append(argument)
             argument = repr(argument) if command == "predict" else argument
         spelled.append(argument)
+    for name, kind in options.items():
+        if not given.get(f"--{name}", True) and kind == "str":
+            raise SpocoError(f"--{name}: names nothing; write the name behind it")
     if len(names) > 1 and command != "predict":
         raise SpocoError(
             f"{names[1]}: spoco {command} takes one name, {names[0]} here; name a folder to write to with --output"
@@ -80,3 +110,17 @@ def check_config_file(output: str) -> None:
     """
     if not output.endswith(".json"):
         raise SpocoError(f"--output {output}: name a file that ends with .json, such as {output.rstrip('/')}.json")
+
+
+def check_folder(output: str) -> None:
+    """Refuses a folder for results that is called like one of them, or cannot be written to.
+
+    Raises:
+        SpocoError: if it ends like a file and is no folder yet, or it or its parent is no folder to write to.
+    """
+    path = Path(output)
+    if path.name.lower().endswith((*IMAGE_SUFFIXES, ".pt", ".json", ".csv", ".html")) and not path.is_dir():
+        raise SpocoError(f"--output {output}: names a folder, in which files get their own names: write it without end")
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SpocoError(f"--output {output}: {place} is no folder that can be written to: choose another one")

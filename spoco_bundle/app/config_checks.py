@@ -29,6 +29,12 @@ PLACES = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 #: all ids whose value is a path or a list of paths
 PATHS = frozenset({*PLACES, "checkpoint_dir", "output", "pretrained", "pretrained_student", "resume", "tuned_file"})
 
+#: ids whose value is a part of the names of files
+ENDINGS = ("image_ending", "label_ending", "foreground_ending")
+
+#: what commands take besides ids
+OPTIONS = ("output", "model", "config", "resume", "blockwise", "max_memory", "minutes")
+
 _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
 
@@ -75,7 +81,8 @@ def check_ids(config: Mapping[str, Any], known: Collection[str], where: str) -> 
     for name in config:
         top = top_id(name)
         if top not in known:
-            raise SpocoError(f"{where}{name}: no such id{nearest(top, known, where)}")
+            meant = {*known, *OPTIONS} if where == "--" else known
+            raise SpocoError(f"{where}{name}: no such id{nearest(top, meant, where)}")
     _check_values(config, where)
 
 

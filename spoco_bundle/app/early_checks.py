@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,21 @@ def readable_dimensions(images: Iterable[str | Path], overrides: Mapping[str, An
         overrides: ids that the user set.
 
     Returns:
-        2 or 3; 3 where no image can be read.
+        2 or 3; 3 where there is no image.
+
+    Raises:
+        SpocoError: if no image can be read, what is wrong with the first.
     """
     if "spatial_dims" in overrides:
         return 2 if overrides["spatial_dims"] == 2 else 3
+    problem = None
     for image in images:
-        with suppress(SpocoError):
+        try:
             return image_dimensions(image, *(overrides.get(name) for name in ("axes", "channel", "time")))
+        except SpocoError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
     return 3
 
 

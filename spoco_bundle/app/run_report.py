@@ -25,6 +25,7 @@ from spoco_bundle.dataset.resume import TABLE_ENDING
 from spoco_bundle.formats import Image, read_image
 from spoco_bundle.formats.files import is_zarr
 from spoco_bundle.formats.lazy import stored_header
+from spoco_bundle.formats.names import is_image
 from spoco_bundle.formats.objects_table import read_objects_table
 from spoco_bundle.metrics.contingency import contingency_table
 from spoco_bundle.metrics.matching import matching_scores
@@ -53,8 +54,8 @@ def write_report(
 
     Args:
         folder: results of a prediction, or a trained model; or a Zarr result.
-        output: the HTML file, ``report.html`` in the folder or ``NAME_report.html`` beside a Zarr result by default;
-            PNG copies of the pictures go beside it, ``NAME_report.png``.
+        output: the HTML file, or a folder for it; by default ``report.html`` in the folder or ``NAME_report.html``
+            beside a Zarr result. PNG copies of the pictures go beside it, ``NAME_report.png``.
         truth: folder of label images ``NAME_label.EXT`` or ``NAME.EXT`` to compare with, every object annotated.
         embeddings: whether to run the network again on the slices shown first, for its embedding in PCA colours.
         max_images: images shown, the first ones by name.
@@ -73,6 +74,7 @@ def write_report(
         inside = not is_zarr(folder)
         output = folder / "report.html" if inside else folder.with_name(f"{image_name(folder)}_report.html")
     output = Path(output)
+    output = output / "report.html" if output.is_dir() else output
     parser = read_configs(record["files"], record["overrides"])
     pairs = _predictions(folder, record, parser) if record["command"] == "predict" else []
     if pairs and embeddings:
@@ -179,8 +181,9 @@ def _read(path: Path, kind: str, dims: int, **options: Any) -> Image:
 
 def _truth_of(image: Path, folder: Path, image_ending: str) -> Path:
     name = image_name(image).removesuffix(image_ending)
+    files = [path for path in sorted(folder.iterdir()) if is_image(path) and path.resolve() != image.resolve()]
     for stem in (f"{name}_label", name):
-        found = sorted(path for path in folder.glob(f"{stem}.*") if path.resolve() != image.resolve())
+        found = [path for path in files if image_name(path) == stem]
         if found:
             return found[0]
     raise SpocoError(f"{folder}: holds no {name}_label or {name} to compare {image.name} with")

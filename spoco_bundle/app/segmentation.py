@@ -101,6 +101,8 @@ def _as_image(
     if chosen:
         raise SpocoError(f"{next(iter(chosen))}: is chosen in files only: hand over that part of the array")
     array = np.asarray(image)
+    if axes is None and array.ndim == 3 and array.shape[-1] in (3, 4):
+        raise SpocoError(f"image has shape {array.shape}: give axes='YXC' if its last axis is colours, else axes='ZYX'")
     letters = axes or "ZYX"[-array.ndim :]
     if array.ndim not in (2, 3, 4) or len(letters) != array.ndim or not set(letters) <= set("CZYX"):
         raise SpocoError(f"image has shape {array.shape}, axes {axes!r}: give (y, x) or (z, y, x), or name the axes")

@@ -79,7 +79,7 @@ class BlockSizing:
             if smaller == grid.block:
                 raise SpocoError(
                     f"{path}: even a block of {grid.block} voxels takes {readable(self.block_bytes(grid))} and "
-                    f"{readable(self.memory_left())} are free: give a smaller window_size, or more memory"
+                    f"{readable(max(0.0, self.memory_left()))} are free: give a smaller window_size, or more memory"
                 )
             grid = self._grid(shape, working, spacing, smaller)
         return grid

@@ -21,9 +21,9 @@ from spoco_bundle.annotation.side_files import (
     without_ending,
 )
 from spoco_bundle.core.errors import SpocoError
-from spoco_bundle.dataset.folder_content import alike, held, say_passed_over
+from spoco_bundle.dataset.folder_content import PICTURE_ENDINGS, alike, held, say_passed_over
 from spoco_bundle.formats.files import image_dimensions
-from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_zarr
+from spoco_bundle.formats.names import IMAGE_SUFFIXES, image_name, is_image, is_zarr
 from spoco_bundle.formats.tiff_header import files_of_set
 
 logger = logging.getLogger(__name__)
@@ -67,9 +67,9 @@ def build_datalist(
     label.
 
     For ``predict``, it is an image (a file or a Zarr folder), a folder of images, a pattern such as ``data/*.tif``, or
-    a list of these. Labels, masks (``NAME_complete``) and earlier results (``NAME_instances``) in folders are passed
-    over; so are, in one line, formats of other programs. Of files that hold parts of one image (multi-file OME-TIFF)
-    the first stands for it.
+    a list of these. Labels, masks (``NAME_complete``), earlier results (``NAME_instances``) and pictures of them in
+    folders are passed over; so are, in one line, formats of other programs. Of files that hold parts of one image
+    (multi-file OME-TIFF) the first stands for it.
 
     Args:
         source: see above.
@@ -181,7 +181,7 @@ def _from_folder(folder: Path, split: str, *endings: str | None) -> list[dict[st
         if split == "val"
         else "put the pairs there, or give a datalist JSON"
     )
-    raise SpocoError(f"{folder}: has no {expected}: {remedy}")
+    raise SpocoError(f"{folder}: has no {expected}{held(folder)}: {remedy}")
 
 
 def _pairs_beside(
@@ -199,8 +199,8 @@ def _pairs_beside(
     if not images:
         raise SpocoError(
             f"{folder}: has no image named NAME{image_ending}.EXT{held(folder)}: "
-            f"rename the images, put them into {IMAGE_FOLDER}/ and their labels into {LABEL_FOLDERS[0]}/, or set "
-            "image_ending and label_ending"
+            f"rename the images, put them into {IMAGE_FOLDER}/ and their labels into {LABEL_FOLDERS[0]}/, set "
+            "image_ending and label_ending, or take the folder away if nothing is to be in it"
         )
     beside = side_files(folder)
     refuse_strays([beside], images, [*images.values(), *labels.values()], image_ending, label_ending)
@@ -277,7 +277,8 @@ def _images_to_predict(
         return [path]
     if path.is_dir():
         images = _images_in(path)
-        masks = _masks(images, (COMPLETE_ENDING, foreground_ending), image_ending, label_ending)
+        others = (COMPLETE_ENDING, foreground_ending, *PICTURE_ENDINGS)
+        masks = _masks(images, others, image_ending, label_ending)
         files = [file for file in images if not image_name(file).endswith(OUTPUT_ENDING) and file not in masks]
         raw = [file for file in files if image_ending and image_name(file).endswith(image_ending)]
         labelled = [file for file in files if label_ending and image_name(file).endswith(label_ending)]
@@ -295,7 +296,7 @@ def _images_to_predict(
         found = glob.glob(os.path.join(glob.escape(str(path.parent)), path.name), recursive=True)
     matches = [Path(match) for match in sorted(found)]
     images = [match for match in matches if match.is_file() or is_zarr(match)]
-    masks = _masks(images, (foreground_ending,), image_ending)
+    masks = _masks(images, (foreground_ending, *PICTURE_ENDINGS), image_ending)
     files = [match for match in images if not image_name(match).endswith(OUTPUT_ENDING) and match not in masks]
     if not files:
         others = f" but {matches[0]}, which is no image" if matches else ""
@@ -307,8 +308,7 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if not path.name.startswith(".")
-        and (path.is_file() and path.name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_zarr(path))
+        if not path.name.startswith(".") and is_image(path)
     )
 
 

@@ -11,6 +11,9 @@ from spoco_bundle.formats.names import image_name
 
 logger = logging.getLogger(__name__)
 
+#: how the pictures are called after an image that `spoco evaluate` and `spoco report` leave, maybe beside it
+PICTURE_ENDINGS = ("_overview", "_report")
+
 # images of other programs, which are named where they are passed over, since their owner expects a result
 _OTHER_IMAGES = tuple(
     ".czi .lsm .lif .nd2 .oib .oif .vsi .ims .h5 .hdf5 .n5 .svs .scn .mrc .dv .ics .gif .jp2 .npy .npz .zip".split()

@@ -71,9 +71,10 @@ def read_image(
         volume.take_spacing(checked_spacing(spacing, spatial_dims))
     if kind == "label":
         if volume.array.shape[0] != 1:
+            slices = ", or, if these are slices, give --axes ZYX" if volume.axes == "CYX" else ""
             raise SpocoError(
                 f"{path}: a label volume has one id per voxel, this one has {volume.array.shape[0]} channels: "
-                "save it as a single-channel image of integer ids"
+                f"save it as a single-channel image of integer ids{slices}"
             )
         volume.array = as_label_ids(volume.array, str(path))
     else:
@@ -97,22 +98,23 @@ def image_dimensions(
     """
     path = _existing_file(path)
 
-    def look(dims: int) -> None:
-        if family(path) == "itk":
-            read_image(path, "image", dims, None, axes, channel, time)
-        else:
-            describe(path, dims, axes, time=time).choose(channel, time)
+    def look(dims: int) -> Image | LazyVolume:
+        return itk_io.read(path, dims) if family(path) == "itk" else describe(path, dims, axes, time=time)
 
+    dims = 2
     with _failures_named(path):
         try:
-            look(2)
+            seen = look(2)
         except SpocoError as flat:
             try:
-                look(3)
+                dims, seen = 3, look(3)
             except SpocoError:
                 raise flat from None
-            return 3
-    return 2
+        if isinstance(seen, Image):
+            _choose_by_itk(seen, axes, channel, time)
+        else:
+            seen.choose(channel, time)
+    return dims
 
 
 def _read_described(
@@ -143,8 +145,13 @@ def _read_by_itk(
     path: Path, kind: str, spatial_dims: int, axes: str | None, channel: int | None, time: int | None
 ) -> Image:
     volume = itk_io.read(path, spatial_dims, kind == "label")
-    if kind == "label":
-        return volume
+    if kind == "image":
+        _choose_by_itk(volume, axes, channel, time)
+    return volume
+
+
+def _choose_by_itk(volume: Image, axes: str | None, channel: int | None, time: int | None) -> None:
+    path = Path(volume.path)
     for name, value in (("axes", axes), ("time", time)):
         if value is not None:
             raise SpocoError(f"{path}: {name} is {value}, but {file_suffix(path)} files have none: leave --{name} out")
@@ -152,7 +159,6 @@ def _read_by_itk(
         if not 0 <= channel < len(volume.array):
             raise SpocoError(f"{path}: channel is {channel}: the image has channels 0 to {len(volume.array) - 1}")
         volume.array = volume.array[channel : channel + 1]
-    return volume
 
 
 def write_instances(path: str | Path, labels: Any, like: str | Path, axes: str | None = None) -> Path:

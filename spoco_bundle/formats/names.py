@@ -33,6 +33,11 @@ def is_zarr(path: str | Path) -> bool:
     return any((Path(path) / mark).is_file() for mark in (".zgroup", ".zarray", "zarr.json"))
 
 
+def is_image(path: str | Path) -> bool:
+    """Whether this is, by its name, a file that is read here, or a Zarr group or array."""
+    return str(path).lower().endswith(tuple(IMAGE_SUFFIXES)) and Path(path).is_file() or is_zarr(path)
+
+
 def family(path: Path) -> str:
     """The reader of a file: ``"zarr"``, ``"nifti"``, ``"tiff"`` or ``"itk"``."""
     name = path.name.lower()

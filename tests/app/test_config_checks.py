@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 from jsonschema import Draft7Validator
 from monai.bundle import ConfigWorkflow
 
+from spoco_bundle import cli
+from spoco_bundle.app import config_checks
 from spoco_bundle.app.config_checks import _validator, check_ids, check_together, config_folder, shipped_ids
 from spoco_bundle.core.errors import SpocoError, user_error
 from spoco_bundle.losses.objectness import OBJECTNESS_TARGETS
@@ -117,3 +120,9 @@ def test_what_monai_runs_is_checked_with_its_overrides(overrides, said):
     with pytest.raises(Exception) as error:
         workflow.run()
     assert str(user_error(error.value)).startswith(said)
+
+
+def test_options_of_commands_are_known_to_the_one_that_was_meant():
+    commands = [cli.Spoco.predict, cli.Spoco.train, cli.Spoco.learning_curve]
+    taken = {name for command in commands for name in inspect.signature(command).parameters}
+    assert set(config_checks.OPTIONS) == taken - {"self", "input", "dataset_dir", "overrides"}

@@ -91,6 +91,7 @@ def test_ids_are_options(cells):
     [
         (np.zeros(5), {}, "give \\(y, x\\) or \\(z, y, x\\)"),
         (np.zeros((4, 5, 3)), {"axes": "YX"}, "axes"),
+        (np.ones((32, 32, 3)), {}, "axes='YXC' if its last axis is colours"),
         (np.ones((32, 32)), {}, "empty"),
         (np.eye(32), {"model": "nowhere"}, "holds no model.pt"),
         (np.eye(32), {"spacing": (1.0, -1.0)}, "spacing"),

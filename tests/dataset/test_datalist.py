@@ -394,3 +394,16 @@ def test_dimensions_of_a_time_point(tmp_path):
     assert stored_dimensions(items, time=0) == 2
     with pytest.raises(SpocoError, match="3 time points"):
         stored_dimensions(items)
+
+
+def test_pictures_that_commands_leave_beside_images_are_no_images(tmp_path):
+    left = [f"a{end}" for end in ("_instances.tif", "_report.png", "_overview.png")]
+    touch(tmp_path, "a.tif", *left, "b_report.png")
+    for source in (tmp_path, f"{tmp_path}/*"):
+        assert names(build_datalist(source, "predict")) == [("a.tif",), ("b_report.png",)]
+
+
+def test_what_lies_there_in_place_of_a_split_is_named(tmp_path):
+    touch(tmp_path, "Train/a_raw.tif", "Train/a_label.tif")
+    with pytest.raises(SpocoError, match="has no train/ .*, but the folders Train: "):
+        build_datalist(tmp_path)

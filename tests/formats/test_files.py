@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from stat import S_ISDIR
 
+import itk
 import nibabel
 import numpy as np
 import pytest
@@ -129,6 +130,30 @@ def test_labels_in_colour(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.uint8), photometric="rgb")
     with pytest.raises(SpocoError, match="3 channels"):
         read_image(tmp_path / "a.tif", kind="label", spatial_dims=2)
+
+
+def test_slices_of_labels_that_are_stored_as_channels(tmp_path, voxels):
+    tifffile.imwrite(tmp_path / "a.tif", np.rint(voxels).astype(np.uint8), imagej=True)
+    with pytest.raises(SpocoError, match="4 channels.*if these are slices, give --axes ZYX"):
+        read_image(tmp_path / "a.tif", kind="label", spatial_dims=2)
+    assert read_image(tmp_path / "a.tif", kind="label", axes="ZYX").spatial_shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.nrrd"])
+@pytest.mark.parametrize(("shape", "dims"), [((9, 8), 2), ((5, 9, 8), 3)])
+def test_what_cannot_be_chosen_is_named_whatever_the_dimensions(tmp_path, name, shape, dims):
+    if (name, dims) == ("a.png", 3):
+        return
+    image = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, image, metadata={"axes": "ZYX"[-dims:]})
+    else:
+        itk.imwrite(itk.image_from_array(image), str(tmp_path / name))
+    assert image_dimensions(tmp_path / name) == image_dimensions(tmp_path / name, channel=0) == dims
+    with pytest.raises(SpocoError, match="channel is 1: the image has channels 0 to 0"):
+        image_dimensions(tmp_path / name, channel=1)
+    with pytest.raises(SpocoError, match="time is 0, but"):
+        image_dimensions(tmp_path / name, time=0)
 
 
 @pytest.mark.parametrize("spacing", [(1, 2), (1, 0, 1), (1, -1, 1), (1, np.nan, 1), "abc", 3])

@@ -44,6 +44,16 @@ def test_report_of_a_prediction_shows_images_objects_scores_and_training(sample,
     assert (predicted / "field_a_raw_overview.png").read_bytes() == PICTURE
 
 
+def test_a_truth_goes_by_its_whole_name(tmp_path):
+    image = tmp_path / "cell [1]_raw.tif"
+    for name in ("cell [1]_label.csv", "cell [1]_label.tif", "cell [1]_label.2.tif", "cell 1_label.tif", image.name):
+        (tmp_path / name).touch()
+    assert run_report._truth_of(image, tmp_path, "_raw") == tmp_path / "cell [1]_label.tif"
+    (tmp_path / "cell [1]_label.tif").unlink()
+    with pytest.raises(SpocoError, match="holds no .*_label"):
+        run_report._truth_of(image, tmp_path, "_raw")
+
+
 @pytest.mark.parametrize(("weights", "file"), [("student", "model_student.pt"), ("teacher", "model.pt")])
 def test_embedding_is_that_of_the_network_that_predicted(predicted, trained, tmp_path, monkeypatch, weights, file):
     folder = tmp_path / "out"
@@ -65,6 +75,7 @@ def test_report_of_a_run_by_monai_itself(sample, trained, tmp_path):
     result = run_warm([*command, *(part for key, value in options.items() for part in (f"--{key}", value))], tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     page = run_report.write_report(tmp_path / "out", embeddings=False)
+    assert page == run_report.write_report(tmp_path / "out", tmp_path / "out", embeddings=False)
     assert page == tmp_path / "out" / "report.html" and page.read_text().count("<section data-panel") == 2
 
 
