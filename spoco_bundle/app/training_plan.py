@@ -102,19 +102,28 @@ def write_running_plan(folder: str | Path) -> None:
         folder: of the weights.
 
     Raises:
-        SpocoError: if the plan cannot work, or the weights to start from or the checkpoint to go on with do not fit;
-            nothing is written then.
+        SpocoError: if the plan cannot work, an image to learn from or to validate on is unusable, there is no such
+            score, or the weights to start from or the checkpoint to go on with do not fit; nothing is written then.
     """
     parser = running_parser()
     lines, ids = _checked(parser)
     checkpoints, resume = (parser.get_parsed_content(name) for name in ("checkpoint_dir", "resume"))
     resumed = find_checkpoint(checkpoints, resume)
+    for name in ("pretrained", "pretrained_student"):
+        weights = parser.get_parsed_content(name)
+        if weights is not None:
+            load_weights(parser.get_parsed_content("network"), weights)
+    if idist.get_rank() == 0:
+        for line in lines:
+            logger.info("%s", line)
+    loader, *_ = map(parser.get_parsed_content, ("train#dataloader", "validate#dataset", "validate#metric"))
     if resumed is not None:
-        check_checkpoint(resumed, parser.get_parsed_content("network"))
+        network, epochs = map(parser.get_parsed_content, ("network", "train#trainer#max_epochs"))
+        length = "train#trainer#epoch_length"
+        length = parser.get_parsed_content(length) if length in parser else len(loader)
+        check_checkpoint(resumed, network, length, epochs)
     if idist.get_rank() != 0:
         return
-    for line in lines:
-        logger.info("%s", line)
     pretrained = parser.get_parsed_content("pretrained")
     if pretrained is not None and parser.get_parsed_content("replace_if_better") and not resume:
         _begin_with(Path(pretrained), parser)

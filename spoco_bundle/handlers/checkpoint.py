@@ -28,6 +28,8 @@ FORMAT = "spoco-training-checkpoint-1"
 LAST, PREVIOUS = "last.pt", "last_previous.pt"
 #: the last checkpoint of the training before, in a folder in which another one began
 EARLIER = "last_earlier.pt"
+#: the last checkpoint of the training after, where that one is gone on with
+LATER = "last_later.pt"
 
 
 def find_checkpoint(folder: str | Path, resume: str | bool) -> Path | None:
@@ -59,14 +61,16 @@ def set_aside(folder: str | Path, resumed: Path | None = None) -> None:
 
     Args:
         folder: of the checkpoints.
-        resumed: checkpoint with which the training that begins goes on; those beside it are its own.
+        resumed: checkpoint with which the training that begins goes on; it stays where it is, and ``last.pt`` and
+            ``last_previous.pt`` are of one training. Beside ``last_earlier.pt`` the other becomes ``last_later.pt``.
     """
-    folder = Path(folder)
-    if resumed is not None and resumed.resolve().parent == folder.resolve():
+    last, previous, earlier = (Path(folder).resolve() / name for name in (LAST, PREVIOUS, EARLIER))
+    own = None if resumed is None else resumed.resolve()
+    if own in (last, previous):
         return
-    for name in (PREVIOUS, LAST):  # so that the later of the two stays
-        if (folder / name).is_file():
-            os.replace(folder / name, folder / EARLIER)
+    for file in (previous, last):  # so that the later of the two stays
+        if file.is_file():
+            os.replace(file, earlier.with_name(LATER) if own == earlier else earlier)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -99,13 +103,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check_checkpoint(file: Path, network: nn.Module) -> None:
+def check_checkpoint(file: Path, network: nn.Module, epoch_length: int, max_epochs: int) -> None:
     """Fills a network from a checkpoint, before a training that goes on with it writes anything.
 
+    Args:
+        file: the checkpoint.
+        network: of that training.
+        epoch_length: its iterations per epoch.
+        max_epochs: its epochs.
+
     Raises:
-        SpocoError: as ``load_checkpoint``, or if it is of another network.
+        SpocoError: as ``load_checkpoint``, or if it is of another network, or of epochs that do not fit.
     """
-    _fill(file, load_checkpoint(file), "network", network)
+    content = load_checkpoint(file)
+    _fill(file, content, "network", network)
+    _check_position(file, content["engine"], epoch_length, max_epochs)
 
 
 class _TwoFiles(DiskSaver):
@@ -203,22 +215,15 @@ class TrainingCheckpoint:
         logger.info("resumed from %s: epoch %d, iteration %d", file, engine.state.epoch, engine.state.iteration)
 
     def _load_position(self, engine: Engine, file: Path, saved: Mapping[str, int]) -> None:
-        length, epochs = engine.state.epoch_length, engine.state.max_epochs
-        if length is not None and saved["epoch_length"] != length:
-            raise SpocoError(
-                f"{file}: written with {saved['epoch_length']} iterations per epoch, this run has {length}; resume "
-                "with the same data and batch size"
-            )
-        # the engine counts an epoch when it begins one, so an interrupted epoch must not be counted yet
-        done = saved["iteration"] // saved["epoch_length"]
-        if epochs is not None and saved["iteration"] > epochs * saved["epoch_length"]:
-            raise SpocoError(f"max_epochs is {epochs}: {file} has more than that behind it; give at least {done + 1}")
+        epochs = engine.state.max_epochs
+        _check_position(file, saved, engine.state.epoch_length, epochs)
         if epochs is not None and epochs != saved["max_epochs"]:
             logger.info(
                 "%d epochs in place of %d: the learning rate follows the schedule of a training of %d epochs",
                 *(epochs, saved["max_epochs"], epochs),
             )
-        engine.state.iteration, engine.state.epoch = saved["iteration"], done
+        # the engine counts an epoch when it begins one, so an interrupted epoch must not be counted yet
+        engine.state.iteration, engine.state.epoch = saved["iteration"], saved["iteration"] // saved["epoch_length"]
 
     def _start(self, engine: Engine) -> None:
         self._position.engine = engine
@@ -269,6 +274,18 @@ class TrainingCheckpoint:
 
     def _how_to_go_on(self) -> str:
         return f"; go on with --resume last ({self.ckpt_dir / LAST})"
+
+
+def _check_position(file: Path, saved: Mapping[str, int], epoch_length: int | None, max_epochs: int | None) -> None:
+    """Refuses a checkpoint that a run of so many iterations per epoch, and epochs, cannot go on with."""
+    if epoch_length is not None and saved["epoch_length"] != epoch_length:
+        raise SpocoError(
+            f"{file}: written with {saved['epoch_length']} iterations per epoch, this run has {epoch_length}; resume "
+            "with the same data and batch size"
+        )
+    if max_epochs is not None and saved["iteration"] > max_epochs * saved["epoch_length"]:
+        least = saved["iteration"] // saved["epoch_length"] + 1
+        raise SpocoError(f"max_epochs is {max_epochs}: {file} has more than that behind it; give at least {least}")
 
 
 def _fill(file: Path, content: Mapping[str, Any], name: str, thing: Any) -> None:

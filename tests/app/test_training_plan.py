@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from spoco_bundle.core.atomic_files import write_json
 from spoco_bundle.core.errors import SpocoError
 from spoco_bundle.dataset.synthetic import make_synthetic_sample
 from spoco_bundle.handlers.checkpoint import EARLIER, FORMAT, LAST
+from spoco_bundle.networks import EmbeddingUNet
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +164,29 @@ def test_the_plan_of_a_training_never_lies_beside_the_checkpoint_of_another(fold
         train(folder, tmp_path, max_epochs=1)
     assert (tmp_path / PLAN).is_file() and not (tmp_path / LAST).exists()
     assert (tmp_path / EARLIER).read_bytes() == b"of another training"
+
+
+#: a network so small that it is made at once
+TINY_FLAT = {"channels": [4, 8], "strides": [2], "kernel_sizes": [3, 3], "convolutions": 1, "max_epochs": 1}
+
+
+@pytest.mark.parametrize("wrong", ["iterations", "epochs", "validation", "metric"])
+def test_what_is_refused_by_checkpoint_data_or_options_is_refused_before_anything_is_written(folder, tmp_path, wrong):
+    network = {name: value for name, value in TINY_FLAT.items() if name != "iterations_per_epoch"}
+    resume, given, problem = False, {}, ""
+    if wrong in ("iterations", "epochs"):
+        made = EmbeddingUNet(2, 3, 9, (4, 8), (2,), (3, 3), 1, norm="batch")
+        position = {"iteration": 40, "epoch": 8, "epoch_length": 5, "max_epochs": 8}
+        torch.save({"format": FORMAT, "network": made.state_dict(), "engine": position}, tmp_path / "go_on.pt")
+        resume = tmp_path / "go_on.pt"
+        given = {"iterations_per_epoch": 6 if wrong == "iterations" else 5, "max_epochs": 1}
+        problem = "5 iterations per epoch, this run has 6" if wrong == "iterations" else "max_epochs is 1"
+    elif wrong == "metric":
+        given, problem = {"key_metric": "beauty"}, "metric 'beauty'"
+    else:
+        folder = shutil.copytree(folder, tmp_path / "data")
+        tifffile.imwrite(folder / "val" / "a_label.tif", np.zeros((400, 400), np.uint16))
+        problem = "a_label.tif"
+    with pytest.raises(SpocoError, match=problem):
+        train(folder, tmp_path / "out", resume=resume, **{**network, **given})
+    assert not (tmp_path / "out").exists()

@@ -361,3 +361,13 @@ def test_nor_is_it_by_one_that_goes_on_from_another_folder(tmp_path):
     Training(tmp_path / "there").run(1)
     stopped_early(tmp_path / "here", 13, resume=str(tmp_path / "there" / LAST))
     assert os.listdir(tmp_path / "here") == [EARLIER]
+
+
+def test_one_that_goes_on_from_the_earlier_training_is_not_taken_for_the_later_one(tmp_path):
+    Training(tmp_path).run(1)
+    Training(tmp_path).run(3)
+    stopped_early(tmp_path, 13, resume=str(tmp_path / EARLIER))
+    with pytest.raises(SpocoError, match="last.pt: no such checkpoint: .* --resume .*last_earlier.pt"):
+        Training(tmp_path, resume="last").run(3)
+    assert load_checkpoint(tmp_path / EARLIER)["engine"]["epoch"] == 1
+    assert load_checkpoint(tmp_path / "last_later.pt")["engine"]["epoch"] == 3, "the later training is not lost"
