@@ -82,6 +82,8 @@ REFUSED = {
     "a place below a file": (["evaluate", "data", "--output", "here/out"], 2, "here is no folder that can be"),
     "a time of an image without one": (["predict", "flat.tif", "--time", "0"], 2, "time is 0, but the image has no"),
     "a channel that a stack lacks": (["predict", "stack.tif", "--channel", "3"], 2, "has channels 0 to 0"),
+    "a misspelt option of a report": (["report", "data", "--embedings", "False"], 2, "--embedings: no such option"),
+    "an ending that a config cannot hold": (["train", "data", "--image_ending", "_c#1"], 2, "'_c#1' does not fit"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 
@@ -201,7 +203,7 @@ def test_names_are_taken_letter_by_letter(arguments, spelled):
 @pytest.mark.parametrize("command", ["demo", "train", "evaluate", "tune", "learning-curve", "report", "label"])
 def test_a_second_name_is_refused_where_one_is_taken(command):
     with pytest.raises(SpocoError, match="b: .* takes one name, a here.*--output"):
-        spelled_out([command, "a", "--model", "m", "b"], cli.Spoco)
+        spelled_out([command, "a", "--output", "m", "b"], cli.Spoco)
 
 
 @pytest.mark.parametrize("images, source", [(["a.tif"], "a.tif"), (["a.tif", "1e5"], ["a.tif", "1e5"])])

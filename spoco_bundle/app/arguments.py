@@ -44,9 +44,11 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
         known = [name for name in vars(commands) if not name.startswith("_")]
         near = difflib.get_close_matches(command, known, n=1) or [", ".join(known)]
         raise SpocoError(f"{command}: no such command; did you mean {near[0]}? `spoco --help` says what there is")
+    parameters = inspect.signature(getattr(commands, command)).parameters
+    takes_ids = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
     options = {
         name: parameter.annotation
-        for name, parameter in inspect.signature(getattr(commands, command)).parameters.items()
+        for name, parameter in parameters.items()
         if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     spelled, names, value_of = [], [], ""
@@ -61,6 +63,9 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
             name = name.lstrip("-").replace("-", "_")
             meant = [option for option in options if name == option[0]]  # as the help says
             name = f"--{meant[0] if len(meant) == 1 else name}"
+            if not takes_ids and name.removeprefix("--").removeprefix("no") not in options:
+                known = ", ".join(f"--{option}" for option in options)
+                raise SpocoError(f"{name}: no such option of spoco {command}, which takes {known}")
             if name in given:
                 raise SpocoError(f"{name}: is given twice; give it once, several configs with commas between")
             given[name] = bool(equals)

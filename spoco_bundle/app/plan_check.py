@@ -32,7 +32,10 @@ def check_plan(profile: Profile, ids: Mapping[str, Any], memory: float = math.in
     if in_channels != profile.channels:
         one = f"choose one of 0 to {profile.channels - 1} with --channel, or " if in_channels == 1 else ""
         many = f"{profile.channels} channel{'s' * (profile.channels > 1)}"
-        raise SpocoError(f"in_channels is {in_channels}, the images have {many}: {one}leave --in_channels out")
+        raise SpocoError(
+            f"in_channels is {in_channels}, the images have {many}: {one}leave --in_channels "
+            "or the weights to start from out"
+        )
     typical, _, shape = profile.at(target_spacing)
     if ids["coordinate_channels"] not in (0, len(shape)):
         raise SpocoError(f"coordinate_channels is {ids['coordinate_channels']}: give 0 or {len(shape)}, one per axis")

@@ -50,6 +50,8 @@ class BatchEvaluator(SupervisedEvaluator):
         """Runs over all images."""
         self.problems = []
         images = self.state.epoch_length
+        if not images:  # all results are there
+            return
         if self.processes > 1 and images > 2:
             shared = self.data_loader.dataset
             collate, order = self.data_loader.collate_fn, SharedOrder(shared)

@@ -55,8 +55,8 @@ def windows_along_axis(size: int, window: int, halo: int, multiple: int) -> list
     step = (window - 2 * halo) // multiple * multiple
     if step < multiple:
         raise SpocoError(
-            f"roi_size: a window of {window} voxels with a halo of {halo} on either side and a network stride of "
-            f"{multiple} leaves no core; make roi_size at least {2 * halo + multiple} there"
+            f"window_size (roi_size): a window of {window} voxels with a halo of {halo} on either side and a network "
+            f"stride of {multiple} leaves no core; make it at least {2 * halo + multiple} there"
         )
     last = size - window
     starts = [*range(0, last, step), last]

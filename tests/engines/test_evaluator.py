@@ -78,3 +78,7 @@ def test_the_summary_counts_what_is_done():
     assert "4 of 4 images could not be processed, none is done: " in str(evaluator._summary())
     evaluator.problems = evaluator.problems[:3]
     assert "3 of 4 images could not be processed, the other 1 is done: " in str(evaluator._summary())
+
+
+def test_nothing_to_do_is_done_without_a_word():
+    assert evaluation([], refuse()) == ([], None)

@@ -164,7 +164,7 @@ def test_wrapped_network():
 
 def test_refusals():
     image, network = torch.zeros(1, 1, 40, 40), Recorder((8, 8))
-    with pytest.raises(SpocoError, match="leaves no core; make roi_size at least 24"):
+    with pytest.raises(SpocoError, match="window_size .*leaves no core; make it at least 24"):
         HaloWindowInferer(16, 8)(image, network)
     with pytest.raises(SpocoError, match="roi_size is .*or 2 for a 2D image"):
         HaloWindowInferer((8, 8, 8), 0)(image, network)
