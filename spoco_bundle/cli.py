@@ -7,6 +7,7 @@ needs them.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -116,7 +117,7 @@ class Spoco:
             config: extra settings as for `spoco train`.
             overrides: any id of configs/train.json; what depends on it follows.
         """
-        check_config_file(output)
+        check_config_file(output, dataset_dir)
         files = [find_config("train"), *find_overlays(config)]
         check_early(files, {"dataset_dir": dataset_dir, **overrides}, ("train#dataset#data#split",))
         from spoco_bundle.app.training_plan import plan_folder
@@ -232,10 +233,11 @@ class Spoco:
         """
         refuse_places(overrides, tuned_file="--output", ckpt_dir="--model")
         tuned = Path(output or Path(model or ".") / "tuned.json")
-        check_config_file(str(tuned))
+        check_config_file(str(tuned), dataset_dir)
         given = {"dataset_dir": dataset_dir, "tuned_file": str(tuned), **overrides}
         _run_on_annotated(["evaluate", "tune"], "split", model, config, given)
-        print(f"settings in {tuned}; use them with `spoco predict --config {tuned}`")
+        options = [*(["--model", model] if model else []), "--config", str(tuned)]
+        print(f"settings in {tuned}; use them with `spoco predict IMAGES {shlex.join(options)}`")
 
     @AS_TYPED
     @SetParseFns(dataset_dir=str, output=str, config=str)

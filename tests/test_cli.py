@@ -84,6 +84,7 @@ REFUSED = {
     "a channel that a stack lacks": (["predict", "stack.tif", "--channel", "3"], 2, "has channels 0 to 0"),
     "a misspelt option of a report": (["report", "data", "--embedings", "False"], 2, "--embedings: no such option"),
     "an ending that a config cannot hold": (["train", "data", "--image_ending", "_c#1"], 2, "'_c#1' does not fit"),
+    "settings over the datalist": (["plan", "list.json", "--output", "./list.json"], 2, "overwrite the datalist"),
     "two folders": (["train", "data", "model"], 2, "model: spoco train takes one name, data here"),
 }
 

@@ -107,12 +107,14 @@ def check_number(name: str, value: Any, least: int, kinds: tuple[type, ...] = (i
         raise SpocoError(f"--{name} {value}: give a {'' if float in kinds else 'whole '}number of at least {least}")
 
 
-def check_config_file(output: str) -> None:
+def check_config_file(output: str, source: str) -> None:
     """Refuses a file of settings that ``--config`` would take for the name of a shipped config.
 
     Raises:
-        SpocoError: if it does not end with ``.json``.
+        SpocoError: if it does not end with ``.json``, or is the datalist ``source`` itself.
     """
+    if Path(output).resolve() == Path(source).resolve():
+        raise SpocoError(f"--output {output}: would overwrite the datalist; name another file")
     if not output.endswith(".json"):
         raise SpocoError(f"--output {output}: name a file that ends with .json, such as {output.rstrip('/')}.json")
 

@@ -130,6 +130,13 @@ def literal(value: Any) -> Any:
     return f"${text}"
 
 
+def plain(value: Any) -> Any:
+    """A value as a config holds it: numbers and arrays of other libraries as Python's own."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def path_or_word(text: str) -> str | bool | None:
     """A path as it was typed; Fire takes what follows a ``#`` for a comment. True, False and None are such values."""
     return {"True": True, "False": False, "None": None}.get(text, text)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spoco_bundle.app.config import config_folder, find_config, find_overlays, read_configs, shipped_weights
+from spoco_bundle.app.config import config_folder, find_config, find_overlays, plain, read_configs, shipped_weights
 from spoco_bundle.app.config_effect import check_effect
 from spoco_bundle.app.model_config import MODEL_CONFIG, model_overlay
 from spoco_bundle.core.errors import SpocoError, unwrapped
@@ -82,7 +82,8 @@ def segment(
     chosen = {name: overrides.pop(name) for name in ("channel", "time") if overrides.get(name) is not None}
     given = _as_image(image, spacing, axes, overrides.get("spatial_dims"), chosen)
     dims = given.array.ndim - 1
-    ids = json.dumps({"diameter": diameter, **overrides}, sort_keys=True, default=str)
+    given_ids = {"diameter": diameter, **overrides}
+    ids = json.dumps({name: plain(value) for name, value in given_ids.items()}, sort_keys=True, default=str)
     folder = Path(model) if model else shipped_weights(dims)
     if not (folder / "model.pt").is_file():
         raise SpocoError(f"model {folder}: holds no model.pt; name the output folder of `train`")
@@ -101,8 +102,11 @@ def _as_image(
     if chosen:
         raise SpocoError(f"{next(iter(chosen))}: is chosen in files only: hand over that part of the array")
     array = np.asarray(image)
-    if axes is None and array.ndim == 3 and array.shape[-1] in (3, 4):
-        raise SpocoError(f"image has shape {array.shape}: give axes='YXC' if its last axis is colours, else axes='ZYX'")
+    if axes is None and array.ndim == 3 and (array.shape[0] == 1 or array.shape[-1] in (1, 3, 4)):
+        raise SpocoError(
+            f"image has shape {array.shape}: give axes='YXC' if its last axis is channels or colours, 'CYX' if its "
+            "first is channels, 'ZYX' if it is a volume"
+        )
     letters = axes or "ZYX"[-array.ndim :]
     if array.ndim not in (2, 3, 4) or len(letters) != array.ndim or not set(letters) <= set("CZYX"):
         raise SpocoError(f"image has shape {array.shape}, axes {axes!r}: give (y, x) or (z, y, x), or name the axes")
@@ -110,8 +114,9 @@ def _as_image(
     order = [letters.index(letter) for letter in (["C"] if "C" in letters else []) + spatial]
     array = array.transpose(order)
     array = array if "C" in letters else array[None]
-    if array.size:
-        check_intensities(array.astype(np.float32, copy=False), "image")
+    if not array.size:
+        raise SpocoError(f"image has shape {array.shape}, which holds no voxel")
+    check_intensities(array, "image")
     steps = None if spacing is None else checked_spacing(spacing, len(spatial))
     affine = affine_from_spacing(steps or (1.0,) * len(spatial))
     unit = "unknown" if steps is None else "micrometer"
@@ -142,6 +147,11 @@ def _prepared(model: Path, overlays: tuple[Path, ...], ids: str, stamps: tuple[t
 
 @torch.inference_mode()
 def _segmented(image: Image, parser: Any) -> Segmentation:
+    dims, known = image.array.ndim - 1, parser.get_parsed_content("spatial_dims")
+    if dims != known:
+        raise SpocoError(
+            f"{image.path}: has {dims} spatial axes, the model is for {known}: give another image or model"
+        )
     sample = parser.get_parsed_content("preprocessing")({"image": image})
     network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
     inferer = parser.get_parsed_content("inferer")

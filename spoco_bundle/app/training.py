@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spoco_bundle.app.config import run_configs
+from spoco_bundle.app.config import plain, run_configs
 from spoco_bundle.app.run_record import record_later
 from spoco_bundle.app.training_plan import training_files
 
@@ -37,7 +37,9 @@ def train(
         >>> model = train("mydata", output="mymodel", max_epochs=2)  # doctest: +SKIP
     """
     folder, output = str(folder), str(output)
-    ids = {"dataset_dir": folder, "ckpt_dir": output, "output_dir": output, **overrides}
+    ids = {"dataset_dir": folder, "ckpt_dir": output, "output_dir": output} | {
+        name: plain(value) for name, value in overrides.items()
+    }
     if resume:
         ids["resume"] = "last" if resume is True else str(resume)
     named = Path(ids.get("resume", ""))

@@ -9,7 +9,7 @@ import tifffile
 from scipy import ndimage
 
 import spoco_bundle
-from spoco_bundle import segment
+from spoco_bundle import segment, train
 from spoco_bundle.app import segmentation
 from spoco_bundle.app.config import find_config, run_configs, shipped_weights
 from spoco_bundle.app.model_config import model_overlay
@@ -91,7 +91,13 @@ def test_ids_are_options(cells):
     [
         (np.zeros(5), {}, "give \\(y, x\\) or \\(z, y, x\\)"),
         (np.zeros((4, 5, 3)), {"axes": "YX"}, "axes"),
-        (np.ones((32, 32, 3)), {}, "axes='YXC' if its last axis is colours"),
+        (np.ones((32, 32, 3)), {}, "axes='YXC' if its last axis is channels or colours"),
+        (np.ones((1, 32, 32)), {}, "'CYX' if its first is channels"),
+        (np.ones((0, 32)), {}, "holds no voxel"),
+        (np.eye(32) * 1j, {}, "complex"),
+        (np.array([["a", "b"]]), {}, "voxels are of type"),
+        (np.eye(32), {"model": shipped_weights(3)}, "array: has 2 spatial axes, the model is for 3"),
+        (np.random.default_rng(0).random((8, 32, 32)), {"model": shipped_weights(2)}, "3 spatial axes, .* for 2"),
         (np.ones((32, 32)), {}, "empty"),
         (np.eye(32), {"model": "nowhere"}, "holds no model.pt"),
         (np.eye(32), {"spacing": (1.0, -1.0)}, "spacing"),
@@ -119,3 +125,10 @@ def test_weights_that_were_trained_anew_are_read_anew(cells, tmp_path):
     state = load_tensors(tmp_path / "model" / "model.pt")
     save_state({name: value * (value.ndim < 2) for name, value in state.items()}, tmp_path / "model" / "model.pt")
     assert segment(cells, model=tmp_path / "model").labels.max() != 6
+
+
+def test_numbers_of_other_libraries_are_numbers(cells):
+    found = segment(cells, diameter=np.int64(20), min_fraction=np.float32(0.25), window_size=np.array([128, 128]))
+    assert np.array_equal(found.labels, segment(cells, diameter=20, min_fraction=0.25, window_size=[128, 128]).labels)
+    with pytest.raises(SpocoError, match="max_epochs: 0 does not fit"):
+        train("nowhere", max_epochs=np.int64(0))
