@@ -27,7 +27,7 @@ from spoco_bundle.app.model_config import (
 from spoco_bundle.app.plan_check import check_plan, plan_lines
 from spoco_bundle.blockwise.memory import available_memory
 from spoco_bundle.core.atomic_files import write_json
-from spoco_bundle.core.errors import unwrapped
+from spoco_bundle.core.errors import SpocoError, unwrapped
 from spoco_bundle.core.saved_state import save_state
 from spoco_bundle.handlers.checkpoint import check_checkpoint, find_checkpoint, set_aside
 from spoco_bundle.networks import load_weights
@@ -170,6 +170,11 @@ def _checked(parser: ConfigParser) -> tuple[list[str], dict[str, Any]]:
     on_processor = torch.device(parser.get_parsed_content("device")).type == "cpu"
     check_plan(profile, ids, available_memory(None) if on_processor else math.inf)
     drawn = parser.get_parsed_content("held_out")
+    if drawn is not None and parser.get_parsed_content("validation_split") != "train":
+        raise SpocoError(
+            "holdout_fraction: nothing is held out where val/ validates: leave it out, or give validation_split train "
+            "too"
+        )
     held_out = [] if drawn is None else [drawn.line()]
     if not parser.get_parsed_content("tune_minutes"):
         return [*profile.lines(), *plan_lines(profile, ids), *held_out], ids

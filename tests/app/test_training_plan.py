@@ -49,7 +49,12 @@ def test_the_files_and_the_objects_decide(folder):
 
 def test_what_is_held_out_is_said(folder):
     said = "25% of the annotated objects are held out to validate on, at least one of each image"
-    assert said in plan_folder(folder, holdout_fraction=0.25)[0] and said not in plan_folder(folder)[0]
+    assert said in plan_folder(folder, validation_split="train")[0] and said not in plan_folder(folder)[0]
+
+
+def test_a_share_to_hold_out_beside_a_part_that_validates_is_refused(folder):
+    with pytest.raises(SpocoError, match="holdout_fraction: nothing is held out where val/ validates"):
+        plan_folder(folder, holdout_fraction=0.25)
 
 
 def test_of_images_with_one_object_each_some_train_and_others_validate(tmp_path):

@@ -54,6 +54,15 @@ def test_evaluate_prints_a_table(sample, trained, tmp_path):
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["images"] == 2
 
 
+def test_a_share_of_the_annotated_objects_is_evaluated(sample, trained, tmp_path):
+    counts = []
+    for options in ([], ["--holdout_fraction", "0.25"]):
+        result = spoco("evaluate", sample, "--model", trained, "--output", "out", *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+        counts.append(json.loads((tmp_path / "out" / "scores.json").read_text())["true_objects"])
+    assert 0 < counts[1] < 0.5 * counts[0]
+
+
 def test_tune_writes_an_overlay_that_predict_takes(sample, trained, tmp_path):
     search = '[{"id": "objectness_threshold", "values": [0.2, 0.5]}, {"id": "min_fraction", "values": [0.02]}]'
     options = ["--split", "train", "--keep_fraction", "0.5", "--search", search, "--output", "out/tuned.json"]
