@@ -129,5 +129,5 @@ def check_folder(output: str) -> None:
     if path.name.lower().endswith((*IMAGE_SUFFIXES, ".pt", ".json", ".csv", ".html")) and not path.is_dir():
         raise SpocoError(f"--output {output}: names a folder, in which files get their own names: write it without end")
     place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SpocoError(f"--output {output}: {place} is no folder that can be written to: choose another one")
