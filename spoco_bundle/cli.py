@@ -17,6 +17,7 @@ import fire
 from fire import decorators
 from fire.decorators import SetParseFns
 
+from spoco_bundle import __version__
 from spoco_bundle.app.arguments import (
     check_config_file,
     check_folder,
@@ -367,6 +368,9 @@ def _run_on_annotated(names: list[str], split: str, model: str, config: str, giv
 
 def main() -> None:
     """Entry point of the console script ``spoco``: exit code 2 and one line for what the user can mend."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"spoco {__version__}")
+        return
     prepare_threads()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for noisy in ("matplotlib", "monai", "monai.bundle.workflows"):

@@ -171,6 +171,12 @@ def test_a_data_set_of_ones_own_is_left_to_the_run(place, value, tmp_path):
     early_checks.check_early([find_config("train"), overlay], given, ("validate#dataset#data#split",))
 
 
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["spoco", "--version"])
+    cli.main()
+    assert capsys.readouterr().out == f"spoco {cli.__version__}\n"
+
+
 def test_the_package_itself_loads_nothing(tmp_path):
     result = run_python(["-c", "import sys, spoco_bundle; print(len(sys.modules), 'numpy' in sys.modules)"], tmp_path)
     count, numpy = result.stdout.split()

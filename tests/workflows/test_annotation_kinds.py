@@ -82,7 +82,7 @@ def test_strokes_and_a_finished_corner_in_flat_images(sample_2d, tiny_overlay, t
     flat = ["--kernel_sizes", "[3,3]", "--strides", "[[2,2]]", "--crop_size", "[24,24]"]
     done = train(folder, tiny_overlay, "--annotation", "strokes", *flat)
     assert done.returncode == 0, done.stdout + done.stderr
-    refused = train(folder, tiny_overlay, "--annotation", "slices", "--output", tmp_path / "other", *flat)
+    refused = train(folder, tiny_overlay, "--annotation", "slices", *flat)
     assert refused.returncode == 2 and "flat image" in refused.stderr
 
 
