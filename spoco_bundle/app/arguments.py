@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,7 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
         known = [name for name in vars(commands) if not name.startswith("_")]
         near = difflib.get_close_matches(command, known, n=1) or [", ".join(known)]
         raise SpocoError(f"{command}: no such command; did you mean {near[0]}? `spoco --help` says what there is")
-    parameters = inspect.signature(getattr(commands, command)).parameters
-    takes_ids = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    options = {
-        name: parameter.annotation
-        for name, parameter in parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
+    options, takes_ids = _options_of(getattr(commands, command))
     spelled, names, value_of = [], [], ""
     given: dict[str, bool] = {}  # options, and whether they have a value
     for argument in rest:
@@ -59,18 +54,16 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
             value_of = ""
             continue
         if re.match("--|-[a-zA-Z]", argument):
-            name, equals, value = argument.partition("=")
-            name = name.lstrip("-").replace("-", "_")
-            meant = [option for option in options if name == option[0]]  # as the help says
-            name = f"--{meant[0] if len(meant) == 1 else name}"
-            if not takes_ids and name.removeprefix("--").removeprefix("no") not in options:
+            word, equals, value = argument.partition("=")
+            name = _full_name(word, options)
+            if not takes_ids and name.removeprefix("no") not in options:
                 known = ", ".join(f"--{option}" for option in options)
-                raise SpocoError(f"{name}: no such option of spoco {command}, which takes {known}")
+                raise SpocoError(f"--{name}: no such option of spoco {command}, which takes {known}")
             if name in given:
-                raise SpocoError(f"{name}: is given twice; give it once, several configs with commas between")
+                raise SpocoError(f"--{name}: is given twice; give it once, several configs with commas between")
             given[name] = bool(equals)
             value_of = "" if equals else name
-            argument = f"{name}{equals}{_JSON_WORDS.get(value, value)}"
+            argument = f"--{name}{equals}{_JSON_WORDS.get(value, value)}"
         elif value_of:
             given[value_of] = True
             value_of = ""
@@ -80,13 +73,28 @@ def spelled_out(arguments: list[str], commands: type) -> list[str]:
             argument = repr(argument) if command == "predict" else argument
         spelled.append(argument)
     for name, kind in options.items():
-        if not given.get(f"--{name}", True) and kind == "str":
+        if kind == "str" and not given.get(name, True):
             raise SpocoError(f"--{name}: names nothing; write the name behind it")
     if len(names) > 1 and command != "predict":
         raise SpocoError(
             f"{names[1]}: spoco {command} takes one name, {names[0]} here; name a folder to write to with --output"
         )
     return [command, *spelled]
+
+
+def _options_of(command: Callable) -> tuple[dict[str, str], bool]:
+    """The options of a command with their types as written, and whether it takes ids of a config besides."""
+    parameters = inspect.signature(command).parameters.values()
+    others = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    own = {one.name: one.annotation for one in parameters if one.name != "self" and one.kind not in others}
+    return own, any(one.kind == inspect.Parameter.VAR_KEYWORD for one in parameters)
+
+
+def _full_name(word: str, options: Iterable[str]) -> str:
+    """The option or id meant: ``-o`` is the one option that begins with an o, as the help says."""
+    name = word.lstrip("-").replace("-", "_")
+    meant = [option for option in options if name == option[0]]
+    return meant[0] if len(meant) == 1 else name
 
 
 def refuse_places(overrides: dict[str, Any], **instead: str) -> None:
