@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from measuring import check_page, machine, run_spoco, show_table, write_pair
+from measuring import check_page, ids_of, machine, run_spoco, show_table, write_pair
 from one_line import one_line_errors
 
 from spoco_bundle.core.errors import SpocoError
@@ -29,8 +29,8 @@ from spoco_bundle.metrics import instance_scores
 
 LEAST_SHARE = 0.25
 SHIPPED = "shipped"
-#: options of `spoco train` for each way to train
-TRAININGS = {"fine-tuned": ["--config", "fine_tune"], "from nothing": ["--max_epochs", "3"]}
+#: option of `spoco train` for each way to train
+TRAININGS = {"fine-tuned": {"config": "fine_tune"}, "from nothing": {"max_epochs": "3"}}
 
 
 def choose_objects(truth: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -102,8 +102,9 @@ def compare(arguments: argparse.Namespace) -> dict[int, dict[str, dict[str, floa
         for way, options in TRAININGS.items():
             model = folder / way
             model.mkdir(parents=True, exist_ok=True)
-            given = ["--output", str(model), "--seed", str(seed), *spacing, *options]
-            given += [f"--{setting}" for setting in arguments.settings]
+            settings = options | ids_of(arguments.settings)
+            given = ["--output", str(model), "--seed", str(seed), *spacing]
+            given += [f"--{name}={value}" for name, value in settings.items()]
             run_spoco("train", str(folder / "data"), *given, log=model / "train.log", threads=1)
             found[way] = predict(image, model / "results", "--model", str(model), *spacing)
         rows[seed] = {way: scores_of_others(truth, labels, chosen) for way, labels in found.items()}

@@ -253,6 +253,11 @@ READING = [
     Case("zero-byte zarr metadata", lambda w: predict(zarr(w, "")), ("vol.zarr",)),
     Case("truncated zarr metadata", lambda w: predict(zarr(w, ZARRAY[:40])), ("vol.zarr",)),
     Case("truncated zarr chunk", lambda w: predict(zarr(w, ZARRAY % PLAIN)), ("vol.zarr",)),
+    Case(
+        "zarr filled with what no number of 16 bits is",
+        lambda w: predict(zarr(w, ZARRAY % PLAIN.replace("0", "9" * 30))),
+        ("vol.zarr",),
+    ),
     Case("zarr of text", lambda w: predict(zarr(w, ZARRAY.replace("<u2", "<U4") % PLAIN)), ("vol.zarr",)),
     Case("zarr group without images", lambda w: predict(group(w, '{"zarr_format": 2}')), ("vol.zarr",)),
     Case("damaged zarr 3 metadata", lambda w: predict(group(w, '{"zarr_for', "zarr.json")), ("vol.zarr",)),

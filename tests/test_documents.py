@@ -175,7 +175,7 @@ def shortened(line: str) -> str:
     trains = re.search(r"\bspoco train\b|configs/train\.json", line) and not re.search(
         r"evaluate\.json|tune\.json", line
     )
-    return line + SHORT if trains else line
+    return re.sub(r" --(max_epochs|iterations_per_epoch|crop_size) \S+", "", line) + SHORT if trains else line
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def open_image(path: Path, axes: str | None = None) -> ZarrImage:
     """
     try:
         node = zarr.open(str(path), mode="r")
-    except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, zarr.errors.BaseZarrError) as error:
         raise SpocoError(
             f"{path}: cannot be read as Zarr ({in_short(error)}): check the path or write it anew"
         ) from error
