@@ -77,7 +77,7 @@ class HeldOut:
             logger.warning(
                 "%s: its only annotated object both trains and validates, so that its score says little of others: "
                 "annotate more than one object",
-                next(iter(self._numbers)),
+                list(self._numbers)[next(iter(few))[0]],
             )
 
     def training(self) -> Sequence[dict[str, Any]]:

@@ -62,6 +62,12 @@ def test_a_single_object_trains_and_validates_which_is_said_once(caplog):
     assert held_out_of(grid_of_objects(1)).line().startswith("nothing is held out")
 
 
+def test_the_image_with_the_single_object_is_named_beside_images_without_any(caplog):
+    empty = MetaTensor(np.zeros((1, 4, 6), np.int64), meta={"filename_or_obj": "empty_label.tif"})
+    held_out_of(empty, grid_of_objects(1))
+    assert "cells_label.tif: its only annotated object" in caplog.text and "empty" not in caplog.text
+
+
 @pytest.mark.parametrize(("images", "each"), [(2, 1), (3, 1), (8, 1), (40, 1), (2, 2), (12, 2), (12, 3)])
 def test_of_images_with_few_objects_each_a_quarter_of_all_together_validates_and_never_trains(images, each, caplog):
     labels = [grid_of_objects(each, f"{number}_label.tif") for number in range(images)]
